@@ -1,0 +1,65 @@
+"""featcache: extract once, train heads in seconds, ship one model.
+
+>>> import featcache as fc
+>>> features = fc.extract("photos/", backbone="mobilenet-v2")  # doctest: +SKIP
+>>> board = fc.fit_heads(features)  # doctest: +SKIP
+>>> model = fc.stitch(board.best, out="photos.keras")  # doctest: +SKIP
+
+The public names are loaded on first use, so that importing featcache is quick and never imports
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from featcache.compare import FittedHead, Leaderboard, fit_heads
+    from featcache.errors import FeatcacheError
+    from featcache.extraction import extract
+    from featcache.finetuning import finetune
+    from featcache.predict import Model, load
+    from featcache.spec import ExtractionSpec
+    from featcache.stitching import stitch
+    from featcache.store import Features
+
+_HOME = {
+    "ExtractionSpec": "spec",
+    "FeatcacheError": "errors",
+    "Features": "store",
+    "FittedHead": "compare",
+    "Leaderboard": "compare",
+    "Model": "predict",
+    "extract": "extraction",
+    "finetune": "finetuning",
+    "fit_heads": "compare",
+    "load": "predict",
+    "stitch": "stitching",
+}
+
+__all__ = [
+    "ExtractionSpec",
+    "FeatcacheError",
+    "Features",
+    "FittedHead",
+    "Leaderboard",
+    "Model",
+    "extract",
+    "finetune",
+    "fit_heads",
+    "load",
+    "stitch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'featcache' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"featcache.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

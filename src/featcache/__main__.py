@@ -1,0 +1,5 @@
+"""Hands over to the command line."""
+
+from featcache.cli import main
+
+main()

@@ -1,0 +1,408 @@
+"""Names to frozen networks: the catalogue, each backbone's own preprocessing, and its weights.
+
+One preprocessing for every network is the classic silent mistake, so it is part of the catalogue
+entry and goes, as stock Keras layers, inside the model. Heads and files are other rooms.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache import efficientnet_lite0, quiet, weights_memo
+from featcache.errors import BackboneError, SpecError
+from featcache.spec import ExtractionSpec
+
+if TYPE_CHECKING:
+    import keras
+
+DEFAULT = "efficientnet-lite0"
+LITE0 = "efficientnet-lite0"
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation of RGB/255
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue."""
+
+    factory: str  # name in keras.applications; empty for our own
+    image_size: int | tuple[int, int]  # default side, or height and width, in pixels
+    preprocessing: str  # key of PREPROCESSING
+
+
+def _family(preprocessing: str, **members: tuple[str, int]) -> dict[str, Entry]:
+    return {
+        name.replace("_", "-"): Entry(factory, size, preprocessing)
+        for name, (factory, size) in members.items()
+    }
+
+
+CATALOGUE: dict[str, Entry] = {
+    LITE0: Entry("", 224, "lite"),
+    **_family(
+        "caffe",
+        resnet50=("ResNet50", 224),
+        resnet101=("ResNet101", 224),
+        resnet152=("ResNet152", 224),
+        vgg16=("VGG16", 224),
+        vgg19=("VGG19", 224),
+    ),
+    **_family(
+        "tf",
+        resnet50_v2=("ResNet50V2", 224),
+        resnet101_v2=("ResNet101V2", 224),
+        resnet152_v2=("ResNet152V2", 224),
+        mobilenet=("MobileNet", 224),
+        mobilenet_v2=("MobileNetV2", 224),
+        inception_v3=("InceptionV3", 299),
+        inception_resnet_v2=("InceptionResNetV2", 299),
+        xception=("Xception", 299),
+        nasnet_mobile=("NASNetMobile", 224),
+        nasnet_large=("NASNetLarge", 331),
+    ),
+    **_family(
+        "torch",
+        densenet121=("DenseNet121", 224),
+        densenet169=("DenseNet169", 224),
+        densenet201=("DenseNet201", 224),
+    ),
+    **_family(
+        "included",
+        mobilenet_v3_small=("MobileNetV3Small", 224),
+        mobilenet_v3_large=("MobileNetV3Large", 224),
+        efficientnet_b0=("EfficientNetB0", 224),
+        efficientnet_b1=("EfficientNetB1", 240),
+        efficientnet_b2=("EfficientNetB2", 260),
+        efficientnet_b3=("EfficientNetB3", 300),
+        efficientnet_b4=("EfficientNetB4", 380),
+        efficientnet_b5=("EfficientNetB5", 456),
+        efficientnet_b6=("EfficientNetB6", 528),
+        efficientnet_b7=("EfficientNetB7", 600),
+        efficientnet_v2_b0=("EfficientNetV2B0", 224),
+        efficientnet_v2_b1=("EfficientNetV2B1", 240),
+        efficientnet_v2_b2=("EfficientNetV2B2", 260),
+        efficientnet_v2_b3=("EfficientNetV2B3", 300),
+        efficientnet_v2_s=("EfficientNetV2S", 384),
+        efficientnet_v2_m=("EfficientNetV2M", 480),
+        efficientnet_v2_l=("EfficientNetV2L", 480),
+        convnext_tiny=("ConvNeXtTiny", 224),
+        convnext_small=("ConvNeXtSmall", 224),
+        convnext_base=("ConvNeXtBase", 224),
+        convnext_large=("ConvNeXtLarge", 224),
+        convnext_xlarge=("ConvNeXtXLarge", 224),
+    ),
+}
+
+
+def _lite(x: Any) -> Any:
+    return quiet.keras().layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(x)
+
+
+def _tf(x: Any) -> Any:
+    return quiet.keras().layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(x)
+
+
+def _torch(x: Any) -> Any:
+    mean, deviation = (255.0 * np.array(values) for values in IMAGENET_STATISTICS)
+    normalization = quiet.keras().layers.Normalization
+    return normalization(mean=mean, variance=deviation**2, name="preprocessing")(x)
+
+
+def _caffe(x: Any) -> Any:
+    keras = quiet.keras()
+    bgr = keras.ops.flip(x, axis=-1)
+    normalization = keras.layers.Normalization
+    return normalization(mean=CAFFE_MEAN_BGR, variance=(1.0,) * 3, name="preprocessing")(bgr)
+
+
+# From RGB 0 to 255 to what the network was trained on; names as in keras.applications.
+PREPROCESSING: dict[str, Callable[[Any], Any]] = {
+    "lite": _lite,
+    "tf": _tf,
+    "torch": _torch,
+    "caffe": _caffe,
+    "included": lambda x: x,  # the network begins with its own preprocessing layers
+}
+
+
+@dataclass
+class Resolved:
+    """A spec, and the network where knowing the spec already meant building it."""
+
+    spec: ExtractionSpec
+    weights: str  # imagenet, random or an absolute path: where the weights come from
+    backbone: keras.Model | None = None
+
+
+def resolve(
+    name: str | None = None,
+    *,
+    weights: str = "imagenet",
+    layer: str | None = None,
+    pooling: str = "avg",
+    image_size: int | tuple[int, int] | None = None,
+    resize: str = "bilinear",
+    dtype: str = "float32",
+    memo: Path | None = None,
+) -> Resolved:
+    """Return the spec of an extraction; TensorFlow is imported only when `memo` cannot answer.
+
+    Parameters
+    ----------
+    name : catalogue name; None is `DEFAULT`, or the model itself when `weights` is a .keras file.
+    weights : "imagenet", "random", or the path of a weights file or of a .keras backbone.
+    image_size : pixels, one number for a square or (height, width); None is the network's own.
+    memo : file that remembers the digests of weights; None remembers nothing.
+
+    Raises
+    ------
+    SpecError
+        When a name or value is wrong.
+    BackboneError
+        When the weights cannot be had or do not fit.
+    """
+    path = None if weights in ("imagenet", "random") else Path(weights).expanduser().resolve()
+    if path is not None and not path.is_file():
+        raise SpecError(
+            f"weights must be imagenet, random or the path of a file; there is no file '{weights}'."
+        )
+    if path is not None and path.suffix == ".keras" and name is None:
+        name, entry = path.stem, Entry("", _input_side(path), "included")
+    else:
+        name = name or DEFAULT
+        entry = find(name)
+    if image_size is None:
+        image_size = entry.image_size
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    weights = str(path) if path is not None else weights
+
+    backbone = None
+    file = _weights_file(name, weights)
+    digest = weights_memo.recall(memo, name, str(file or weights))
+    if digest is None:
+        if file is not None:
+            digest = weights_memo.digest_file(file)
+        else:
+            backbone = build(name, weights, size)
+            digest = _digest_arrays(backbone)
+        weights_memo.remember(memo, name, str(file or weights), digest)
+    spec = ExtractionSpec(
+        backbone=name,
+        weights=digest,
+        image_size=size,
+        preprocessing=entry.preprocessing,
+        layer=layer,
+        pooling=pooling,
+        resize=resize,
+        dtype=dtype,
+    )
+    return Resolved(spec, weights, backbone)
+
+
+def find(name: str) -> Entry:
+    """Return a catalogue entry.
+
+    Raises
+    ------
+    SpecError
+        When there is none, with the nearest names.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.4)
+    hint = f"Nearest: {', '.join(near)}." if near else f"For example: {DEFAULT}, mobilenet-v2."
+    raise SpecError(f"There is no backbone '{name}'. {hint}")
+
+
+def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
+    """Return the bare network without its classifier, weights loaded.
+
+    Raises
+    ------
+    SpecError
+        When the network does not take images of that size.
+    BackboneError
+        When the weights cannot be had or are of another architecture.
+    """
+    keras = quiet.keras()
+    if name not in CATALOGUE:
+        return _load_keras_file(Path(weights))
+    try:
+        if name == LITE0:
+            backbone = efficientnet_lite0.build(image_size)
+        else:
+            factory = getattr(keras.applications, CATALOGUE[name].factory)
+            # Keras prints its download on stdout, which belongs to results
+            with redirect_stdout(sys.stderr):
+                backbone = factory(
+                    weights="imagenet" if weights == "imagenet" else None,
+                    include_top=False,
+                    input_shape=(*image_size, 3),
+                )
+    except ValueError as error:
+        raise SpecError(
+            f"{name} does not take images of {_by(image_size)}: {_line(error)}"
+        ) from error
+    except Exception as error:  # get_file raises bare Exception when the network is down
+        raise BackboneError(_no_download(name, error)) from error
+    if name == LITE0 and weights == "imagenet":
+        efficientnet_lite0.load_weights(backbone, efficientnet_lite0.weights_path())
+    elif weights == "random":
+        _randomise(backbone)
+    elif weights != "imagenet":
+        _load_weights_file(backbone, name, Path(weights))
+    return backbone
+
+
+def frozen_extractor(backbone: keras.Model, spec: ExtractionSpec) -> keras.Model:
+    """Return one Keras model from RGB, 0 to 255, (n, height, width, 3), to features (n, d).
+
+    Layers, in order: the preprocessing, the backbone up to the tapped layer as one nested model,
+    the pooling. Nothing in it is trainable.
+
+    Raises
+    ------
+    SpecError
+        When the backbone lacks the layer, or its output cannot be pooled.
+    """
+    keras = quiet.keras()
+    if spec.layer is not None:
+        backbone = keras.Model(
+            backbone.inputs, _tap(backbone, spec.layer), name=backbone.name or spec.backbone
+        )
+    backbone.trainable = False
+    inputs = keras.Input((*spec.image_size, 3), name="image")
+    x = PREPROCESSING[spec.preprocessing](inputs)
+    try:
+        x = backbone(x, training=False)
+    except ValueError as error:
+        raise SpecError(
+            f"{spec.backbone} does not take images of {_by(spec.image_size)}: {_line(error)}"
+        ) from error
+    if len(x.shape) == 4:
+        x = _POOLING[spec.pooling](keras.layers)(x)
+    elif len(x.shape) != 2:
+        raise SpecError(
+            f"Layer '{spec.layer}' of {spec.backbone} gives {len(x.shape)} dimensions; "
+            f"a vector or a map of height, width and channels is expected."
+        )
+    return keras.Model(inputs, x, name="features")
+
+
+_POOLING: dict[str, Callable[[Any], Any]] = {
+    "avg": lambda layers: layers.GlobalAveragePooling2D(name="pooling"),
+    "max": lambda layers: layers.GlobalMaxPooling2D(name="pooling"),
+    "flatten": lambda layers: layers.Flatten(name="pooling"),
+}
+
+
+def _tap(backbone: keras.Model, name: str) -> Any:
+    names = [layer.name for layer in backbone.layers]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
+        raise SpecError(f"{backbone.name} has no layer '{name}'. Nearest: {', '.join(near)}.")
+    output = backbone.get_layer(name).output
+    if isinstance(output, (list, tuple)):
+        raise SpecError(f"Layer '{name}' of {backbone.name} gives several tensors; tap another.")
+    return output
+
+
+def _weights_file(name: str, weights: str) -> Path | None:
+    """Return the file that the weights come from, where that is known before loading them."""
+    if weights == "imagenet" and name == LITE0:
+        return efficientnet_lite0.weights_path()
+    return None if weights in ("imagenet", "random") else Path(weights)
+
+
+def _no_download(name: str, error: Exception) -> str:
+    text = _line(error)
+    url = next((word.rstrip(":") for word in text.split() if word.startswith("http")), "")
+    file = url.rsplit("/", 1)[-1] or "the file"
+    return (
+        f"The ImageNet weights of {name} could not be downloaded. Put {file} into "
+        f"~/.keras/models/ by hand{f' (from {url})' if url else f' ({text})'}, "
+        f"give --weights PATH, or use {LITE0}, which needs no download."
+    )
+
+
+def _input_side(path: Path) -> int | tuple[int, int]:
+    """Read the image size from a .keras file's own description, without Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        _, height, width, _ = layers[0]["config"]["batch_shape"]
+    except (OSError, zipfile.BadZipFile, KeyError, IndexError, ValueError, TypeError) as error:
+        raise BackboneError(
+            f"'{path}' is no Keras model of images, (height, width, channels): {_line(error)}"
+        ) from error
+    return (height, width) if height and width else 224
+
+
+def _load_keras_file(path: Path) -> keras.Model:
+    keras = quiet.keras()
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # load_model raises whatever a layer's constructor raises
+        raise BackboneError(f"'{path}' is no Keras model that loads: {_line(error)}") from error
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise BackboneError(f"Keras model '{path}' must have one input and one output.")
+    return model
+
+
+def _load_weights_file(backbone: keras.Model, name: str, path: Path) -> None:
+    if path.suffix == ".pth" and name == LITE0:
+        efficientnet_lite0.load_weights(backbone, path)
+        return
+    if path.suffix == ".keras":
+        given = _load_keras_file(path).get_weights()
+        if [w.shape for w in given] == [w.shape for w in backbone.get_weights()]:
+            backbone.set_weights(given)
+            return
+        raise BackboneError(f"The model in '{path}' is not of the architecture of {name}.")
+    try:
+        backbone.load_weights(path)
+    except Exception as error:  # Keras and h5py raise several kinds for a file that does not fit
+        raise BackboneError(
+            f"Weights file '{path}' is not of {name} without its classifier: {_line(error)}"
+        ) from error
+
+
+def _randomise(backbone: keras.Model) -> None:
+    """Draw He-normal kernels from a fixed seed, the same on every machine and Keras version."""
+    generator = np.random.default_rng(0)
+    for variable in backbone.weights:
+        if variable.path.endswith("kernel"):
+            shape = variable.shape
+            is_depthwise = len(shape) == 4 and (shape[-1] == 1 or "depthwise" in variable.path)
+            fan_in = int(np.prod(shape[:-2] if is_depthwise else shape[:-1]))
+            drawn = generator.standard_normal(shape, np.float32)
+            variable.assign(drawn * np.float32(np.sqrt(2 / max(fan_in, 1))))
+
+
+def _digest_arrays(backbone: keras.Model) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for array in backbone.get_weights():
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} pixels"
+
+
+def _line(error: BaseException) -> str:
+    """Return an error's text on one line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

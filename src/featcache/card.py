@@ -1,0 +1,84 @@
+"""The card of a model: the JSON file beside a .keras file that says what it is.
+
+`flowers.keras` has `flowers.json`. The model runs in plain Keras without it; the card adds class
+names, how images must be sized, and what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import StitchError
+from featcache.spec import ExtractionSpec
+
+CARD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What goes with a stitched model."""
+
+    class_names: tuple[str, ...]  # in the order of the output's columns
+    output: str  # probabilities or scores
+    spec: ExtractionSpec
+    head: str
+    params: dict[str, Any]
+    source: str  # where the images came from
+    seed: int  # of the held-out part
+    test_accuracy: float  # on the held-out part
+    parity: dict[str, Any]
+    model_digest: str = ""  # BLAKE2b-128 of the .keras file
+    head_digest: str = ""  # BLAKE2b-128 of the head's file
+    finetuned: dict[str, Any] | None = None
+    card_version: int = CARD_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain JSON types, fingerprint included."""
+        return asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
+
+    def write(self, model: Path) -> None:
+        """Write the card beside a model file."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        temporary = path_of(model).with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path_of(model))
+
+
+def path_of(model: Path) -> Path:
+    """Return where the card of a model file lies."""
+    return model.with_suffix(".json")
+
+
+def read(model: Path) -> Card:
+    """Return the card of a model file.
+
+    Raises
+    ------
+    StitchError
+        When the model or its card is missing, or the card is damaged or of another version.
+    """
+    if not model.is_file():
+        raise StitchError(f"Model '{model}' does not exist. Run `featcache stitch` first.")
+    file = path_of(model)
+    if not file.is_file():
+        raise StitchError(
+            f"Model '{model}' has no card '{file.name}' beside it, so its class names are unknown. "
+            f"Put the card there, or stitch again."
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        values.pop("fingerprint")
+        version = values["card_version"]
+        if version != CARD_VERSION:
+            raise StitchError(
+                f"Card '{file}' has version {version}; this featcache reads {CARD_VERSION}."
+            )
+        values["spec"] = ExtractionSpec.from_dict(values["spec"])
+        values["class_names"] = tuple(values["class_names"])
+        return Card(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StitchError(f"Card '{file}' is damaged: {error}. Stitch again.") from error

@@ -1,0 +1,401 @@
+"""The command line: parse, one library call, print.
+
+Results go to stdout, progress and complaints to stderr. An expected failure is one line and exit
+code 2 for wrong use, 1 otherwise. Everything that imports TensorFlow or scikit-learn is imported
+inside the verb that needs it, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from featcache import __version__
+from featcache.errors import FeatcacheError, SpecError
+from featcache.newest import newest_features, newest_heads
+
+app = typer.Typer(
+    help="Extract once, train heads in seconds, ship one model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RARE = "Rarely needed"
+DENSE = "Dense head (instead of its grid)"
+SHOWN_PREDICTIONS = 20
+
+CacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=RARE)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do it again even if nothing changed.")
+]
+Jobs = Annotated[int, typer.Option(help="Processes; -1 is one a core.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
+
+
+@app.command()
+def extract(
+    source: Annotated[
+        str, typer.Argument(help="Folder with one subfolder a class, or example:clipart|digits.")
+    ] = "example:clipart",
+    backbone: Annotated[
+        Optional[str],
+        typer.Option(help="Name, as in keras.applications but kebab-case. [efficientnet-lite0]"),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="imagenet, random, or a weights file or .keras backbone.")
+    ] = "imagenet",
+    pooling: Annotated[str, typer.Option(help="avg, max or flatten.")] = "avg",
+    layer: Annotated[Optional[str], typer.Option(help="Take this layer's output.")] = None,
+    image_size: Annotated[
+        Optional[int], typer.Option(help="Side in pixels. [the backbone's own]")
+    ] = None,
+    limit: Annotated[
+        Optional[int], typer.Option(help="Use so many images, spread over all of them.")
+    ] = None,
+    cache_dir: CacheDir = Path("cache"),
+    batch_size: Annotated[
+        int, typer.Option(help="Images a forward pass.", rich_help_panel=RARE)
+    ] = 32,
+    dtype: Annotated[
+        str, typer.Option(help="Stored as float32 or float16.", rich_help_panel=RARE)
+    ] = "float32",
+    resize: Annotated[
+        str,
+        typer.Option(
+            help="bilinear as Keras does, or antialias for large photos.", rich_help_panel=RARE
+        ),
+    ] = "bilinear",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run a frozen backbone once over images; keep the embeddings as HDF5."""
+    from featcache import extraction
+
+    done = extraction.run(
+        source,
+        backbone,
+        weights=weights,
+        pooling=pooling,
+        layer=layer,
+        image_size=image_size,
+        resize=resize,
+        dtype=dtype,
+        batch_size=batch_size,
+        limit=limit,
+        cache_dir=cache_dir,
+        device=device,
+    )
+    features = done.features
+    for failure in features.failures[:5]:
+        _say(f"unreadable: {failure.id}: {failure.reason}")
+    if len(features.failures) > 5:
+        _say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
+    n, d = features.shape
+    _result(
+        as_json,
+        {
+            "features": str(features.path),
+            "shape": [n, d],
+            "hit": done.hit,
+            "computed": done.n_computed,
+            "reused": done.n_reused,
+            "failed": done.n_failed,
+            "passed_over": done.n_passed_over,
+            "classes": list(features.class_names),
+            "fingerprint": features.fingerprint,
+            "seconds": round(done.seconds, 3),
+        },
+        f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images of "
+        f"{len(features.class_names)} classes, {d} features each.\n"
+        f"Computed {done.n_computed}, reused {done.n_reused}, failed {done.n_failed}, "
+        f"passed over {done.n_passed_over} other file(s), in {done.seconds:.1f} s.",
+    )
+
+
+@app.command("fit-heads")
+def fit_heads(
+    features: Annotated[
+        Optional[Path], typer.Argument(help="Feature file. [the newest in the cache folder]")
+    ] = None,
+    heads: Annotated[
+        str, typer.Option(help="Comma-separated: logreg, linear-svm, rbf-svm, dense.")
+    ] = "all",
+    cv: Annotated[int, typer.Option(help="Stratified folds of the training part.")] = 5,
+    seed: Seed = 0,
+    jobs: Jobs = -1,
+    cache_dir: CacheDir = Path("cache"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    hidden: Annotated[
+        Optional[str],
+        typer.Option(help="Units of hidden layers, as 256,128.", rich_help_panel=DENSE),
+    ] = None,
+    dropout: Annotated[
+        Optional[float], typer.Option(help="Rate, 0 to 1.", rich_help_panel=DENSE)
+    ] = None,
+    batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--batch-norm", help="Batch normalisation in hidden layers.", rich_help_panel=DENSE
+        ),
+    ] = False,
+) -> None:
+    """Compare heads on cached features, on the same folds; save them."""
+    from featcache import compare
+
+    if features is None:
+        features = newest_features(cache_dir)
+        _say(f"Took the newest feature file: {features}")
+    board = compare.fit_heads(
+        features,
+        None if heads == "all" else [name.strip() for name in heads.split(",")],
+        cv=cv,
+        seed=seed,
+        jobs=jobs,
+        dense=_dense_options(hidden, dropout, batch_norm),
+        overwrite=overwrite,
+    )
+    if as_json:
+        _result(True, board.to_dict() | {"folder": str(board.folder)}, "")
+        return
+    _print_table(board)
+    typer.echo(
+        f"{board.n_train} training and {board.n_test} held-out images; always naming the largest "
+        f"class scores {board.majority:.3f}.\nWrote {board.folder}"
+    )
+
+
+@app.command()
+def stitch(
+    heads: Annotated[
+        Optional[Path], typer.Argument(help="Folder of fit-heads. [the newest in the cache folder]")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="The .keras file to write. [beside the heads]")
+    ] = None,
+    head: Annotated[Optional[str], typer.Option(help="Which head. [the best]")] = None,
+    source: Annotated[
+        Optional[str], typer.Option(help="The images, if they are elsewhere now.")
+    ] = None,
+    cache_dir: CacheDir = Path("cache"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Join backbone and head into one Keras model, and check it on the images."""
+    from featcache import compare, stitching
+
+    if heads is None:
+        heads = newest_heads(cache_dir)
+        _say(f"Took the newest heads: {heads}")
+    board = compare.load(heads)
+    fitted = board[head] if head else board.best
+    if head is None:
+        _say(f"Took the best head: {fitted.name}")
+    out = out or heads.with_suffix(".keras")
+    done = stitching.run(fitted, out, source=source, overwrite=overwrite)
+    parity = stitching.Parity(**done.card.parity)
+    _result(
+        as_json,
+        {"model": str(done.path), "hit": done.hit} | done.card.to_dict(),
+        f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
+        f"{_by(done.card.spec.image_size)}, 0 to 255, to {done.card.output} of "
+        f"{len(done.card.class_names)} classes.\nParity: {parity}.",
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A stitched .keras file.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
+    out: Annotated[Optional[Path], typer.Option(help="CSV file: path,class,score.")] = None,
+    top: Annotated[int, typer.Option(help="Classes an image, best first.")] = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Name the class of images with a stitched model."""
+    from featcache import predict as prediction
+
+    if out is not None and not out.parent.is_dir():
+        raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
+    loaded = prediction.load(model, device)
+    predictions = loaded.predict(images, top=top)
+    unreadable = [one for one in predictions if one.error]
+    for one in unreadable[:5]:
+        _say(f"unreadable: {one.path}: {one.error}")
+    if out is not None:
+        prediction.write_csv(predictions, out, min(top, len(loaded.card.class_names)))
+    if as_json:
+        values = [one.to_dict() for one in predictions]
+        _result(True, {"output": loaded.card.output, "predictions": values}, "")
+        return
+    _print_table(_prediction_table(predictions[:SHOWN_PREDICTIONS], loaded.card.output))
+    n_more = len(predictions) - SHOWN_PREDICTIONS
+    if n_more > 0:
+        typer.echo(
+            f"and {n_more} more; {'all are in the file' if out else '--out keeps them all'}."
+        )
+    kept = f"Wrote {out}: " if out else ""
+    typer.echo(f"{kept}{len(predictions)} images, {len(unreadable)} unreadable.")
+
+
+@app.command()
+def finetune(
+    model: Annotated[Path, typer.Argument(help="A stitched .keras file.")],
+    source: Annotated[
+        Optional[str], typer.Argument(help="Labelled images. [those of the features]")
+    ] = None,
+    unfreeze: Annotated[
+        int, typer.Option(help="Backbone layers, counted from the end among those with weights.")
+    ] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-5,
+    epochs: Annotated[int, typer.Option(help="The best by validation loss is kept.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
+    out: Annotated[
+        Optional[Path], typer.Option(help="The new .keras file. [MODEL-finetuned.keras]")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train the last layers of a stitched model at a small learning rate."""
+    from featcache import finetuning
+
+    out = out or model.with_name(f"{model.stem}-finetuned.keras")
+    done = finetuning.finetune(
+        model,
+        source,
+        out=out,
+        unfreeze=unfreeze,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    outcome = (
+        f"best epoch {done.best_epoch} of {epochs}"
+        if done.improved
+        else "no epoch lowered the validation loss, so the weights are unchanged"
+    )
+    _result(
+        as_json,
+        {
+            "model": str(out),
+            "improved": done.improved,
+            "best_epoch": done.best_epoch,
+            "validation_loss": list(done.validation_loss),
+            "accuracy_before": done.accuracy_before,
+            "accuracy_after": done.accuracy_after,
+            "unfrozen": list(done.unfrozen),
+        },
+        f"Wrote {out}: {outcome}.\nHeld-out accuracy {done.accuracy_before:.3f} before, "
+        f"{done.accuracy_after:.3f} after ({done.n_test} images); {len(done.unfrozen)} backbone "
+        f"layers and the head trained on {done.n_train} images.",
+    )
+
+
+@app.command()
+def demo(
+    cache_dir: CacheDir = Path("cache"),
+    jobs: Jobs = -1,
+) -> None:
+    """Show the whole idea on the built-in clip art: extract, fit-heads, stitch, predict."""
+    from featcache import demo as demonstration
+
+    demonstration.run(cache_dir, jobs)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"featcache {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _say(f"Error: {_one_line(error.format_message())} See `featcache --help`.")
+        sys.exit(error.exit_code)
+    except FeatcacheError as error:
+        _say(f"Error: {_one_line(str(error))}")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("Interrupted. Finished parts are kept; the same command goes on from them.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of stdout has gone, as in `| head`
+        sys.exit(0)
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        _say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _result(as_json: bool, values: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(table)
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _dense_options(
+    hidden: str | None, dropout: float | None, batch_norm: bool
+) -> dict[str, Any] | None:
+    """Return the dense head's parameters, or None where no option was given."""
+    options: dict[str, Any] = {}
+    if hidden is not None:
+        try:
+            options["hidden"] = tuple(int(units) for units in hidden.split(",") if units)
+        except ValueError:
+            raise SpecError(
+                f"hidden must be numbers of units, as 256,128; got '{hidden}'."
+            ) from None
+    if dropout is not None:
+        options["dropout"] = dropout
+    if batch_norm:
+        options["batch_norm"] = True
+    return options or None
+
+
+def _prediction_table(predictions: Any, output: str) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    unit = "probability" if output == "probabilities" else "score"
+    table = Table("image", "class", unit)
+    for one in predictions:
+        table.add_row(
+            Text(one.path, overflow="fold"),
+            Text("\n".join(one.classes) or f"unreadable: {one.error}"),
+            "\n".join(f"{score:.3f}" for score in one.scores),
+        )
+    return table

@@ -1,0 +1,61 @@
+"""The catalogue of heads, and saving them without pickle.
+
+A head is the model trained on features. It has scikit-learn's manners: the constructor only
+stores, `fit(X, y)` returns self, learned state ends in `_`. Scaling is inside the head, so that it
+is fitted inside each fold. Heads see arrays, never images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import HeadError, SpecError
+from featcache.heads.contract import PROBABILITIES, SCORES, Head
+from featcache.heads.dense import Dense
+from featcache.heads.linear import LinearSVM, LogisticRegression
+from featcache.heads.svm import RbfSVM
+
+CATALOGUE: dict[str, type[Head]] = {
+    "logreg": LogisticRegression,
+    "linear-svm": LinearSVM,
+    "rbf-svm": RbfSVM,
+    "dense": Dense,
+}
+
+__all__ = ["CATALOGUE", "PROBABILITIES", "SCORES", "Head", "check_names", "load", "save"]
+
+
+def check_names(names: list[str]) -> None:
+    """Raise SpecError where a name is not in the catalogue."""
+    for name in names:
+        if name not in CATALOGUE:
+            raise SpecError(f"There is no head '{name}'; choose from {', '.join(CATALOGUE)}.")
+
+
+def save(head: Head, folder: Path, name: str) -> str:
+    """Write a fitted head into `folder` and return its file's name."""
+    file = folder / f"{name}{head.suffix}"
+    head.save(file)
+    return file.name
+
+
+def load(name: str, file: Path, params: dict[str, Any]) -> Head:
+    """Return a fitted head; nothing in the file is run.
+
+    Raises
+    ------
+    HeadError
+        When the file is missing, damaged, or names types that are not scikit-learn's.
+    """
+    check_names([name])
+    if not file.is_file():
+        raise HeadError(f"Head file '{file}' does not exist. Run `featcache fit-heads` again.")
+    try:
+        return CATALOGUE[name](**params).restore(file)
+    except HeadError:
+        raise
+    # skops, Keras and zipfile each raise kinds of their own for a file they cannot read
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise HeadError(f"Head file '{file}' cannot be loaded: {reason}") from error

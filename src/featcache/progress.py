@@ -1,0 +1,71 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere. Never on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PLAIN_EVERY_S = 10.0
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str, show: bool = True) -> Iterator[Advance]:
+    """Yield a function that takes the number of units done since its last call."""
+    if not show or not total:
+        yield lambda n: None
+    elif sys.stderr.isatty():
+        with _rich_bar(label, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain_lines(label, total, unit)
+
+
+def note(message: str, show: bool = True) -> None:
+    """Write one line to stderr."""
+    if show:
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _rich_bar(label: str, total: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:.0f} {unit}/s")
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda n: progress.update(task, advance=n)
+
+
+def _plain_lines(label: str, total: int, unit: str) -> Advance:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S:
+            last = now
+            rate = done / (now - start)
+            left = (total - done) / rate if rate else 0.0
+            note(f"{label}: {done} of {total}, {rate:.1f} {unit}/s, {left:.0f} s left")
+
+    return advance

@@ -1,0 +1,90 @@
+"""What determines the numbers: the extraction spec and its fingerprint.
+
+This room holds declared facts only. It never looks at a live model, a file or the machine; where
+and with which library versions something ran is provenance and is recorded elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from featcache.errors import SpecError
+
+FORMAT_VERSION = 1
+
+POOLINGS = ("avg", "max", "flatten")
+RESIZES = ("bilinear", "antialias")
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class ExtractionSpec:
+    """Everything that changes the numbers in a feature file, and nothing else.
+
+    Raises
+    ------
+    SpecError
+        When a field has a value outside its allowed set.
+    """
+
+    backbone: str  # catalogue name, or the stem of a .keras file
+    weights: str  # BLAKE2b-128 of the weights, hex
+    image_size: tuple[int, int]  # height, width in pixels, after resizing
+    preprocessing: str  # key of backbones.PREPROCESSING
+    layer: str | None = None  # tapped layer; None is the backbone's output
+    pooling: str = "avg"  # one of POOLINGS
+    resize: str = "bilinear"  # one of RESIZES
+    precision: str = "float32"  # numeric class of the forward pass
+    dtype: str = "float32"  # stored dtype, one of DTYPES
+    views: int = 1  # embeddings an image; 1 is the clean image alone
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES), ("dtype", DTYPES)):
+            check_choice(name, getattr(self, name), allowed)
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise SpecError(
+                f"image_size must be a positive number of pixels, or height and width; "
+                f"got {self.image_size}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON types."""
+        return asdict(self) | {"image_size": list(self.image_size)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ExtractionSpec:
+        """Return the spec that `to_dict` described.
+
+        Raises
+        ------
+        SpecError
+            When a field is missing or unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            odd = ", ".join(sorted(names ^ set(values)))
+            raise SpecError(
+                f"This is no extraction spec of this version; fields that differ: {odd}."
+            )
+        return cls(**(values | {"image_size": tuple(values["image_size"])}))
+
+    @property
+    def fingerprint(self) -> str:
+        """BLAKE2b-128 of the canonical JSON, 32 hex digits."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    @property
+    def short_name(self) -> str:
+        """File name without ending: backbone and the fingerprint's first eight digits."""
+        return f"{self.backbone}-{self.fingerprint[:8]}"
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise SpecError naming the parameter, what is allowed and what was got."""
+    if value not in allowed:
+        raise SpecError(f"{name} must be one of {', '.join(allowed)}; got '{value}'.")

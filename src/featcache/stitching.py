@@ -1,0 +1,301 @@
+"""Join a backbone and a fitted head into one ordinary Keras model, and prove that it is the same.
+
+The model takes RGB images, 0 to 255, at the spec's size and is made of stock Keras layers only, so
+`keras.models.load_model` opens it where featcache is not installed. No file is written unless the
+whole model gives, on real images, what the head gives on the cached features.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache import (
+    backbones,
+    card,
+    compare,
+    images,
+    progress,
+    quiet,
+    sources,
+    store,
+    weights_memo,
+)
+from featcache.errors import SpecError, StitchError
+
+if TYPE_CHECKING:
+    import keras
+
+MAX_PARITY_IMAGES = 2000
+# Largest difference allowed, relative to the largest value (at least 1). Half-precision features
+# carry a relative error of 5e-4 each, which the head adds up.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of the whole model with the head on cached features."""
+
+    n_images: int
+    n_same_class: int
+    n_ties: int  # images whose class differs, but hangs on a value within the tolerance of zero
+    largest_difference: float
+    tolerance: float
+    layer: str  # where values were compared
+    n_left_out: int  # cached images that are gone or have changed since
+
+    @property
+    def holds(self) -> bool:
+        """Same class for every image, and every value within tolerance."""
+        same = self.n_same_class + self.n_ties == self.n_images
+        return same and self.largest_difference <= self.tolerance
+
+    def __str__(self) -> str:
+        ties = f" and {self.n_ties} exact tie(s)" if self.n_ties else ""
+        left_out = f"; {self.n_left_out} changed or missing left out" if self.n_left_out else ""
+        return (
+            f"same class for {self.n_same_class}{ties} of {self.n_images} images, largest "
+            f"difference {self.largest_difference:.1e} (tolerance {self.tolerance:.1e}){left_out}"
+        )
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """A model file with its card."""
+
+    path: Path
+    card: card.Card
+    hit: bool  # the file was there already, made from the same head
+
+
+def stitch(
+    head: compare.FittedHead,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> keras.Model:
+    """Return one Keras model, images in, classes out, after its parity check.
+
+    Parameters
+    ----------
+    head : for example `board.best` or `board["logreg"]`.
+    out : .keras file to save it in, with its card beside it; None saves nothing.
+    source : the images the features were made from; None is where they were then.
+
+    Raises
+    ------
+    StitchError
+        When the model does not predict what the head predicts, or the images are gone.
+    """
+    if out is not None:
+        check_out(Path(out))
+    features = store.Features(head.board.features_path)
+    if features.fingerprint != head.board.spec.fingerprint:
+        raise StitchError(
+            f"The heads in '{head.board.folder}' belong to features {head.board.spec.fingerprint}, "
+            f"but '{features.path}' now has {features.fingerprint}. Run `featcache fit-heads`."
+        )
+    model = _build(head, features)
+    parity = check_parity(model, head, features, source, show_progress)
+    if not parity.holds:
+        raise StitchError(
+            f"The stitched model does not predict what {head.name} does on the cached features: "
+            f"{parity}. No file was written; extract again with these library versions."
+        )
+    if out is not None:
+        save(model, Path(out), _card(head, features, parity, source))
+    return model
+
+
+def run(
+    head: compare.FittedHead, out: Path, *, overwrite: bool = False, **options: Any
+) -> Stitched:
+    """Stitch into a file, unless it was already made from this very head."""
+    check_out(out)
+    if not overwrite and (known := _read_if_same(head, out)) is not None:
+        return Stitched(out, known, hit=True)
+    stitch(head, out, **options)
+    return Stitched(out, card.read(out), hit=False)
+
+
+def check_parity(
+    model: keras.Model,
+    fitted: compare.FittedHead,
+    features: store.Features,
+    source: str | os.PathLike[str] | None = None,
+    show_progress: bool = True,
+) -> Parity:
+    """Compare the whole model on images with the head on cached features.
+
+    Every cached image is used where there are at most 2,000, else 2,000 spread over them.
+
+    Raises
+    ------
+    StitchError
+        When none of the cached images is there unchanged.
+    """
+    keras = quiet.keras()
+    head = fitted.head
+    wanted = np.arange(len(features))
+    if len(wanted) > MAX_PARITY_IMAGES:
+        wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
+    samples, rows_of, plain = _unchanged(features, wanted, source)
+
+    probe = keras.Model(model.inputs, [model.get_layer(head.parity_layer).output, model.output])
+    values: dict[int, np.ndarray] = {}
+    outputs: dict[int, np.ndarray] = {}
+    failures: dict[int, str] = {}
+    with progress.bar("Parity", len(samples), "images", show_progress) as advance:
+        for numbers, batch in images.batches(
+            samples,
+            range(len(samples)),
+            plain,
+            image_size=features.spec.image_size,
+            resize_method=features.spec.resize,
+            batch_size=BATCH_SIZE,
+            failures=failures,
+        ):
+            first, second = probe.predict_on_batch(batch)
+            values.update(zip(numbers.tolist(), first, strict=True))
+            outputs.update(zip(numbers.tolist(), second, strict=True))
+            advance(len(numbers))
+    if not values:
+        raise StitchError(
+            f"None of the images in '{samples.origin}' is there unchanged, so the stitched model "
+            f"cannot be checked. Give --source, or extract again."
+        )
+    done = sorted(values)
+    X = features.X[rows_of[done]]
+    expected = head.parity_values(X)
+    got = np.stack([values[number] for number in done])
+    tolerance = TOLERANCE[features.spec.dtype] * max(1.0, float(np.abs(expected).max()))
+    same = np.stack([outputs[number] for number in done]).argmax(1) == head.outputs(X).argmax(1)
+    return Parity(
+        n_images=len(done),
+        n_same_class=int(same.sum()),
+        n_ties=int((~same & _hangs_on_a_tie(head, expected, tolerance)).sum()),
+        largest_difference=float(np.abs(expected - got).max()),
+        tolerance=tolerance,
+        layer=head.parity_layer,
+        n_left_out=len(wanted) - len(done),
+    )
+
+
+def _hangs_on_a_tie(head: Any, values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return (n,) bool: rounding alone can change the class of these rows."""
+    if head.parity_layer != head.output:  # pairwise decisions: one at zero flips a whole vote
+        return np.asarray((np.abs(values) < tolerance).any(axis=1))
+    top = np.sort(values, axis=1)
+    return np.asarray(top[:, -1] - top[:, -2] < tolerance)
+
+
+def _unchanged(
+    features: store.Features, wanted: np.ndarray, source: str | os.PathLike[str] | None
+) -> tuple[sources.Source, np.ndarray, np.ndarray]:
+    """Return the images that are still the cached ones, their rows, and which are plain."""
+    samples = sources.open_source(source or features.provenance["source"])
+    place = {id_: row for row, id_ in enumerate(samples.ids)}
+    there = [row for row in wanted.tolist() if features.ids[row] in place]
+    samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
+    digests, plain, _ = sources.scan(samples, images.is_plain, lambda n: None)
+    same = np.flatnonzero((digests == features.digests[there]).all(axis=1))
+    return samples.take(same), np.array(there, int)[same], plain[same]
+
+
+def _build(fitted: compare.FittedHead, features: store.Features) -> keras.Model:
+    keras = quiet.keras()
+    spec = features.spec
+    memo = features.path.parent.parent / weights_memo.FILE_NAME
+    resolved = backbones.resolve(
+        spec.backbone if spec.backbone in backbones.CATALOGUE else None,
+        weights=features.provenance["weights"],
+        layer=spec.layer,
+        pooling=spec.pooling,
+        image_size=spec.image_size,
+        resize=spec.resize,
+        dtype=spec.dtype,
+        memo=memo if memo.exists() else None,
+    )
+    if resolved.spec.fingerprint != spec.fingerprint:
+        raise StitchError(
+            f"The backbone's weights are not those of the features: '{features.path}' was made "
+            f"with weights {spec.weights}, but {features.provenance['weights']} now has "
+            f"{resolved.spec.weights}."
+        )
+    backbone = resolved.backbone or backbones.build(
+        spec.backbone, resolved.weights, spec.image_size
+    )
+    extractor = backbones.frozen_extractor(backbone, spec)
+    if extractor.output_shape[1] != features.shape[1]:
+        raise StitchError(
+            f"The backbone gives {extractor.output_shape[1]} features, "
+            f"'{features.path}' has {features.shape[1]}."
+        )
+    outputs = fitted.head.to_keras_layers(extractor.output)
+    return keras.Model(extractor.inputs, outputs, name=f"{_word(spec.backbone)}_{fitted.name}")
+
+
+def _word(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+
+
+def check_out(out: Path) -> None:
+    """Raise SpecError where a model cannot be written to `out`."""
+    if out.suffix != ".keras":
+        raise SpecError(f"The model's file must end in .keras; got '{out}'.")
+    if not out.parent.is_dir():
+        raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
+
+
+def _card(
+    fitted: compare.FittedHead,
+    features: store.Features,
+    parity: Parity,
+    source: str | os.PathLike[str] | None,
+) -> card.Card:
+    return card.Card(
+        class_names=tuple(features.class_names[label] for label in fitted.head.classes_),
+        output=fitted.head.output,
+        spec=features.spec,
+        head=fitted.name,
+        params=fitted.result.params,
+        source=os.fspath(source) if source else features.provenance["source"],
+        seed=fitted.board.seed,
+        test_accuracy=fitted.result.test_accuracy,
+        parity=asdict(parity),
+        head_digest=weights_memo.digest_file(fitted.path),
+    )
+
+
+def save(model: keras.Model, out: Path, described: card.Card) -> None:
+    """Write a model and its card; the model appears whole or not at all."""
+    temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
+    try:
+        model.save(temporary)
+        digest = weights_memo.digest_file(temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    replace(described, model_digest=digest).write(out)
+
+
+def _read_if_same(fitted: compare.FittedHead, out: Path) -> card.Card | None:
+    """Return the card of a model that was stitched from this head and not touched since."""
+    try:
+        known = card.read(out)
+    except StitchError:
+        return None
+    same = (
+        known.finetuned is None
+        and known.spec == fitted.board.spec
+        and known.head_digest == weights_memo.digest_file(fitted.path)
+        and known.model_digest == weights_memo.digest_file(out)
+    )
+    return known if same else None

@@ -1,0 +1,62 @@
+"""Remember the digests of weights, so that a second run knows its fingerprint without TensorFlow.
+
+One small JSON file in the cache folder. Losing it costs only the time to hash again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = ".weights.json"
+
+
+def recall(memo: Path | None, name: str, weights: str) -> str | None:
+    """Return the digest remembered for these weights, or None."""
+    value = _read(memo).get(_key(name, weights))
+    return value if isinstance(value, str) else None
+
+
+def remember(memo: Path | None, name: str, weights: str, digest: str) -> None:
+    """Write the digest down, unless it is there already or there is no memo."""
+    if memo is None:
+        return
+    known = _read(memo)
+    key = _key(name, weights)
+    if known.get(key) != digest:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memo.with_name(f"{memo.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(known | {key: digest}, indent=1, sort_keys=True))
+        temporary.replace(memo)
+
+
+def digest_file(path: Path) -> str:
+    """Return BLAKE2b-128 of a file, hex."""
+    with path.open("rb") as file:
+        total = hashlib.blake2b(digest_size=16)
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _read(memo: Path | None) -> dict[str, Any]:
+    if memo is None:
+        return {}
+    try:
+        known = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _key(name: str, weights: str) -> str:
+    """A file counts by path, size and time; the rest by what Keras version would make of it."""
+    try:
+        status = os.stat(weights)
+        return f"{weights}|{status.st_size}|{status.st_mtime_ns}"
+    except OSError:
+        return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"
