@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from featcache.compare import FittedHead, Leaderboard, fit_heads
+    from featcache.compare import fit_heads
     from featcache.errors import FeatcacheError
     from featcache.extraction import extract
     from featcache.finetuning import finetune
+    from featcache.leaderboard import FittedHead, Leaderboard
     from featcache.predict import Model, load
     from featcache.spec import ExtractionSpec
     from featcache.stitching import stitch
@@ -30,8 +31,8 @@ _HOME = {
     "ExtractionSpec": "spec",
     "FeatcacheError": "errors",
     "Features": "store",
-    "FittedHead": "compare",
-    "Leaderboard": "compare",
+    "FittedHead": "leaderboard",
+    "Leaderboard": "leaderboard",
     "Model": "predict",
     "extract": "extraction",
     "finetune": "finetuning",

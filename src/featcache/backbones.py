@@ -1,8 +1,4 @@
-"""Names to frozen networks: the catalogue, each backbone's own preprocessing, and its weights.
-
-One preprocessing for every network is the classic silent mistake, so it is part of the catalogue
-entry and goes, as stock Keras layers, inside the model. Heads and files are other rooms.
-"""
+"""From a catalogue name to a frozen network with its weights. Heads and files are other rooms."""
 
 from __future__ import annotations
 
@@ -20,120 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import efficientnet_lite0, quiet, weights_memo
+from featcache.catalogue import CATALOGUE, DEFAULT, LITE0, PREPROCESSING, Entry, find, is_own
 from featcache.errors import BackboneError, SpecError
 from featcache.spec import ExtractionSpec
 
 if TYPE_CHECKING:
     import keras
-
-DEFAULT = "efficientnet-lite0"
-LITE0 = "efficientnet-lite0"
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation of RGB/255
-CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the catalogue."""
-
-    factory: str  # name in keras.applications; empty for our own
-    image_size: int | tuple[int, int]  # default side, or height and width, in pixels
-    preprocessing: str  # key of PREPROCESSING
-
-
-def _family(preprocessing: str, **members: tuple[str, int]) -> dict[str, Entry]:
-    return {
-        name.replace("_", "-"): Entry(factory, size, preprocessing)
-        for name, (factory, size) in members.items()
-    }
-
-
-CATALOGUE: dict[str, Entry] = {
-    LITE0: Entry("", 224, "lite"),
-    **_family(
-        "caffe",
-        resnet50=("ResNet50", 224),
-        resnet101=("ResNet101", 224),
-        resnet152=("ResNet152", 224),
-        vgg16=("VGG16", 224),
-        vgg19=("VGG19", 224),
-    ),
-    **_family(
-        "tf",
-        resnet50_v2=("ResNet50V2", 224),
-        resnet101_v2=("ResNet101V2", 224),
-        resnet152_v2=("ResNet152V2", 224),
-        mobilenet=("MobileNet", 224),
-        mobilenet_v2=("MobileNetV2", 224),
-        inception_v3=("InceptionV3", 299),
-        inception_resnet_v2=("InceptionResNetV2", 299),
-        xception=("Xception", 299),
-        nasnet_mobile=("NASNetMobile", 224),
-        nasnet_large=("NASNetLarge", 331),
-    ),
-    **_family(
-        "torch",
-        densenet121=("DenseNet121", 224),
-        densenet169=("DenseNet169", 224),
-        densenet201=("DenseNet201", 224),
-    ),
-    **_family(
-        "included",
-        mobilenet_v3_small=("MobileNetV3Small", 224),
-        mobilenet_v3_large=("MobileNetV3Large", 224),
-        efficientnet_b0=("EfficientNetB0", 224),
-        efficientnet_b1=("EfficientNetB1", 240),
-        efficientnet_b2=("EfficientNetB2", 260),
-        efficientnet_b3=("EfficientNetB3", 300),
-        efficientnet_b4=("EfficientNetB4", 380),
-        efficientnet_b5=("EfficientNetB5", 456),
-        efficientnet_b6=("EfficientNetB6", 528),
-        efficientnet_b7=("EfficientNetB7", 600),
-        efficientnet_v2_b0=("EfficientNetV2B0", 224),
-        efficientnet_v2_b1=("EfficientNetV2B1", 240),
-        efficientnet_v2_b2=("EfficientNetV2B2", 260),
-        efficientnet_v2_b3=("EfficientNetV2B3", 300),
-        efficientnet_v2_s=("EfficientNetV2S", 384),
-        efficientnet_v2_m=("EfficientNetV2M", 480),
-        efficientnet_v2_l=("EfficientNetV2L", 480),
-        convnext_tiny=("ConvNeXtTiny", 224),
-        convnext_small=("ConvNeXtSmall", 224),
-        convnext_base=("ConvNeXtBase", 224),
-        convnext_large=("ConvNeXtLarge", 224),
-        convnext_xlarge=("ConvNeXtXLarge", 224),
-    ),
-}
-
-
-def _lite(x: Any) -> Any:
-    return quiet.keras().layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(x)
-
-
-def _tf(x: Any) -> Any:
-    return quiet.keras().layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(x)
-
-
-def _torch(x: Any) -> Any:
-    mean, deviation = (255.0 * np.array(values) for values in IMAGENET_STATISTICS)
-    normalization = quiet.keras().layers.Normalization
-    return normalization(mean=mean, variance=deviation**2, name="preprocessing")(x)
-
-
-def _caffe(x: Any) -> Any:
-    keras = quiet.keras()
-    bgr = keras.ops.flip(x, axis=-1)
-    normalization = keras.layers.Normalization
-    return normalization(mean=CAFFE_MEAN_BGR, variance=(1.0,) * 3, name="preprocessing")(bgr)
-
-
-# From RGB 0 to 255 to what the network was trained on; names as in keras.applications.
-PREPROCESSING: dict[str, Callable[[Any], Any]] = {
-    "lite": _lite,
-    "tf": _tf,
-    "torch": _torch,
-    "caffe": _caffe,
-    "included": lambda x: x,  # the network begins with its own preprocessing layers
-}
 
 
 @dataclass
@@ -172,13 +60,13 @@ def resolve(
     BackboneError
         When the weights cannot be had or do not fit.
     """
-    path = None if weights in ("imagenet", "random") else Path(weights).expanduser().resolve()
+    path = None if weights in ("imagenet", "random") else Path(weights).absolute()
     if path is not None and not path.is_file():
         raise SpecError(
             f"weights must be imagenet, random or the path of a file; there is no file '{weights}'."
         )
     if path is not None and path.suffix == ".keras" and name is None:
-        name, entry = path.stem, Entry("", _input_side(path), "included")
+        name, entry = path.name, Entry("", _input_side(path), "included")
     else:
         name = name or DEFAULT
         entry = find(name)
@@ -189,14 +77,13 @@ def resolve(
 
     backbone = None
     file = _weights_file(name, weights)
-    digest = weights_memo.recall(memo, name, str(file or weights))
+    digest = weights_memo.recall(memo, name, file or weights)
     if digest is None:
         if file is not None:
             digest = weights_memo.digest_file(file)
         else:
             backbone = build(name, weights, size)
             digest = _digest_arrays(backbone)
-        weights_memo.remember(memo, name, str(file or weights), digest)
     spec = ExtractionSpec(
         backbone=name,
         weights=digest,
@@ -207,22 +94,8 @@ def resolve(
         resize=resize,
         dtype=dtype,
     )
+    weights_memo.remember(memo, name, file or weights, digest)
     return Resolved(spec, weights, backbone)
-
-
-def find(name: str) -> Entry:
-    """Return a catalogue entry.
-
-    Raises
-    ------
-    SpecError
-        When there is none, with the nearest names.
-    """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.4)
-    hint = f"Nearest: {', '.join(near)}." if near else f"For example: {DEFAULT}, mobilenet-v2."
-    raise SpecError(f"There is no backbone '{name}'. {hint}")
 
 
 def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
@@ -236,7 +109,7 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
         When the weights cannot be had or are of another architecture.
     """
     keras = quiet.keras()
-    if name not in CATALOGUE:
+    if is_own(name):
         return _load_keras_file(Path(weights))
     try:
         if name == LITE0:
@@ -294,8 +167,9 @@ def frozen_extractor(backbone: keras.Model, spec: ExtractionSpec) -> keras.Model
         x = _POOLING[spec.pooling](keras.layers)(x)
     elif len(x.shape) != 2:
         raise SpecError(
-            f"Layer '{spec.layer}' of {spec.backbone} gives {len(x.shape)} dimensions; "
-            f"a vector or a map of height, width and channels is expected."
+            f"{f'Layer {spec.layer!r}' if spec.layer else 'The output'} of {spec.backbone} gives "
+            f"{len(x.shape)} dimensions; a vector or a map of height, width and channels is "
+            f"expected. Tap another layer with --layer."
         )
     return keras.Model(inputs, x, name="features")
 
@@ -341,11 +215,16 @@ def _input_side(path: Path) -> int | tuple[int, int]:
     try:
         with zipfile.ZipFile(path) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        _, height, width, _ = layers[0]["config"]["batch_shape"]
+        _, height, width, channels = layers[0]["config"]["batch_shape"]
     except (OSError, zipfile.BadZipFile, KeyError, IndexError, ValueError, TypeError) as error:
         raise BackboneError(
-            f"'{path}' is no Keras model of images, (height, width, channels): {_line(error)}"
+            f"'{path}' is no Keras model of images, (height, width, channels): {_line(error)}. "
+            f"Save one with model.save('NAME.keras'), or name a backbone for weights files."
         ) from error
+    if channels not in (3, None):
+        raise BackboneError(
+            f"Keras model '{path}' takes images of {channels} channel(s); 3 (RGB) are expected."
+        )
     return (height, width) if height and width else 224
 
 
@@ -356,7 +235,10 @@ def _load_keras_file(path: Path) -> keras.Model:
     except Exception as error:  # load_model raises whatever a layer's constructor raises
         raise BackboneError(f"'{path}' is no Keras model that loads: {_line(error)}") from error
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise BackboneError(f"Keras model '{path}' must have one input and one output.")
+        raise BackboneError(
+            f"Keras model '{path}' has {len(model.inputs)} inputs and {len(model.outputs)} "
+            f"outputs; a backbone has one of each."
+        )
     return model
 
 

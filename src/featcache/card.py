@@ -48,6 +48,30 @@ class Card:
         temporary.replace(path_of(model))
 
 
+def is_card(file: Path) -> bool:
+    """Return whether a JSON file is a card of any version."""
+    try:
+        return "card_version" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Raise TypeError naming the first field that is not of its kind."""
+    kinds = {
+        "class_names": list,
+        "params": dict,
+        "parity": dict,
+        "seed": int,
+        **dict.fromkeys(("output", "head", "source", "model_digest", "head_digest"), str),
+    }
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    if not all(isinstance(name, str) for name in values["class_names"]):
+        raise TypeError("class_names is no list of names")
+
+
 def path_of(model: Path) -> Path:
     """Return where the card of a model file lies."""
     return model.with_suffix(".json")
@@ -77,6 +101,7 @@ def read(model: Path) -> Card:
             raise StitchError(
                 f"Card '{file}' has version {version}; this featcache reads {CARD_VERSION}."
             )
+        _check_types(values)
         values["spec"] = ExtractionSpec.from_dict(values["spec"])
         values["class_names"] = tuple(values["class_names"])
         return Card(**values)

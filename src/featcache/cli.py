@@ -7,6 +7,7 @@ inside the verb that needs it, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,6 @@ import typer
 
 from featcache import __version__
 from featcache.errors import FeatcacheError, SpecError
-from featcache.newest import newest_features, newest_heads
 
 app = typer.Typer(
     help="Extract once, train heads in seconds, ship one model.",
@@ -95,7 +95,7 @@ def extract(
     )
     features = done.features
     for failure in features.failures[:5]:
-        _say(f"unreadable: {failure.id}: {failure.reason}")
+        _say(_one_line(f"unreadable: {failure.id}: {failure.reason}"))
     if len(features.failures) > 5:
         _say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
     n, d = features.shape
@@ -149,10 +149,10 @@ def fit_heads(
     ] = False,
 ) -> None:
     """Compare heads on cached features, on the same folds; save them."""
-    from featcache import compare
+    from featcache import compare, store
 
     if features is None:
-        features = newest_features(cache_dir)
+        features = store.newest_features(cache_dir)
         _say(f"Took the newest feature file: {features}")
     board = compare.fit_heads(
         features,
@@ -190,12 +190,12 @@ def stitch(
     as_json: Json = False,
 ) -> None:
     """Join backbone and head into one Keras model, and check it on the images."""
-    from featcache import compare, stitching
+    from featcache import leaderboard, stitching, store
 
     if heads is None:
-        heads = newest_heads(cache_dir)
+        heads = store.newest_heads(cache_dir)
         _say(f"Took the newest heads: {heads}")
-    board = compare.load(heads)
+    board = leaderboard.load(heads)
     fitted = board[head] if head else board.best
     if head is None:
         _say(f"Took the best head: {fitted.name}")
@@ -223,13 +223,13 @@ def predict(
     """Name the class of images with a stitched model."""
     from featcache import predict as prediction
 
-    if out is not None and not out.parent.is_dir():
-        raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     loaded = prediction.load(model, device)
     predictions = loaded.predict(images, top=top)
     unreadable = [one for one in predictions if one.error]
     for one in unreadable[:5]:
-        _say(f"unreadable: {one.path}: {one.error}")
+        _say(_one_line(f"unreadable: {one.path}: {one.error}"))
     if out is not None:
         prediction.write_csv(predictions, out, min(top, len(loaded.card.class_names)))
     if as_json:
@@ -306,11 +306,17 @@ def finetune(
 def demo(
     cache_dir: CacheDir = Path("cache"),
     jobs: Jobs = -1,
+    as_json: Json = False,
 ) -> None:
     """Show the whole idea on the built-in clip art: extract, fit-heads, stitch, predict."""
+    from rich.console import Console
+
     from featcache import demo as demonstration
 
-    demonstration.run(cache_dir, jobs)
+    console = Console(highlight=False, quiet=as_json)
+    values = demonstration.run(cache_dir, jobs, console)
+    if as_json:
+        _result(True, values, "")
 
 
 @app.callback(invoke_without_command=True)
@@ -324,17 +330,20 @@ def _version(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        _say(f"Error: {_one_line(error.format_message())} See `featcache --help`.")
+        if message := _one_line(error.format_message()):  # empty when the help was printed
+            _say(f"Error: {message.rstrip('.')}. See `featcache --help`.")
         sys.exit(error.exit_code)
     except FeatcacheError as error:
         _say(f"Error: {_one_line(str(error))}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say("Interrupted. Finished parts are kept; the same command goes on from them.")
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has gone, as in `| head`
         sys.exit(0)
@@ -342,6 +351,8 @@ def main() -> None:
         where = f"'{error.filename}': " if error.filename else ""
         _say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
         sys.exit(1)
+    if code == 130:  # Typer turns Ctrl-C into this code
+        _say("Interrupted. What was finished is kept; the same command goes on from there.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

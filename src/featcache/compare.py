@@ -8,141 +8,22 @@ every fit has one thread.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from io import StringIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featcache import heads, progress, splits, store
+from featcache import heads, progress, splits, store, weights_memo
 from featcache.errors import HeadError, SpecError
 from featcache.heads.dense import limit_threads
-from featcache.spec import ExtractionSpec
-
-BOARD_FILE = "leaderboard.json"
-BOARD_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one head did with its best setting."""
-
-    head: str  # name in heads.CATALOGUE
-    params: dict[str, Any]  # the setting; everything else is the head's default
-    fold_accuracy: tuple[float, ...]  # of each fold of the training part
-    accuracy_mean: float
-    accuracy_std: float  # standard deviation over the folds
-    test_accuracy: float  # on the held-out part
-    test_macro_f1: float  # mean over classes
-    fit_s: float  # seconds to fit on the whole training part
-    file: str  # in the folder of the leaderboard
-
-
-@dataclass(frozen=True)
-class FittedHead:
-    """A head of a leaderboard, with what stitching needs to know of its features."""
-
-    board: Leaderboard
-    result: Result
-
-    @property
-    def name(self) -> str:
-        """Name in the catalogue."""
-        return self.result.head
-
-    @property
-    def path(self) -> Path:
-        """The head's file."""
-        return self.board.folder / self.result.file
-
-    @cached_property
-    def head(self) -> heads.Head:
-        """The fitted head itself, loaded without running anything in its file."""
-        return heads.load(self.name, self.path, _as_params(self.result.params))
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """Heads compared on one feature file, best first by mean accuracy over the folds."""
-
-    folder: Path
-    features_path: Path
-    spec: ExtractionSpec
-    class_names: tuple[str, ...]
-    results: tuple[Result, ...]
-    request: dict[str, Any]  # what was asked: features, folds, seed, heads, versions
-    n_train: int
-    n_test: int
-    majority: float  # accuracy of always naming the largest class, on the held-out part
-
-    @property
-    def best(self) -> FittedHead:
-        """The first head of the board."""
-        return FittedHead(self, self.results[0])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the held-out part and the folds."""
-        return int(self.request["seed"])
-
-    def __getitem__(self, name: str) -> FittedHead:
-        for result in self.results:
-            if result.head == name:
-                return FittedHead(self, result)
-        known = ", ".join(result.head for result in self.results)
-        raise SpecError(f"There is no head '{name}' in '{self.folder}'; it has {known}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what leaderboard.json holds, as plain JSON types."""
-        return {
-            "board_version": BOARD_VERSION,
-            "features": os.fspath(self.features_path),
-            "spec": self.spec.to_dict(),
-            "fingerprint": self.spec.fingerprint,
-            "class_names": list(self.class_names),
-            "n_train": self.n_train,
-            "n_test": self.n_test,
-            "majority": self.majority,
-            "best": self.results[0].head,
-            "results": [asdict(result) for result in self.results],
-            "request": self.request,
-        }
-
-    def __rich__(self) -> Any:
-        from rich.table import Table
-        from rich.text import Text
-
-        n_folds = self.request["cv"]
-        table = Table("head", "setting", title_justify="left")
-        for column in (f"accuracy, {n_folds} folds", "held out", "macro-F1", "fit"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row, result in enumerate(self.results):
-            table.add_row(
-                result.head,
-                Text(_setting(result.params)),  # a list in brackets is no markup
-                f"{result.accuracy_mean:.3f} ± {result.accuracy_std:.3f}",
-                f"{result.test_accuracy:.3f}",
-                f"{result.test_macro_f1:.3f}",
-                f"{result.fit_s:.2f} s",
-                style="bold" if row == 0 else "",
-            )
-        return table
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=100).print(self)
-        return text.getvalue().rstrip()
+from featcache.leaderboard import Leaderboard, Result, load_if_same, write
 
 
 def fit_heads(
@@ -153,6 +34,7 @@ def fit_heads(
     seed: int = 0,
     jobs: int = -1,
     dense: dict[str, Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Leaderboard:
@@ -168,6 +50,7 @@ def fit_heads(
     seed : of the held-out part, the folds and the heads.
     jobs : processes; -1 is one a core. Does not change the numbers.
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
+    folder : where to save; None is beside the features, with the ending .heads.
     overwrite : fit again even if nothing changed.
 
     Raises
@@ -183,9 +66,14 @@ def fit_heads(
         features = store.Features(features)
     names = list(dict.fromkeys(names)) if names else list(heads.CATALOGUE)
     heads.check_names(names)
+    splits.check_seed(seed)
+    if jobs == 0:
+        raise SpecError("jobs must be a number of processes, or -1 for one a core; got 0.")
+    if dense and "dense" not in names:
+        raise SpecError("Options of the dense head are given, but dense is not among the heads.")
     if cv < 2:
         raise SpecError(f"cv must be 2 folds or more; got {cv}.")
-    folder = features.path.with_suffix(".heads")
+    folder = features.path.with_suffix(".heads") if folder is None else Path(folder)
     settings = {name: _settings(name, seed, dense) for name in names}
     request = {
         "features": features.content,
@@ -194,7 +82,7 @@ def fit_heads(
         "heads": {name: [_as_json(params) for params in grid] for name, grid in settings.items()},
         "versions": _versions(),
     }
-    if not overwrite and (known := _load_if_same(folder, request)) is not None:
+    if not overwrite and (known := load_if_same(folder, request)) is not None:
         return known
 
     X, labels = features.X, features.labels
@@ -202,9 +90,10 @@ def fit_heads(
     part = splits.parts(labels, features.digests, given, seed)
     train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
     if not len(train):
+        where = "train/" if features.splits else "one subfolder a class"
         raise HeadError(
             f"Feature file '{features.path}' has no labelled training images. "
-            f"Put images into one subfolder a class and extract again."
+            f"Put images into {where} and extract again."
         )
     folds = splits.folds(labels[train], features.digests[train], cv, seed, features.class_names)
     X_train, y_train, X_test, y_test = X[train], labels[train], X[test], labels[test]
@@ -237,6 +126,7 @@ def fit_heads(
         means = scores[row, : len(settings[name])].mean(axis=1)
         chosen[name] = int(means.argmax())  # the first of equals: grids go from simple to flexible
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    store.sweep(folder.parent, f"{folder.name}.")
     temporary.mkdir(parents=True)
     try:
         results = []
@@ -272,12 +162,13 @@ def fit_heads(
                         test_macro_f1=macro_f1,
                         fit_s=seconds,
                         file=file,
+                        file_digest=weights_memo.digest_file(temporary / file),
                     )
                 )
         results.sort(key=lambda result: (-result.accuracy_mean, names.index(result.head)))
         board = Leaderboard(
             folder=folder,
-            features_path=features.path,
+            features_path=features.path.resolve(),
             spec=features.spec,
             class_names=features.class_names,
             results=tuple(results),
@@ -286,51 +177,12 @@ def fit_heads(
             n_test=len(test),
             majority=float(np.mean(y_test == np.bincount(y_train).argmax())),
         )
-        _write(board, temporary)
+        write(board, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return board
-
-
-def load(folder: str | os.PathLike[str]) -> Leaderboard:
-    """Return the leaderboard that `fit_heads` saved.
-
-    Raises
-    ------
-    HeadError
-        When the folder has none, or one that cannot be read.
-    """
-    folder = Path(folder)
-    file = folder / BOARD_FILE
-    if not file.is_file():
-        raise HeadError(f"'{folder}' has no {BOARD_FILE}. Run `featcache fit-heads` first.")
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        if saved["board_version"] != BOARD_VERSION:
-            raise HeadError(
-                f"'{file}' has board version {saved['board_version']}; this featcache reads "
-                f"version {BOARD_VERSION}. Run `featcache fit-heads` again."
-            )
-        return Leaderboard(
-            folder=folder,
-            features_path=Path(saved["features"]),
-            spec=ExtractionSpec.from_dict(saved["spec"]),
-            class_names=tuple(saved["class_names"]),
-            results=tuple(
-                Result(**(row | {"fold_accuracy": tuple(row["fold_accuracy"])}))
-                for row in saved["results"]
-            ),
-            request=saved["request"],
-            n_train=saved["n_train"],
-            n_test=saved["n_test"],
-            majority=saved["majority"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, HeadError):
-            raise
-        raise HeadError(f"'{file}' is damaged. Run `featcache fit-heads` again.") from error
 
 
 def _settings(name: str, seed: int, dense: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -414,39 +266,8 @@ def _refit(
     return heads.save(head, folder, name), accuracy, macro_f1, seconds, messages
 
 
-def _load_if_same(folder: Path, request: dict[str, Any]) -> Leaderboard | None:
-    try:
-        board = load(folder)
-    except (HeadError, SpecError):
-        return None
-    has_files = all((folder / result.file).is_file() for result in board.results)
-    return board if board.request == request and has_files else None
-
-
-def _write(board: Leaderboard, folder: Path) -> None:
-    """Write leaderboard.json and leaderboard.csv."""
-    import csv
-
-    text = json.dumps(board.to_dict(), indent=1, ensure_ascii=False)
-    (folder / BOARD_FILE).write_text(text, encoding="utf-8")
-    with (folder / "leaderboard.csv").open("w", newline="", encoding="utf-8") as file:
-        columns = [key for key in asdict(board.results[0]) if key not in ("fold_accuracy", "file")]
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        for result in board.results:
-            writer.writerow(asdict(result) | {"params": _setting(result.params)})
-
-
-def _setting(params: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items() if key != "seed")
-
-
 def _as_json(params: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
-
-
-def _as_params(params: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from featcache import compare, examples, extraction, predict, stitching, store
+from featcache.leaderboard import Leaderboard
 
 SOURCE = "example:clipart"
 
 
-def run(cache_dir: Path, jobs: int = -1, console: Console | None = None) -> None:
-    """Extract, fit heads, stitch and predict on `example:clipart`, saying what each stage did."""
-    console = console or Console(highlight=False)
+def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
+    """Extract, fit heads, stitch and predict on `example:clipart`, saying what each stage did.
+
+    Returns
+    -------
+    The files made and the scores, as plain JSON types.
+    """
     started = time.monotonic()
 
     _command(console, f"featcache extract {SOURCE}")
@@ -70,6 +76,17 @@ def run(cache_dir: Path, jobs: int = -1, console: Console | None = None) -> None
         f"\n[bold]All of it: {time.monotonic() - started:.0f} s.[/bold] Run it again and only "
         f"the prediction is computed. Your own images: featcache extract FOLDER"
     )
+    return {
+        "features": str(features.path),
+        "heads": str(board.folder),
+        "best": board.best.name,
+        "accuracy": board.best.result.accuracy_mean,
+        "test_accuracy": board.best.result.test_accuracy,
+        "model": str(out),
+        "parity": stitched.card.parity,
+        "predictions": [one.to_dict() for one in by_path.values()],
+        "seconds": round(time.monotonic() - started, 3),
+    }
 
 
 def _command(console: Console, command: str) -> None:
@@ -80,7 +97,7 @@ def _took(console: Console, seconds: float) -> None:
     console.print(f"[dim]{seconds:.1f} s[/dim]")
 
 
-def _one_held_out_image_a_class(board: compare.Leaderboard) -> dict[str, str]:
+def _one_held_out_image_a_class(board: Leaderboard) -> dict[str, str]:
     """Return path -> class of the first held-out image of every class."""
     features = store.Features(board.features_path)
     chosen: dict[str, str] = {}

@@ -12,7 +12,9 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
 PART_ROWS = 2048
 PART_SECONDS = 30.0
+MAX_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def extract(
     ----------
     source : a folder with one subfolder a class, optionally under train/, val/ and test/; or
         example:clipart, example:digits.
-    backbone : name from `backbones.CATALOGUE`; None is efficientnet-lite0, or the model itself
+    backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
     weights : imagenet, random, or the path of a weights file or of a .keras backbone.
     pooling : avg, max or flatten; how a feature map becomes a vector.
@@ -123,125 +126,162 @@ def run(
     spec = resolved.spec
 
     with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-        digests, plain, failed = sources.scan(samples, images.is_plain, advance)
+        scanned = sources.scan(samples, images.is_plain, advance)
+    failed = dict(scanned.unreadable)
 
-    folder = store.source_folder(cache, samples.name, samples.origin)
-    path = folder / f"{spec.short_name}{path_suffix}.h5"
+    path = store.source_folder(cache, samples.name, samples.origin) / (
+        f"{spec.short_name}{path_suffix}.h5"
+    )
     published = _open_if_good(path)
-    is_hit = False
     if published is not None:
-        still_failing = failed | _known_failures(published, samples, digests)
-        is_hit = _table(samples, digests, still_failing).matches(published)
-    if published is not None and is_hit:
-        return Extraction(
-            features=published,
-            hit=True,
-            n_computed=0,
-            n_reused=len(published),
-            n_failed=len(published.failures),
-            n_passed_over=samples.n_passed_over,
-            seconds=time.monotonic() - started,
-        )
+        still_failing = failed | _known_failures(published, samples, scanned.digests)
+        if _table(samples, scanned.digests, still_failing).matches(published):
+            return Extraction(
+                features=published,
+                hit=True,
+                n_computed=0,
+                n_reused=len(published),
+                n_failed=len(published.failures),
+                n_passed_over=samples.n_passed_over,
+                seconds=time.monotonic() - started,
+            )
 
-    parts = store.Parts(path, spec.fingerprint)
-    kept = store.Rows([*parts.paths(), *store.of_fingerprint(cache, spec)])
-    is_missing = (kept.find(digests) < 0) & ~_mask(failed, len(samples))
-    missing = _first_of_each(digests, np.flatnonzero(is_missing))
-    if len(missing):
-        n_computed = _compute(
-            samples, resolved, digests, plain, missing, failed, parts, batch_size, device,
-            show_progress,
-        )  # fmt: skip
-        kept = store.Rows([*parts.paths(), *store.of_fingerprint(cache, spec)])
+    parts = store.Parts(path, spec.fingerprint, samples.origin)
+    work = _Work(samples, scanned, failed, resolved, parts, batch_size, device, show_progress)
+    damaged: set[Path] = set()
+    for _ in range(MAX_ATTEMPTS):
+        # again from the top when a file that was to lend rows turns out damaged, or when another
+        # run of the same extraction has published and taken the parts away
+        lenders = [*parts.paths(), *store.of_fingerprint(cache, spec)]
+        kept = store.Rows([lender for lender in lenders if lender not in damaged])
+        missing = np.flatnonzero((kept.find(scanned.digests) < 0) & ~_mask(failed, len(samples)))
+        if len(missing):
+            work.compute(_first_of_each(scanned.digests, missing))
+            _fail_copies(scanned.digests, failed)
+            continue
+        table = _table(samples, scanned.digests, failed)
+        if not table.ids:
+            example = table.failures[0]
+            raise SourceError(
+                f"None of the {len(samples)} images in '{samples.origin}' could be read; "
+                f"the first, '{example.id}': {example.reason}."
+            )
+        try:
+            provenance = _provenance(samples, resolved.weights)
+            features = store.publish(path, spec, table, kept, provenance)
+            break
+        except store.DamagedFileError as error:
+            damaged.add(error.path)
     else:
-        n_computed = 0
-
-    _fail_copies(digests, failed, kept)
-    table = _table(samples, digests, failed)
-    if not table.ids:
-        example = table.failures[0]
-        raise SourceError(
-            f"None of the {len(samples)} images in '{samples.origin}' could be read; "
-            f"the first, '{example.id}': {example.reason}."
+        raise StoreError(
+            f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another process write "
+            f"there? Run the same command again, or use another --cache-dir."
         )
-    provenance = _provenance(samples, resolved.weights)
-    features = store.publish(path, spec, table, kept, provenance)
-    parts.remove()
+    parts.remove(kept.paths)
     return Extraction(
         features=features,
         hit=False,
-        n_computed=n_computed,
-        n_reused=len(features) - n_computed,
+        n_computed=work.n_computed,
+        n_reused=len(features) - work.n_computed,
         n_failed=len(table.failures),
         n_passed_over=samples.n_passed_over,
         seconds=time.monotonic() - started,
     )
 
 
-def _compute(
-    samples: sources.Source,
-    resolved: backbones.Resolved,
-    digests: np.ndarray,
-    plain: np.ndarray,
-    missing: np.ndarray,
-    failed: dict[int, str],
-    parts: store.Parts,
-    batch_size: int,
-    device: str,
-    show_progress: bool,
-) -> int:
-    """Run the backbone over the missing rows into parts; return how many it gave."""
-    spec = resolved.spec
-    where = runtime.pick_device(device)
-    backbone = resolved.backbone or backbones.build(
-        spec.backbone, resolved.weights, spec.image_size
-    )
-    run_backbone = runtime.compile_frozen(backbones.frozen_extractor(backbone, spec), where)
+@dataclass
+class _Work:
+    """Running the backbone over rows of a source into parts."""
 
-    n_computed = 0
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    last = time.monotonic()
+    samples: sources.Source
+    scanned: sources.Scan
+    failed: dict[int, str]  # filled with what fails here
+    resolved: backbones.Resolved
+    parts: store.Parts
+    batch_size: int
+    device: str
+    show_progress: bool
+    n_computed: int = 0
 
-    def flush() -> None:
-        nonlocal last
-        if waiting:
-            parts.write(*(np.concatenate(column) for column in zip(*waiting, strict=True)))
-            waiting.clear()
-        last = time.monotonic()
+    def compute(self, rows: np.ndarray) -> None:
+        """Compute these rows; whatever ends this early, finished rows are kept."""
+        spec = self.resolved.spec
+        keep = _Keeper(self.parts)
+        with progress.bar("Extracting", len(rows), "images", self.show_progress) as advance:
+            try:
+                for numbers, batch in images.batches(
+                    self.samples,
+                    self.scanned,
+                    rows.tolist(),
+                    image_size=spec.image_size,
+                    resize_method=spec.resize,
+                    batch_size=self.batch_size,
+                    failures=self.failed,
+                ):
+                    embeddings = _as_stored(self.run_backbone(batch), spec)
+                    good = self._check(numbers, embeddings)
+                    keep.add(self.scanned.digests[numbers[good]], embeddings[good])
+                    self.n_computed += int(good.sum())
+                    advance(len(numbers))
+            finally:
+                keep.flush()
 
-    with progress.bar("Extracting", len(missing), "images", show_progress) as advance:
-        for rows, batch in images.batches(
-            samples,
-            missing.tolist(),
-            plain,
-            image_size=spec.image_size,
-            resize_method=spec.resize,
-            batch_size=batch_size,
-            failures=failed,
-        ):
-            embeddings = _as_stored(run_backbone(batch), spec, rows, failed)
-            good = np.isfinite(embeddings).all(axis=1)
-            waiting.append((digests[rows[good]], embeddings[good]))
-            n_computed += int(good.sum())
-            advance(len(rows))
-            n_waiting = sum(len(block) for block, _ in waiting)
-            if n_waiting >= PART_ROWS or time.monotonic() - last >= PART_SECONDS:
-                flush()
-        flush()
-    return n_computed
+    @cached_property
+    def run_backbone(self) -> Callable[[Any], np.ndarray]:
+        """The compiled backbone, built when the first row needs it."""
+        where = runtime.pick_device(self.device)
+        spec = self.resolved.spec
+        backbone = self.resolved.backbone or backbones.build(
+            spec.backbone, self.resolved.weights, spec.image_size
+        )
+        return runtime.compile_frozen(backbones.frozen_extractor(backbone, spec), where)
+
+    def _check(self, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        """Return which rows of a batch may be kept; the others become failures."""
+        good: np.ndarray = np.isfinite(embeddings).all(axis=1)
+        for place, row in enumerate(numbers.tolist()):
+            if not good[place]:
+                self.failed[row] = f"its features are not finite in {embeddings.dtype}"
+            elif not self._is_unchanged(row):
+                # its digest is of other bytes than its pixels; the next run looks at it afresh
+                self.failed[row] = "it changed while it was read"
+                self.scanned.digests[row] = 0
+                good[place] = False
+        return good
+
+    def _is_unchanged(self, row: int) -> bool:
+        try:
+            return self.samples.stamp(row) == self.scanned.stamps[row]
+        except OSError:
+            return False
 
 
-def _as_stored(
-    embeddings: np.ndarray, spec: ExtractionSpec, rows: np.ndarray, failed: dict[int, str]
-) -> np.ndarray:
-    """Convert to the stored dtype; rows that are not finite there become failures."""
+class _Keeper:
+    """Gathers rows and writes a part when there are enough, or enough time has gone by."""
+
+    def __init__(self, parts: store.Parts):
+        self.parts = parts
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self.last = time.monotonic()
+
+    def add(self, digests: np.ndarray, embeddings: np.ndarray) -> None:
+        self.waiting.append((digests, embeddings))
+        n_waiting = sum(len(block) for block, _ in self.waiting)
+        if n_waiting >= PART_ROWS or time.monotonic() - self.last >= PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        blocks = [block for block in self.waiting if len(block[0])]
+        self.waiting = []
+        if blocks:
+            self.parts.write(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+        self.last = time.monotonic()
+
+
+def _as_stored(embeddings: np.ndarray, spec: ExtractionSpec) -> np.ndarray:
+    """Convert to the stored dtype, in NumPy: HDF5's own conversion is many times slower."""
     with np.errstate(over="ignore"):
-        # in NumPy, because HDF5's own conversion to float16 is many times slower
-        stored = embeddings.astype(spec.dtype)
-    for row, embedding in zip(rows.tolist(), stored, strict=True):
-        if not np.isfinite(embedding).all():
-            failed[row] = f"its features are not finite in {spec.dtype}"
-    return stored
+        return np.asarray(embeddings.astype(spec.dtype))
 
 
 def _table(samples: sources.Source, digests: np.ndarray, failed: dict[int, str]) -> store.Table:
@@ -266,11 +306,13 @@ def _known_failures(
     return {row: reasons[key] for row, key in enumerate(keys) if key in reasons}
 
 
-def _fail_copies(digests: np.ndarray, failed: dict[int, str], kept: store.Rows) -> None:
+def _fail_copies(digests: np.ndarray, failed: dict[int, str]) -> None:
     """Let every copy of an image that failed fail with it: only the first was tried."""
     reasons = {digests[row].tobytes(): reason for row, reason in failed.items()}
-    for row in np.flatnonzero(kept.find(digests) < 0).tolist():
-        failed.setdefault(row, reasons[digests[row].tobytes()])
+    reasons.pop(bytes(sources.DIGEST_BYTES), None)  # no digest, so nothing is its copy
+    for row, digest in enumerate(digests):
+        if (reason := reasons.get(digest.tobytes())) is not None:
+            failed.setdefault(row, reason)
 
 
 def _open_if_good(path: Path) -> store.Features | None:

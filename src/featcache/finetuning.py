@@ -88,7 +88,10 @@ def finetune(
             raise SpecError(f"{name} must be {least} or more; got {value}.")
     if not 0 < learning_rate < 1:
         raise SpecError(f"learning_rate must lie between 0 and 1; got {learning_rate}.")
+    splits.check_seed(seed)
     path, out = Path(model), Path(out)
+    if out.resolve() == path.resolve():
+        raise SpecError(f"out must be another file than the model itself, '{path}'.")
     stitching.check_out(out)
     described = card.read(path)
     if described.head == "rbf-svm":
@@ -159,9 +162,9 @@ class _Data:
                 f"only one of them has: {odd}."
             )
         self.spec, self.batch_size = described.spec, batch_size
-        digests, self.plain, self.failures = sources.scan(
-            self.samples, images.is_plain, lambda n: None
-        )
+        self.scanned = sources.scan(self.samples, images.is_plain)
+        self.failures = dict(self.scanned.unreadable)
+        digests = self.scanned.digests
         given = None if self.samples.splits is None else np.array(self.samples.splits, object)
         labels = self.samples.labels
         part = splits.parts(labels, digests, given, described.seed)
@@ -185,8 +188,8 @@ class _Data:
         """Yield (images, labels) of these rows."""
         for numbers, batch in images.batches(
             self.samples,
+            self.scanned,
             rows.tolist(),
-            self.plain,
             image_size=self.spec.image_size,
             resize_method=self.spec.resize,
             batch_size=self.batch_size,
@@ -257,11 +260,14 @@ def _evaluate(network: keras.Model, data: _Data, rows: np.ndarray) -> tuple[floa
 
 def _save(network: keras.Model, data: _Data, out: Path, described: card.Card) -> None:
     """Freeze, save, and check that the file gives what the trained model gives."""
+    # another model object on the same layers: without the optimiser, and without our loss, which
+    # plain Keras could not load
+    network = quiet.keras().Model(network.inputs, network.output, name=network.name)
     network.trainable = False
     batch, _ = next(data.batches(data.test))
     expected = network.predict_on_batch(batch)
     stitching.save(network, out, described)
-    got = predict.load_keras(out, described).predict_on_batch(batch)
+    got = predict.load_keras(out, card.read(out)).predict_on_batch(batch)
     difference = float(np.abs(expected - got).max())
     if difference > stitching.TOLERANCE["float32"]:
         out.unlink()

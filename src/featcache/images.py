@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from featcache import quiet
-from featcache.sources import Source
+from featcache.sources import Scan, Source
 
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 BACKGROUND = (255, 255, 255)  # under transparent pixels
@@ -80,8 +80,8 @@ def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
 
 def batches(
     source: Source,
+    scanned: Scan,
     rows: Sequence[int],
-    plain: np.ndarray,
     *,
     image_size: tuple[int, int],
     resize_method: str,
@@ -92,8 +92,8 @@ def batches(
 
     Parameters
     ----------
+    scanned : what `sources.scan(source, is_plain)` gave.
     rows : row numbers to load.
-    plain : (n,) bool, the rows of the source that TensorFlow can decode; see `is_plain`.
     failures : filled with the reason for every row that could not be loaded.
 
     Yields
@@ -102,8 +102,8 @@ def batches(
     """
     tf = quiet.tensorflow()
     paths = source.paths or ()
-    in_graph = [row for row in rows if plain[row]]
-    left = dict.fromkeys(row for row in rows if not plain[row])
+    in_graph = [row for row in rows if scanned.plain[row]]
+    left = dict.fromkeys(row for row in rows if not scanned.plain[row])
 
     def load(row: Any, path: Any) -> Any:
         # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
@@ -210,6 +210,8 @@ def _is_plain_jpeg(data: bytes) -> bool:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : position + 2 + length]
         if marker == 0xE1 and segment.startswith(b"Exif\0\0") and not _is_upright(segment[6:]):
+            return False
+        if marker == 0xE1 and b"tiff:Orientation" in segment:  # XMP may rotate as well
             return False
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if len(segment) < 6:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import card, images, progress, quiet, runtime, sources
-from featcache.errors import SpecError, StitchError
+from featcache import card, images, progress, quiet, runtime, sources, weights_memo
+from featcache.errors import SourceError, SpecError, StitchError
 
 if TYPE_CHECKING:
     import keras
@@ -75,21 +75,22 @@ class Model:
         Raises
         ------
         SourceError
-            When a path does not exist or there are no images.
+            When a path does not exist, there are no images, or none can be read.
         """
         if top < 1:
             raise SpecError(f"top must be 1 or more; got {top}.")
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         samples = sources.from_files(given)
-        _, plain, failures = sources.scan(samples, images.is_plain, lambda n: None)
+        scanned = sources.scan(samples, images.is_plain)
+        failures = dict(scanned.unreadable)
         names = np.array(self.card.class_names, object)
         found: dict[int, Prediction] = {}
         readable = [row for row in range(len(samples)) if row not in failures]
         with progress.bar("Predicting", len(samples), "images", show_progress) as advance:
             for rows, batch in images.batches(
                 samples,
+                scanned,
                 readable,
-                plain,
                 image_size=self.card.spec.image_size,
                 resize_method=self.card.spec.resize,
                 batch_size=BATCH_SIZE,
@@ -102,6 +103,12 @@ class Model:
                         samples.ids[row], tuple(names[best]), tuple(output[best].tolist())
                     )
                 advance(len(rows))
+        if not found:
+            row, reason = next(iter(failures.items()))
+            raise SourceError(
+                f"None of the {len(samples)} images could be read; the first, "
+                f"'{samples.ids[row]}': {reason}."
+            )
         unreadable = {
             row: Prediction(samples.ids[row], (), (), why) for row, why in failures.items()
         }
@@ -121,6 +128,11 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     StitchError
         When it does not load or is not the model that the card describes.
     """
+    if described.model_digest and described.model_digest != weights_memo.digest_file(path):
+        raise StitchError(
+            f"Model '{path}' is not the file that its card '{card.path_of(path).name}' describes: "
+            f"it was changed or replaced since. Stitch again, or put the right card beside it."
+        )
     try:
         model: keras.Model = quiet.keras().models.load_model(path, compile=False)
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises

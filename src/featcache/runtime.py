@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import quiet
-from featcache.errors import SpecError
+from featcache.errors import BackboneError, SpecError
 
 if TYPE_CHECKING:
     import keras
@@ -53,8 +53,14 @@ def compile_frozen(model: keras.Model, device: str = "auto") -> Callable[[Any], 
         frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
 
     def run(images: Any) -> np.ndarray:
-        with tf.device(where):
-            (output,) = frozen(tf.convert_to_tensor(images, tf.float32))
+        try:
+            with tf.device(where):
+                (output,) = frozen(tf.convert_to_tensor(images, tf.float32))
+        except tf.errors.ResourceExhaustedError as error:
+            raise BackboneError(
+                f"{len(images)} images of {model.inputs[0].shape[1]} x {model.inputs[0].shape[2]} "
+                f"pixels at once do not fit into memory. Lower --batch-size or --image-size."
+            ) from error
         return np.asarray(output.numpy())
 
     return run

@@ -6,9 +6,11 @@ here; a sample is its id, its label and the bytes that give it a digest.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache import examples
-from featcache.errors import SourceError
+from featcache.errors import SourceError, SpecError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUFFIXES = {  # files that are images by name; all others are passed over
@@ -55,6 +57,21 @@ class Source:
         pixels: bytes = self.arrays[row].tobytes()
         return repr(self.arrays.shape[1:]).encode() + pixels
 
+    def stamp(self, row: int) -> tuple[int, int] | None:
+        """Return size and modification time (ns) of a file; None for arrays.
+
+        Raises
+        ------
+        OSError
+            When it is gone or is no regular file.
+        """
+        if self.paths is None:
+            return None
+        status = os.stat(self.paths[row])
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise OSError(errno.EINVAL, "not a regular file")
+        return status.st_size, status.st_mtime_ns
+
     def take(self, rows: np.ndarray) -> Source:
         """Return the source with only these rows, in their given (ascending) order."""
         pick = rows.tolist()
@@ -87,12 +104,16 @@ def open_source(where: str | os.PathLike[str]) -> Source:
     Raises
     ------
     SourceError
-        When it does not exist, is no folder or has no images.
+        When it does not exist, is no folder, has no images, or mixes splits with other folders.
+    SpecError
+        When there is no such example.
     """
     text = os.fspath(where)
     if text.startswith(examples.PREFIX):
         return _open_example(text)
-    root = Path(text).expanduser()
+    if not text:
+        raise SpecError("The image folder's name is empty; give a folder or example:clipart.")
+    root = Path(text)
     if not root.exists():
         raise SourceError(f"Image folder '{root}' does not exist.")
     if not root.is_dir():
@@ -140,23 +161,44 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def scan(
-    source: Source, is_plain: Callable[[bytes], bool], advance: Callable[[int], None]
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Read every sample once, in threads.
+@dataclass(frozen=True)
+class Scan:
+    """What one look at every sample of a source gave."""
 
-    Returns
-    -------
-    digests : (n, 16) uint8, zero where the file could not be read.
-    plain : (n,) bool, what `is_plain` says of the bytes; False for arrays.
-    unreadable : reason by row, for files that could not be read.
-    """
+    digests: np.ndarray  # (n, 16) uint8, zero where the file could not be read
+    plain: np.ndarray  # (n,) bool: TensorFlow can decode it; False for arrays
+    stamps: list[tuple[int, int] | None]  # size and time of each file before it was read
+    unreadable: dict[int, str]  # reason by row
+
+    def take(self, rows: np.ndarray) -> Scan:
+        """Return the scan of `source.take(rows)`."""
+        place = {row: number for number, row in enumerate(rows.tolist())}
+        return Scan(
+            self.digests[rows],
+            self.plain[rows],
+            [self.stamps[row] for row in rows.tolist()],
+            {place[row]: reason for row, reason in self.unreadable.items() if row in place},
+        )
+
+
+def _nothing(n: int) -> None:
+    """Show no progress."""
+
+
+def scan(
+    source: Source,
+    is_plain: Callable[[bytes], bool],
+    advance: Callable[[int], None] = _nothing,
+) -> Scan:
+    """Read every sample once, in threads; `is_plain` judges a file's bytes."""
     digests = np.zeros((len(source), DIGEST_BYTES), np.uint8)
     plain = np.zeros(len(source), bool)
+    stamps: list[tuple[int, int] | None] = [None] * len(source)
     unreadable: dict[int, str] = {}
 
     def look(row: int) -> tuple[int, bytes, bool, str]:
         try:
+            stamps[row] = source.stamp(row)
             data = source.read(row)
         except OSError as error:
             return row, bytes(DIGEST_BYTES), False, error.strerror or str(error)
@@ -170,7 +212,7 @@ def scan(
             if reason:
                 unreadable[row] = reason
             advance(1)
-    return digests, plain, unreadable
+    return Scan(digests, plain, stamps, unreadable)
 
 
 def _bounded_map(
@@ -192,7 +234,7 @@ def _open_example(text: str) -> Source:
         ids = tuple(f"{labels[row]}/{row:04d}" for row in order)
         names = tuple(str(label) for label in range(10))
         return Source(name, text, ids, labels[order], names, arrays=arrays[order])
-    raise SourceError(
+    raise SpecError(
         f"There is no example '{name}'; choose one of "
         f"{', '.join(examples.PREFIX + known for known in examples.NAMES)}."
     )
@@ -205,9 +247,14 @@ def _open_folder(root: Path) -> Source:
             f"Image folder '{root}' has no images; expected one subfolder a class with files "
             f"ending in {', '.join(sorted(SUFFIXES))}."
         )
-    by_id = {_as_id(image.relative_to(root).as_posix()): image for image in images}
+    by_id: dict[str, Path] = {}
+    for image in images:
+        id_ = _as_id(image.relative_to(root).as_posix())
+        if id_ in by_id:
+            raise SourceError(f"Two files have the id '{id_}': {by_id[id_]!r} and {image!r}.")
+        by_id[id_] = image
     parts = {id_: tuple(id_.split("/")) for id_ in by_id}
-    has_splits = all(len(p) > 2 and p[0].lower() in SPLITS for p in parts.values())
+    has_splits = _has_splits(root, parts.values())
     depth = 1 if has_splits else 0
     has_classes = any(len(p) > depth + 1 for p in parts.values())
     if has_classes:
@@ -230,18 +277,38 @@ def _open_folder(root: Path) -> Source:
     )
 
 
+def _has_splits(root: Path, parts: Collection[tuple[str, ...]]) -> bool:
+    """Return whether the folders at the top are splits, with classes below them."""
+    tops = {p[0] for p in parts if len(p) > 1}
+    named = {top for top in tops if top.lower() in SPLITS}
+    deep = {p[0] for p in parts if len(p) > 2}
+    if not named & deep:
+        return False  # images lie directly in train/ and test/: these are classes
+    if tops == named:
+        return True
+    if len({SPLITS[top.lower()] for top in named}) > 1:
+        raise SourceError(
+            f"'{root}' has {', '.join(sorted(named))} beside "
+            f"{', '.join(sorted(tops - named)[:3])}; expected either splits with classes "
+            f"below them, or classes alone."
+        )
+    return False
+
+
 def _walk(root: Path) -> tuple[list[Path], int]:
-    """Return image files below `root` and the number of other files; links are followed once."""
+    """Return image files below `root` and the number of other files; links are followed."""
     images: list[Path] = []
     passed_over = 0
-    seen: set[tuple[int, int]] = set()
+    above = {os.fspath(root): {_identity(root)}}  # by folder: itself and what it lies in
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()  # a link back to a folder above it
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        chain = above.pop(folder)
+        kept = []
+        for name in sorted(subfolders):
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and (identity := _identity(path)) not in chain:
+                above[path] = chain | {identity}
+                kept.append(name)
+        subfolders[:] = kept  # a link back to a folder above is not followed again
         for name in files:
             is_image = os.path.splitext(name)[1].lower() in SUFFIXES
             if is_image and not name.startswith("."):
@@ -249,6 +316,11 @@ def _walk(root: Path) -> tuple[list[Path], int]:
             else:
                 passed_over += 1
     return images, passed_over
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _as_id(path: str) -> str:

@@ -33,7 +33,7 @@ class ExtractionSpec:
     backbone: str  # catalogue name, or the stem of a .keras file
     weights: str  # BLAKE2b-128 of the weights, hex
     image_size: tuple[int, int]  # height, width in pixels, after resizing
-    preprocessing: str  # key of backbones.PREPROCESSING
+    preprocessing: str  # key of catalogue.PREPROCESSING
     layer: str | None = None  # tapped layer; None is the backbone's output
     pooling: str = "avg"  # one of POOLINGS
     resize: str = "bilinear"  # one of RESIZES
@@ -45,7 +45,8 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES), ("dtype", DTYPES)):
             check_choice(name, getattr(self, name), allowed)
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        sides = self.image_size
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise SpecError(
                 f"image_size must be a positive number of pixels, or height and width; "
                 f"got {self.image_size}."

@@ -11,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from featcache.errors import HeadError
+from featcache.errors import HeadError, SpecError
 
 HELD_OUT_FRACTION = 0.2
 
@@ -49,6 +49,12 @@ def held_out(
     return np.asarray(out[copy_of])
 
 
+def check_seed(seed: int) -> None:
+    """Raise SpecError unless every random generator in use takes this seed."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SpecError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}.")
+
+
 def parts(
     labels: np.ndarray, digests: np.ndarray, splits: np.ndarray | None, seed: int
 ) -> dict[str, np.ndarray]:
@@ -80,12 +86,17 @@ def folds(
 
     first, copy_of = _unique(digests)
     strata = labels[first]
-    present, counts = np.unique(strata, return_counts=True)
-    if len(present) < 2:
-        which = f"'{class_names[present[0]]}'" if len(present) else "none"
-        raise HeadError(f"A head needs two classes or more; the training part has only {which}.")
+    counts = np.bincount(strata, minlength=len(class_names))
+    if np.count_nonzero(counts) < 2:
+        only = class_names[counts.argmax()]
+        raise HeadError(f"A head needs two classes or more; the training part has only '{only}'.")
+    if not counts.min():
+        raise HeadError(
+            f"Class '{class_names[counts.argmin()]}' has no training image that could be read. "
+            f"Add images to it, or remove its folder."
+        )
     if counts.min() < n_folds:
-        smallest = class_names[present[counts.argmin()]]
+        smallest = class_names[counts.argmin()]
         raise HeadError(
             f"Class '{smallest}' has {counts.min()} different training image(s), fewer than the "
             f"{n_folds} folds. Add images or use fewer folds (--cv)."

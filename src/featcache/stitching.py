@@ -17,15 +17,16 @@ import numpy as np
 from featcache import (
     backbones,
     card,
-    compare,
+    catalogue,
     images,
+    leaderboard,
     progress,
     quiet,
     sources,
     store,
     weights_memo,
 )
-from featcache.errors import SpecError, StitchError
+from featcache.errors import SourceError, SpecError, StitchError
 
 if TYPE_CHECKING:
     import keras
@@ -74,7 +75,7 @@ class Stitched:
 
 
 def stitch(
-    head: compare.FittedHead,
+    head: leaderboard.FittedHead,
     out: str | os.PathLike[str] | None = None,
     *,
     source: str | os.PathLike[str] | None = None,
@@ -97,10 +98,11 @@ def stitch(
     if out is not None:
         check_out(Path(out))
     features = store.Features(head.board.features_path)
-    if features.fingerprint != head.board.spec.fingerprint:
+    if features.content != head.board.request["features"]:
         raise StitchError(
-            f"The heads in '{head.board.folder}' belong to features {head.board.spec.fingerprint}, "
-            f"but '{features.path}' now has {features.fingerprint}. Run `featcache fit-heads`."
+            f"The heads in '{head.board.folder}' were fitted before '{features.path}' changed "
+            f"(fingerprint then {head.board.spec.fingerprint}, now {features.fingerprint}). "
+            f"Run `featcache fit-heads` again."
         )
     model = _build(head, features)
     parity = check_parity(model, head, features, source, show_progress)
@@ -115,7 +117,7 @@ def stitch(
 
 
 def run(
-    head: compare.FittedHead, out: Path, *, overwrite: bool = False, **options: Any
+    head: leaderboard.FittedHead, out: Path, *, overwrite: bool = False, **options: Any
 ) -> Stitched:
     """Stitch into a file, unless it was already made from this very head."""
     check_out(out)
@@ -127,7 +129,7 @@ def run(
 
 def check_parity(
     model: keras.Model,
-    fitted: compare.FittedHead,
+    fitted: leaderboard.FittedHead,
     features: store.Features,
     source: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
@@ -146,7 +148,7 @@ def check_parity(
     wanted = np.arange(len(features))
     if len(wanted) > MAX_PARITY_IMAGES:
         wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
-    samples, rows_of, plain = _unchanged(features, wanted, source)
+    samples, scanned, rows_of = _unchanged(features, wanted, source)
 
     probe = keras.Model(model.inputs, [model.get_layer(head.parity_layer).output, model.output])
     values: dict[int, np.ndarray] = {}
@@ -155,8 +157,8 @@ def check_parity(
     with progress.bar("Parity", len(samples), "images", show_progress) as advance:
         for numbers, batch in images.batches(
             samples,
+            scanned,
             range(len(samples)),
-            plain,
             image_size=features.spec.image_size,
             resize_method=features.spec.resize,
             batch_size=BATCH_SIZE,
@@ -168,8 +170,9 @@ def check_parity(
             advance(len(numbers))
     if not values:
         raise StitchError(
-            f"None of the images in '{samples.origin}' is there unchanged, so the stitched model "
-            f"cannot be checked. Give --source, or extract again."
+            f"None of the cached images is in '{samples.origin}' unchanged, so the stitched "
+            f"model cannot be checked. Give the folder they were extracted from (--source), or "
+            f"extract again."
         )
     done = sorted(values)
     X = features.X[rows_of[done]]
@@ -198,23 +201,32 @@ def _hangs_on_a_tie(head: Any, values: np.ndarray, tolerance: float) -> np.ndarr
 
 def _unchanged(
     features: store.Features, wanted: np.ndarray, source: str | os.PathLike[str] | None
-) -> tuple[sources.Source, np.ndarray, np.ndarray]:
-    """Return the images that are still the cached ones, their rows, and which are plain."""
-    samples = sources.open_source(source or features.provenance["source"])
+) -> tuple[sources.Source, sources.Scan, np.ndarray]:
+    """Return the images that are still the cached ones, their scan, and their rows."""
+    origin = features.provenance["source"]
+    try:
+        samples = sources.open_source(source or origin)
+    except SourceError as error:
+        if source:
+            raise
+        raise SourceError(
+            f"The images are no longer where they were extracted from, '{origin}'; the stitched "
+            f"model is checked on them. Give their folder (--source)."
+        ) from error
     place = {id_: row for row, id_ in enumerate(samples.ids)}
     there = [row for row in wanted.tolist() if features.ids[row] in place]
     samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
-    digests, plain, _ = sources.scan(samples, images.is_plain, lambda n: None)
-    same = np.flatnonzero((digests == features.digests[there]).all(axis=1))
-    return samples.take(same), np.array(there, int)[same], plain[same]
+    scanned = sources.scan(samples, images.is_plain)
+    same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
+    return samples.take(same), scanned.take(same), np.array(there, int)[same]
 
 
-def _build(fitted: compare.FittedHead, features: store.Features) -> keras.Model:
+def _build(fitted: leaderboard.FittedHead, features: store.Features) -> keras.Model:
     keras = quiet.keras()
     spec = features.spec
     memo = features.path.parent.parent / weights_memo.FILE_NAME
     resolved = backbones.resolve(
-        spec.backbone if spec.backbone in backbones.CATALOGUE else None,
+        None if catalogue.is_own(spec.backbone) else spec.backbone,
         weights=features.provenance["weights"],
         layer=spec.layer,
         pooling=spec.pooling,
@@ -252,16 +264,21 @@ def check_out(out: Path) -> None:
         raise SpecError(f"The model's file must end in .keras; got '{out}'.")
     if not out.parent.is_dir():
         raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
+    beside = card.path_of(out)
+    if beside.exists() and not card.is_card(beside):
+        raise SpecError(
+            f"The model's card would overwrite '{beside}', which is no card. Choose another --out."
+        )
 
 
 def _card(
-    fitted: compare.FittedHead,
+    fitted: leaderboard.FittedHead,
     features: store.Features,
     parity: Parity,
     source: str | os.PathLike[str] | None,
 ) -> card.Card:
     return card.Card(
-        class_names=tuple(features.class_names[label] for label in fitted.head.classes_),
+        class_names=tuple(fitted.board.class_names[label] for label in fitted.head.classes_),
         output=fitted.head.output,
         spec=features.spec,
         head=fitted.name,
@@ -276,6 +293,7 @@ def _card(
 
 def save(model: keras.Model, out: Path, described: card.Card) -> None:
     """Write a model and its card; the model appears whole or not at all."""
+    store.sweep(out.parent, f"{out.stem}.")
     temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
     try:
         model.save(temporary)
@@ -286,7 +304,7 @@ def save(model: keras.Model, out: Path, described: card.Card) -> None:
     replace(described, model_digest=digest).write(out)
 
 
-def _read_if_same(fitted: compare.FittedHead, out: Path) -> card.Card | None:
+def _read_if_same(fitted: leaderboard.FittedHead, out: Path) -> card.Card | None:
     """Return the card of a model that was stitched from this head and not touched since."""
     try:
         known = card.read(out)
@@ -295,6 +313,7 @@ def _read_if_same(fitted: compare.FittedHead, out: Path) -> card.Card | None:
     same = (
         known.finetuned is None
         and known.spec == fitted.board.spec
+        and known.class_names == fitted.board.class_names
         and known.head_digest == weights_memo.digest_file(fitted.path)
         and known.model_digest == weights_memo.digest_file(out)
     )

@@ -15,13 +15,13 @@ from typing import Any
 FILE_NAME = ".weights.json"
 
 
-def recall(memo: Path | None, name: str, weights: str) -> str | None:
+def recall(memo: Path | None, name: str, weights: str | Path) -> str | None:
     """Return the digest remembered for these weights, or None."""
     value = _read(memo).get(_key(name, weights))
     return value if isinstance(value, str) else None
 
 
-def remember(memo: Path | None, name: str, weights: str, digest: str) -> None:
+def remember(memo: Path | None, name: str, weights: str | Path, digest: str) -> None:
     """Write the digest down, unless it is there already or there is no memo."""
     if memo is None:
         return
@@ -53,10 +53,9 @@ def _read(memo: Path | None) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _key(name: str, weights: str) -> str:
-    """A file counts by path, size and time; the rest by what Keras version would make of it."""
-    try:
-        status = os.stat(weights)
+def _key(name: str, weights: str | Path) -> str:
+    """A file counts by path, size and time; a word by what this Keras version makes of it."""
+    if isinstance(weights, Path):
+        status = weights.stat()
         return f"{weights}|{status.st_size}|{status.st_mtime_ns}"
-    except OSError:
-        return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"
+    return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"

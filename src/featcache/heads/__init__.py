@@ -58,4 +58,6 @@ def load(name: str, file: Path, params: dict[str, Any]) -> Head:
     # skops, Keras and zipfile each raise kinds of their own for a file they cannot read
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise HeadError(f"Head file '{file}' cannot be loaded: {reason}") from error
+        raise HeadError(
+            f"Head file '{file}' cannot be loaded: {reason}. Run `featcache fit-heads` again."
+        ) from error

@@ -117,8 +117,9 @@ class SklearnHead(Head):
                 f"({', '.join(untrusted[:3])}); it is not loaded."
             )
         pipeline = io.load(file)
-        if not isinstance(pipeline, Pipeline) or len(pipeline) != 2:
-            raise HeadError(f"Head file '{file}' holds no head.")
+        kind = type(self.make_classifier(1))
+        if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
+            raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
         self.pipeline_ = pipeline
         return self._describe()
 

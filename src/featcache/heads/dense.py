@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import quiet
-from featcache.errors import HeadError
+from featcache.errors import HeadError, SpecError
 from featcache.heads.contract import PROBABILITIES, Head
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Dense(Head):
     def __init__(
         self,
         hidden: tuple[int, ...] = (),
-        dropout: float = 0.8,
+        dropout: float = 0.5,
         batch_norm: bool = False,
         learning_rate: float = 1e-3,
         epochs: int = 200,
@@ -73,11 +73,15 @@ class Dense(Head):
         self.seed = seed
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        self._check()
         X = np.asarray(X, np.float64)
         self.classes_, targets = np.unique(y, return_inverse=True)
         self.n_features_in_ = X.shape[1]
-        if len(self.classes_) < 2:
-            raise HeadError("A head needs two classes or more; the training part has one.")
+        if len(self.classes_) < 2 or not np.array_equal(self.classes_, range(len(self.classes_))):
+            raise HeadError(
+                f"Dense needs samples of each of the classes 0 to n_classes - 1, two or more; got "
+                f"{self.classes_.tolist()}."
+            )
         self.mean_ = X.mean(axis=0).astype(np.float32)
         deviation = X.std(axis=0)
         self.scale_ = np.where(deviation > 1e-12, deviation, 1.0).astype(np.float32)
@@ -95,6 +99,12 @@ class Dense(Head):
             rng,
         )
         return self
+
+    def _check(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"dropout must lie in 0 to 1, 1 excluded; got {self.dropout}.")
+        if any(units < 1 for units in self.hidden):
+            raise SpecError(f"hidden must be positive numbers of units; got {self.hidden}.")
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, n_classes)."""
@@ -262,6 +272,8 @@ def _stratified(
     for target in np.unique(targets):
         rows = rng.permutation(np.flatnonzero(targets == target))
         is_val[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
+    if not is_val.any():  # one sample a class: then only the training loss can say when to stop
+        return np.flatnonzero(~is_val), np.flatnonzero(~is_val)
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 

@@ -1,0 +1,32 @@
+"""The HDF5 feature file: reading it, making it from parts, publishing it whole. See docs/format.md.
+
+Only this package knows h5py. While rows are computed they go to small part files beside the final
+one; a part, like the file itself, is written under a temporary name, flushed to disk and renamed,
+so that whatever exists under its own name is whole. Rows are found again by content digest.
+"""
+
+from featcache.store.features import Failure, Features, Table
+from featcache.store.folders import (
+    newest_features,
+    newest_heads,
+    of_fingerprint,
+    source_folder,
+    sweep,
+)
+from featcache.store.publishing import publish
+from featcache.store.rows import DamagedFileError, Parts, Rows
+
+__all__ = [
+    "DamagedFileError",
+    "Failure",
+    "Features",
+    "Parts",
+    "Rows",
+    "Table",
+    "newest_features",
+    "newest_heads",
+    "of_fingerprint",
+    "publish",
+    "source_folder",
+    "sweep",
+]

@@ -1,0 +1,122 @@
+"""Where things lie below the cache folder: a folder a source, and what is newest in it."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from featcache.errors import HeadError, SpecError, StoreError
+from featcache.spec import ExtractionSpec
+from featcache.store.features import Features
+
+OWNER_FILE = "source.json"
+
+
+def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
+    """Return the folder of a source below the cache folder; it need not exist yet.
+
+    It bears the source's name; a second source of the same name gets a suffix.
+
+    Raises
+    ------
+    StoreError
+        When that one, too, belongs to another source.
+    """
+    digest = hashlib.blake2b(os.fsencode(origin), digest_size=3).hexdigest()
+    for folder in (cache_dir / name, cache_dir / f"{name}-{digest}"):
+        if _owner(folder) in (origin, None):
+            sweep(folder)
+            return folder
+    raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
+
+
+def claim(folder: Path, origin: str) -> None:
+    """Make a source's folder if need be, and write down whose it is."""
+    if folder.is_dir() and _owner(folder) == origin:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    ignore = folder.parent / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")  # the cache folder keeps itself out of git
+    temporary = folder / f"{OWNER_FILE}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps({"origin": origin}))
+    temporary.replace(folder / OWNER_FILE)
+
+
+def _owner(folder: Path) -> str | None:
+    """Return the origin of the source that a folder belongs to; None for a folder of nobody."""
+    try:
+        return str(json.loads((folder / OWNER_FILE).read_text())["origin"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def sweep(folder: Path, prefix: str = "") -> None:
+    """Delete temporary files that a process left in `folder` when it died."""
+    for path in folder.glob(f"{glob.escape(prefix)}*.tmp*"):
+        match = re.search(r"\.(\d+)\.tmp(\.keras)?$", path.name)
+        if match is None or _is_running(int(match[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # asking would end the process there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def of_fingerprint(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
+    """Return the feature files anywhere in the cache folder that have this spec."""
+    found = []
+    for path in sorted(cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5")):
+        try:
+            if Features(path).fingerprint == spec.fingerprint:
+                found.append(path)
+        except (StoreError, SpecError):
+            continue  # damaged or foreign: it has nothing to give
+    return found
+
+
+def newest_features(cache_dir: Path) -> Path:
+    """Return the feature file written last.
+
+    Raises
+    ------
+    StoreError
+        When the cache folder has none.
+    """
+    found = [path for path in cache_dir.glob("*/*.h5") if path.is_file()]
+    if not found:
+        raise StoreError(
+            f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def newest_heads(cache_dir: Path) -> Path:
+    """Return the folder of heads written last.
+
+    Raises
+    ------
+    HeadError
+        When the cache folder has none.
+    """
+    found = list(cache_dir.glob("*/*.heads/leaderboard.json"))
+    if not found:
+        raise HeadError(f"There are no heads in '{cache_dir}'. Run `featcache fit-heads` first.")
+    return max(found, key=lambda path: path.stat().st_mtime).parent

@@ -1,0 +1,170 @@
+"""Small images, a tiny backbone, and the clip art's features, shared by the tests.
+
+`clipart` computes the real features once a session; tests that use it run in one process.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+REPOSITORY = Path(__file__).parent.parent
+
+CLASSES = ("apple", "pear", "quince")
+HUES = {"apple": (200, 60, 40), "pear": (70, 180, 60), "quince": (60, 90, 200)}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"clipart", "clipart_board"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("clipart"))
+
+
+def make_image(path: Path, hue: tuple[int, int, int], seed: int, size: tuple[int, int]) -> Path:
+    """Write a noisy image of one hue; every seed gives other bytes."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-50, 50, (size[1], size[0], 3))
+    pixels = np.clip(np.array(hue) + noise, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_photos(root: Path, a_class: int = 7, classes: tuple[str, ...] = CLASSES) -> Path:
+    """Write `a_class` images for each class: JPEG and PNG, odd names, differing sizes."""
+    for number, name in enumerate(classes):
+        for i in range(a_class):
+            file = f"{name} ü{i}.{'jpg' if i % 3 else 'png'}"
+            size = (40 + 3 * i, 50 - 2 * i)
+            hue = HUES.get(name, (30 * number, 200 - 20 * number, 90))
+            make_image(root / name / file, hue, 100 * number + i, size)
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 21 images in three classes; 21 is no multiple of any batch size used."""
+    return make_photos(tmp_path / "my photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick .keras backbone of 32 x 32 images: two convolutions with batch normalisation."""
+    from featcache import quiet
+
+    keras = quiet.keras()
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
+    x = keras.layers.Conv2D(8, 3, strides=2, name="conv_1")(x)
+    x = keras.layers.BatchNormalization(name="bn_1")(x)
+    x = keras.layers.ReLU(name="relu_1")(x)
+    x = keras.layers.Conv2D(12, 3, strides=2, name="conv_2")(x)
+    x = keras.layers.BatchNormalization(name="bn_2")(x)
+    x = keras.layers.ReLU(name="relu_2")(x)
+    model = keras.Model(inputs, x, name="tiny")
+    for variable in model.weights:
+        if variable.path.endswith("kernel"):
+            variable.assign(0.3 * rng.standard_normal(variable.shape))
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def extract(tiny_backbone: Path, tmp_path: Path) -> Callable[..., Any]:
+    """`extraction.run` with the tiny backbone and a cache folder of the test's own."""
+    from featcache import extraction
+
+    def run(source: Path | str, **options: Any) -> Any:
+        settings = {
+            "weights": str(tiny_backbone),
+            "cache_dir": tmp_path / "cache",
+            "batch_size": 4,
+            "show_progress": False,
+        }
+        return extraction.run(source, **(settings | options))
+
+    return run
+
+
+@pytest.fixture
+def images_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts what goes through a backbone: one entry a batch, its number of images."""
+    from featcache import runtime
+
+    counted: list[int] = []
+    compile_frozen = runtime.compile_frozen
+
+    def counting(*arguments: Any) -> Any:
+        run = compile_frozen(*arguments)
+
+        def count(images: Any) -> np.ndarray:
+            counted.append(len(images))
+            return run(images)
+
+        return count
+
+    monkeypatch.setattr(runtime, "compile_frozen", counting)
+    return counted
+
+
+@pytest.fixture(scope="session")
+def clipart(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The features of example:clipart by efficientnet-lite0 with its real weights."""
+    import featcache as fc
+
+    return fc.extract(cache_dir=tmp_path_factory.mktemp("clipart"), show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def clipart_board(clipart: Any) -> Any:
+    """Every head of the catalogue on the clip art."""
+    import featcache as fc
+
+    return fc.fit_heads(clipart, jobs=2, show_progress=False)
+
+
+@dataclass
+class Ran:
+    """What a command printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run the command line in the test's folder, in this process: TensorFlow is imported once."""
+    from featcache.cli import main
+
+    def run(*arguments: str | Path) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["featcache", *map(str, arguments)])
+            with pytest.raises(SystemExit) as exited:
+                main()
+        return Ran(int(exited.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
+
+
+def parse_single_json(stdout: str) -> Any:
+    """Return the one JSON object that is all of stdout."""
+    assert stdout.count("\n") == 1
+    return json.loads(stdout)

@@ -1,0 +1,227 @@
+"""The command line as a person meets it: outputs, and one line for everything expected to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import make_photos, parse_single_json
+
+from featcache import cli as command_line
+
+VERBS = [
+    command.name or command.callback.__name__ for command in command_line.app.registered_commands
+]
+
+
+@pytest.fixture
+def home(tmp_path, photos, tiny_backbone, cli):
+    """A folder with extracted features, fitted heads and a stitched model in ./cache."""
+    for arguments in (
+        ("extract", photos, "--weights", tiny_backbone),
+        ("fit-heads", "--cv", "3", "--heads", "logreg,rbf-svm", "--jobs", "1"),
+        ("stitch", "--out", "m.keras", "--head", "logreg"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_path):
+    done = cli("extract", photos, "--weights", tiny_backbone, "--json")
+    extracted = parse_single_json(done.stdout)
+    assert extracted["shape"] == [21, 12]
+    assert extracted["computed"] == 21
+    done = cli("fit-heads", "--cv", "3", "--heads", "logreg,linear-svm", "--jobs", "1", "--json")
+    board = parse_single_json(done.stdout)
+    assert {row["head"] for row in board["results"]} == {"logreg", "linear-svm"}
+    assert "Took the newest feature file" in done.stderr
+    done = cli("stitch", "--head", "logreg", "--json")
+    model = parse_single_json(done.stdout)
+    assert model["parity"]["n_same_class"] == 21
+    assert "Took the newest heads" in done.stderr
+    done = cli("predict", model["model"], photos / "pear", "--top", "2", "--json")
+    predictions = parse_single_json(done.stdout)["predictions"]
+    assert [len(one["classes"]) for one in predictions] == [2] * 7
+    done = cli("finetune", model["model"], "--unfreeze", "1", "--epochs", "1", "--json")
+    tuned = parse_single_json(done.stdout)
+    assert len(tuned["validation_loss"]) == 2
+    assert (tmp_path / tuned["model"]).name.endswith("-finetuned.keras")
+
+
+def test_extract_says_what_it_did(photos, tiny_backbone, cli):
+    (photos / "pear" / "broken\nname.jpg").write_bytes(b"x")
+    (photos / "notes.txt").write_text("x")
+    first = cli("extract", photos, "--weights", tiny_backbone)
+    assert "21 images of 3 classes, 12 features each" in first.stdout
+    assert "Computed 21, reused 0, failed 1, passed over 1 other file(s)" in first.stdout
+    assert first.stderr == "unreadable: pear/broken name.jpg: no known image format\n"
+    second = cli("extract", photos, "--weights", tiny_backbone)
+    assert second.stdout.startswith("Found")
+    assert "Computed 0, reused 21" in second.stdout
+
+
+def test_predict_prints_a_table_and_writes_csv(home, photos, cli):
+    done = cli("predict", "m.keras", photos / "pear", "--out", "out.csv", "--top", "2")
+    assert "pear" in done.stdout
+    lines = (home / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "path,class,score,class_2,score_2"
+    assert len(lines) == 8
+    plain = cli("predict", "m.keras", photos / "pear", "--out", "out.csv")
+    assert plain.returncode == 0
+    assert (home / "out.csv").read_text(encoding="utf-8").startswith("path,class,score\n")
+
+
+def test_finetune_says_accuracy_before_and_after(home, cli):
+    done = cli("finetune", "m.keras", "--unfreeze", "2", "--epochs", "1", "--out", "t.keras")
+    assert "Held-out accuracy" in done.stdout
+    assert "before" in done.stdout
+    assert (home / "t.keras").is_file()
+    assert json.loads((home / "t.json").read_text())["finetuned"]["unfreeze"] == 2
+
+
+WRONG_USE = [
+    (["extract", "{photos}", "--backbone", "resnet"], "Nearest: resnet50"),
+    (["extract", "{photos}", "--pooling", "mean"], "pooling must be one of avg, max, flatten"),
+    (["extract", "{photos}", "--dtype", "int8"], "dtype must be one of"),
+    (["extract", "{photos}", "--image-size", "-5"], "image_size"),
+    (["extract", "{photos}", "--batch-size", "0"], "batch_size must be 1 or more"),
+    (["extract", "{photos}", "--batch-size", "many"], "--batch-size"),
+    (["extract", "{photos}", "--limit", "0"], "limit must be 1 or more"),
+    (["extract", "{photos}", "--device", "tpu"], "device must be one of"),
+    (["extract", "{photos}", "--weights", "nowhere.h5"], "there is no file 'nowhere.h5'"),
+    (["extract", "{photos}", "--colour"], "--colour"),
+    (["extract", "example:cats"], "example:clipart"),
+    (["exract"], "exract"),
+    (["predict", "m.keras"], "Missing argument 'images'"),
+]
+FAILURES = [
+    (["extract", "nowhere"], "does not exist"),
+    (["extract", "{empty}"], "has no images"),
+    (["extract", "{broken}", "--weights", "{tiny}"], "None of the 2 images"),
+    (
+        ["extract", "{photos}", "--weights", "{tiny}", "--backbone", "vgg16"],
+        "architecture of vgg16",
+    ),
+    (["extract", "{photos}", "--weights", "{text}", "--backbone", "mobilenet"], "notes.h5"),
+    (["fit-heads"], "There is no feature file in 'cache'. Run `featcache extract`"),
+    (["fit-heads", "{text}"], "truncated or no HDF5 file"),
+    (["fit-heads", "{empty}"], "is a folder"),
+    (["stitch"], "There are no heads in 'cache'. Run `featcache fit-heads`"),
+    (["stitch", "{empty}"], "has no leaderboard.json"),
+    (["predict", "m.keras", "{photos}"], "Model 'm.keras' does not exist"),
+    (["finetune", "m.keras"], "Model 'm.keras' does not exist"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in FAILURES],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_nothing_left(arguments, message, code, photos, tiny_backbone, tmp_path, cli):
+    places = {"photos": photos, "tiny": tiny_backbone}
+    for name in ("empty", "broken"):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "broken" / name).mkdir()
+        (tmp_path / "broken" / name / "x.jpg").write_text(f"broken {name}")
+    places["text"] = tmp_path / "notes.h5"
+    places["text"].write_text("hello")
+    done = cli(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    cache = tmp_path / "cache"
+    assert not [path for path in cache.rglob("*") if path.name != ".weights.json"]
+
+
+def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
+    cli("extract", make_photos(tmp_path / "p", a_class=3), "--weights", tiny_backbone)
+    done = cli("fit-heads")
+    assert done.returncode == 1
+    assert "Class 'apple' has 2 different training image(s), fewer than the 5" in done.stderr
+    cli("extract", make_photos(tmp_path / "q", classes=("one",)), "--weights", tiny_backbone)
+    done = cli("fit-heads")
+    assert "two classes or more" in done.stderr
+    done = cli("fit-heads", "--heads", "svm")
+    assert (done.returncode, "choose from logreg" in done.stderr) == (2, True)
+    assert not list(tmp_path.glob("cache/*/*.heads*"))
+
+
+def test_missing_gpu(photos, tiny_backbone, cli):
+    from featcache import quiet
+
+    if quiet.tensorflow().config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    done = cli("extract", photos, "--weights", tiny_backbone, "--device", "gpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: device is gpu, but TensorFlow sees no GPU.")
+
+
+def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
+    (tmp_path / "cache").write_text("x")
+    done = cli("extract", photos, "--weights", tiny_backbone)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 'cache'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path, cli):
+    make_photos(tmp_path / "p", a_class=2)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "featcache",
+            "extract",
+            "p",
+            "--weights",
+            "random",
+            "--backbone",
+            "vgg16",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr.startswith("Interrupted.")
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb, cli):
+    done = cli(verb, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "--json" in done.stdout
+
+
+def test_without_arguments_it_helps(cli):
+    done = cli()
+    assert "extract" in done.stdout
+    assert done.stderr == ""
+    assert cli("--version").stdout.startswith("featcache ")
+
+
+def test_a_terminal_that_knows_only_ascii(home):
+    done = subprocess.run(
+        [sys.executable, "-m", "featcache", "fit-heads", "--cv", "3", "--heads", "logreg,rbf-svm"],
+        cwd=home,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert b"\\xb1" in done.stdout

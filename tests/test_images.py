@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from conftest import make_photos
+from PIL import Image
+
+from featcache import images, quiet, sources
+
+RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+
+
+PLAIN = {
+    "jpeg": encoded(Image.fromarray(RGB), "JPEG"),
+    "progressive": encoded(Image.fromarray(RGB), "JPEG", progressive=True),
+    "grey jpeg": encoded(Image.fromarray(RGB).convert("L"), "JPEG"),
+    "png": encoded(Image.fromarray(RGB), "PNG"),
+    "grey png": encoded(Image.fromarray(RGB).convert("L"), "PNG"),
+}
+XMP = (
+    b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'>"
+    b"<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+    b"<rdf:Description xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation=\"6\"/>"
+    b"</rdf:RDF></x:xmpmeta>"
+)
+ODD = {
+    "rotated by XMP": PLAIN["jpeg"][:2]
+    + b"\xff\xe1"
+    + (len(XMP) + 2).to_bytes(2, "big")
+    + XMP
+    + PLAIN["jpeg"][2:],
+    "rotated": rotated_jpeg(),
+    "cmyk": encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
+    "palette": encoded(Image.fromarray(RGB).convert("P"), "PNG"),
+    "alpha": encoded(Image.fromarray(RGB).convert("RGBA"), "PNG"),
+    "16 bit": encoded(Image.fromarray(RGB[..., 0].astype(np.uint16) * 257), "PNG"),
+    "gif": encoded(Image.fromarray(RGB), "GIF"),
+    "webp": encoded(Image.fromarray(RGB), "WEBP", lossless=True),
+    "bmp": encoded(Image.fromarray(RGB), "BMP"),
+    "tiff": encoded(Image.fromarray(RGB), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_files_decode_in_tensorflow_to_pillows_very_pixels(kind):
+    tf = quiet.tensorflow()
+    assert images.is_plain(PLAIN[kind])
+    got = tf.io.decode_jpeg(PLAIN[kind], 3, dct_method="INTEGER_ACCURATE").numpy()
+    np.testing.assert_array_equal(got, images.decode(PLAIN[kind]))
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_files_are_left_to_pillow(kind):
+    assert not images.is_plain(ODD[kind])
+    assert images.decode(ODD[kind]).dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["rotated", "rotated by XMP"])
+def test_rotation_is_applied(kind):
+    assert images.decode(ODD[kind]).shape == (30, 20, 3)
+
+
+def test_lossless_formats_keep_their_pixels():
+    for kind in ("webp", "bmp", "tiff"):
+        np.testing.assert_array_equal(images.decode(ODD[kind]), RGB)
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    np.testing.assert_array_equal(images.decode(ODD["16 bit"])[..., 1], RGB[..., 0])
+
+
+def test_colour_under_transparent_pixels_does_not_show():
+    red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    red.putpixel((0, 0), (255, 0, 0, 255))
+    pixels = images.decode(encoded(red, "PNG"))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[1, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello", "no known image format"),
+        (PLAIN["jpeg"][:200], "."),
+        (PLAIN["png"][:60], "."),
+    ],
+)
+def test_unreadable_gives_a_reason_on_one_line(data, reason):
+    with pytest.raises(images.UnreadableImageError, match=reason) as caught:
+        images.decode(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_pixels(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    assert not images.is_plain(PLAIN["jpeg"])
+    with pytest.raises(images.UnreadableImageError, match="30 x 20 pixels are more than 500"):
+        images.decode(PLAIN["jpeg"])
+
+
+def load(source, rows, **options):
+    scanned = sources.scan(source, images.is_plain)
+    failures: dict[int, str] = {}
+    settings = {"image_size": (24, 24), "resize_method": "bilinear", "batch_size": 4}
+    got = {}
+    for numbers, batch in images.batches(
+        source, scanned, rows, failures=failures, **(settings | options)
+    ):
+        assert batch.shape[1:] == (24, 24, 3)
+        assert len(batch) <= 4
+        got.update(zip(numbers.tolist(), batch.numpy(), strict=True))
+    return got, failures
+
+
+def test_batches_give_every_row_its_own_pixels(tmp_path):
+    root = make_photos(tmp_path / "p")
+    files = {**PLAIN, **ODD, "cut": PLAIN["jpeg"][:300], "empty": b""}
+    for number, data in enumerate(files.values()):
+        (root / "pear" / f"{number}.jpg").write_bytes(data)
+    source = sources.open_source(root)
+    got, failures = load(source, list(range(len(source))))
+    bad = {row for row, id_ in enumerate(source.ids) if id_ in ("pear/15.jpg", "pear/16.jpg")}
+    assert set(failures) == bad
+    assert set(got) == set(range(len(source))) - bad
+    for row, pixels in got.items():
+        expected = images.resize(images.decode(source.read(row)), (24, 24), "bilinear")
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_antialias_differs_when_shrinking(photos):
+    source = sources.open_source(photos)
+    assert not np.allclose(
+        load(source, [0])[0][0], load(source, [0], resize_method="antialias")[0][0]
+    )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from featcache.errors import SpecError
+from featcache.spec import ExtractionSpec
+
+SPEC = ExtractionSpec(
+    backbone="mobilenet-v2", weights="00ff", image_size=(224, 224), preprocessing="tf"
+)
+OTHER_VALUES = {
+    "backbone": "vgg16",
+    "weights": "00fe",
+    "image_size": (224, 225),
+    "preprocessing": "caffe",
+    "layer": "block_16_project_BN",
+    "pooling": "max",
+    "resize": "antialias",
+    "precision": "bfloat16",
+    "dtype": "float16",
+    "views": 2,
+    "format_version": 2,
+}
+
+
+def test_golden_fingerprint():
+    # Changes only with FORMAT_VERSION: another value here orphans every cache in the world.
+    assert SPEC.fingerprint == "f55b0d331a14689de45874b171ad4a02"
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ExtractionSpec)])
+def test_every_field_changes_the_fingerprint(name):
+    assert replace(SPEC, **{name: OTHER_VALUES[name]}).fingerprint != SPEC.fingerprint
+
+
+def test_round_trip():
+    assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
+
+
+def test_unknown_field_is_refused():
+    with pytest.raises(SpecError, match="colour"):
+        ExtractionSpec.from_dict(SPEC.to_dict() | {"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pooling", "mean"), ("resize", "area"), ("dtype", "float64"), ("image_size", (0, 10))],
+)
+def test_bad_value_names_the_parameter_and_the_value(name, value):
+    with pytest.raises(SpecError, match=name) as caught:
+        replace(SPEC, **{name: value})
+    assert str(value).strip("()").split(",")[0] in str(caught.value)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache import splits
+from featcache.errors import HeadError
+
+NAMES = tuple("abcdefgh")
+
+
+def digests_of(numbers) -> np.ndarray:
+    """One digest a number; equal numbers are copies of one image."""
+    return np.stack(
+        [np.random.default_rng(number).integers(0, 256, 16) for number in numbers]
+    ).astype(np.uint8)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), min_size=1, max_size=60),
+    st.integers(-3, 1000),
+)
+def test_copies_land_on_one_side(samples, seed):
+    labels = np.array([label for label, _ in samples])
+    digests = digests_of([number for _, number in samples])
+    out = splits.held_out(labels, digests, seed)
+    for number in {number for _, number in samples}:
+        assert len({bool(out[i]) for i, (_, other) in enumerate(samples) if other == number}) == 1
+
+
+def test_a_stratified_fifth_of_each_class():
+    labels = np.repeat([0, 1, 2], [50, 20, 2])
+    out = splits.held_out(labels, digests_of(range(72)), 0)
+    assert [int(out[labels == label].sum()) for label in range(3)] == [10, 4, 1]
+
+
+def test_same_seed_same_part_other_seed_another():
+    labels, digests = np.zeros(100, int), digests_of(range(100))
+    np.testing.assert_array_equal(
+        splits.held_out(labels, digests, 3), splits.held_out(labels, digests, 3)
+    )
+    assert (splits.held_out(labels, digests, 3) != splits.held_out(labels, digests, 4)).any()
+
+
+def test_it_goes_by_image_not_by_place():
+    labels, digests = np.repeat([0, 1], 30), digests_of(range(60))
+    order = np.random.default_rng(0).permutation(60)
+    out = splits.held_out(labels, digests, 0)
+    np.testing.assert_array_equal(out[order], splits.held_out(labels[order], digests[order], 0))
+
+
+def test_adding_images_hardly_moves_it():
+    digests = digests_of(range(220))
+    before = splits.held_out(np.zeros(200, int), digests[:200], 0)
+    after = splits.held_out(np.zeros(220, int), digests, 0)[:200]
+    assert (before != after).sum() <= 8
+
+
+def test_own_splits_are_kept():
+    labels = np.array([0, 0, 1, 1, -1])
+    given_splits = np.array(["train", "test", "val", "test", "test"], object)
+    part = splits.parts(labels, digests_of(range(5)), given_splits, 0)
+    assert [np.flatnonzero(part[name]).tolist() for name in ("train", "val", "test")] == [
+        [0],
+        [2],
+        [1, 3],
+    ]
+
+
+def test_without_a_test_part_a_fifth_is_held_out():
+    labels = np.repeat([0, 1], 20)
+    given_splits = np.array(["train", "val"] * 20, object)
+    part = splits.parts(labels, digests_of(range(40)), given_splits, 0)
+    assert part["test"].sum() == 8
+    assert (part["train"] | part["val"] | part["test"]).all()
+
+
+def test_folds_part_every_row_once_and_keep_copies_together():
+    numbers = [*range(40), 3, 3, 25]
+    labels = np.array([number % 2 for number in numbers])
+    tested = np.zeros(len(numbers), int)
+    for train, test in splits.folds(labels, digests_of(numbers), 5, 0, NAMES[:2]):
+        assert not set(train) & set(test)
+        assert not {numbers[i] for i in train} & {numbers[i] for i in test}
+        assert abs(np.mean(labels[test]) - 0.5) < 0.2
+        tested[test] += 1
+    assert (tested == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0] * 10, "only 'a'"),
+        ([0] * 10 + [1] * 4, r"'b' has 4 different training image\(s\), fewer than the 5 folds"),
+        ([0] * 10 + [2] * 10, "'b' has no training image"),
+    ],
+)
+def test_too_few_for_folds(labels, message):
+    names = NAMES[: max(labels) + 1]
+    with pytest.raises(HeadError, match=message):
+        splits.folds(np.array(labels), digests_of(range(len(labels))), 5, 0, names)
