@@ -10,7 +10,7 @@ FILES := $(shell find src tests pipelines benchmarks docs README.md CHANGELOG.md
 .PHONY: demo test retest lint format picture clean
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m featcache demo
+	@$(BIN)/python -m featcache demo $(ARGS)
 
 test: $(VENV)/tests-passed
 	@echo "All tests pass for the files as they are. To run them again: make retest"

@@ -47,7 +47,7 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
 
     stage = time.monotonic()
     out = board.folder.with_suffix(".keras")
-    _command(console, f"featcache stitch {board.folder} --out {out}")
+    _command(console, f"featcache stitch {board.folder}")
     stitched = stitching.run(board.best, out)
     console.print(
         f"{board.best.name} and {features.spec.backbone} are one Keras model now: {out}\n"

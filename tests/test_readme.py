@@ -1,0 +1,97 @@
+"""Every command and every program in the README and in docs/format.md runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_photos
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FORMAT = (REPOSITORY / "docs" / "format.md").read_text(encoding="utf-8")
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks(README, "sh") for line in block.splitlines()]
+MAKE = [shlex.split(line)[1] for line in COMMANDS if line.startswith("make ")]
+PYTHON = [shlex.split(line) for line in COMMANDS if line.startswith("python ")]
+
+
+def test_every_command_is_of_a_kind_that_runs_here():
+    assert len(COMMANDS) == len(MAKE) + len(PYTHON)
+    assert MAKE == ["demo", "test"]
+
+
+def test_verbs_and_recipes(tmp_path, cli, monkeypatch, capsys):
+    make_photos(tmp_path / "photos")
+    shutil.copytree(REPOSITORY / "pipelines", tmp_path / "pipelines")
+    for _, first, *rest in PYTHON:
+        if first == "-m":
+            assert rest.pop(0) == "featcache"
+            done = cli(*rest)
+            assert done.returncode == 0, (rest, done.stderr)
+        else:
+            monkeypatch.chdir(tmp_path)
+            monkeypatch.setattr(sys, "argv", [first, *rest])
+            runpy.run_path(first, run_name="__main__")
+            assert "disagree on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", blocks(README, "python"))
+def test_python(program, tmp_path, monkeypatch, capsys):
+    make_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "held out" in printed
+    assert "photos/pear" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize("program", blocks(FORMAT, "python"))
+def test_plain_h5py(program, tmp_path, monkeypatch, extract, capsys):
+    assert len(program.splitlines()) <= 12
+    features = extract(make_photos(tmp_path / "photos")).features
+    shutil.copy(features.path, tmp_path / "FEATURES.h5")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "format.md", "exec"), {})
+    assert capsys.readouterr().out == '(21, 12) 21 2 ["apple", "pear", "quince"] 0\n'
+
+
+def test_demo(clipart, clipart_board, tmp_path):
+    """`make demo`, on features and heads that are there already."""
+    venv = Path(sys.prefix)
+    assert (venv / "bin" / "python").exists()
+    cache = tmp_path / "cache"
+    shutil.copytree(clipart.path.parent.parent, cache)
+    if not (venv / "installed").exists():  # where make made the environment it is there
+        (venv / "installed").touch()
+    done = subprocess.run(
+        ["make", "demo", f"VENV={venv}", f"ARGS=--cache-dir {cache}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert "0 computed, 543 from the cache" in done.stdout
+    assert "same class for 543 of 543 images" in done.stdout
+    assert "of 12 right." in done.stdout
+    assert "cudart" not in done.stderr
+
+
+def test_make_knows_the_targets():
+    for target in (*MAKE, "lint"):
+        subprocess.run(
+            ["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, check=True
+        )
