@@ -176,7 +176,7 @@ def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path, cli):
-    make_photos(tmp_path / "p", a_class=2)
+    make_photos(tmp_path / "p", a_class=40)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -193,7 +193,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path, cli):
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130

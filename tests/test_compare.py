@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_photos
 
 import featcache as fc
-from featcache import compare, heads, leaderboard
+from featcache import compare, heads, leaderboard, store
 from featcache.errors import HeadError, SpecError, StoreError
 
 QUICK = ["logreg", "linear-svm", "rbf-svm"]
@@ -98,6 +99,14 @@ def test_another_request_is_fitted(features, change, monkeypatch):
     monkeypatch.setattr(compare, "_parallel", None)
     with pytest.raises(TypeError):
         fit(features, **change)
+
+
+def test_a_current_folder_that_changes_does_not_confuse_the_workers(features, monkeypatch):
+    for name in ("one", "two"):
+        (features.path.parent / name).mkdir()
+        monkeypatch.chdir(features.path.parent / name)
+        relative = Path("..") / features.path.name
+        assert fit(store.Features(relative), ["logreg"], jobs=2, overwrite=True).results
 
 
 def test_dense_options_replace_its_grid(features):

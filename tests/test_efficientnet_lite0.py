@@ -42,7 +42,7 @@ def test_it_knows_two_photographs(classifier, photo, classes, probability):
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
     resized = tf.image.resize(square, (224, 224), "bicubic", antialias=True)[None]
-    probabilities = classifier.predict(catalogue.PREPROCESSING["lite"](resized), verbose=0)[0]
+    probabilities = classifier(catalogue.PREPROCESSING["lite"](resized), training=False).numpy()[0]
     best = np.argsort(-probabilities)
     assert best[: len(classes)].tolist() == classes
     assert probabilities[best[0]] == pytest.approx(probability, abs=0.005)

@@ -75,15 +75,13 @@ def test_again_is_a_hit_and_runs_nothing(photos, extract, images_run):
 def test_a_hit_decodes_nothing_and_does_not_import_tensorflow(photos, extract, tiny_backbone):
     path = extract(photos).features.path
     code = f"""
-import sys, time
+import sys
 from featcache import extraction, images
 images.decode = images.batches = None
-started = time.monotonic()
 done = extraction.run(
     {str(photos)!r}, weights={str(tiny_backbone)!r}, cache_dir={str(path.parent.parent)!r}
 )
 assert done.hit and done.n_computed == 0
-assert time.monotonic() - started < 1
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,7 +21,7 @@ sys.modules["featcache"] = None  # importing it raises
 import keras, numpy as np
 model = keras.models.load_model(sys.argv[1])
 images = np.load(sys.argv[2])
-np.save(sys.argv[3], model.predict(images, verbose=0))
+np.save(sys.argv[3], model(images, training=False))
 kinds = {type(layer).__module__.split(".")[0] for layer in model._flatten_layers()}
 assert kinds == {"keras"}, kinds
 """
@@ -55,7 +55,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
         ]
     )
     got = in_plain_keras(out, batch, tmp_path)
-    np.testing.assert_allclose(got, model.predict(batch, verbose=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got, model(batch, training=False), rtol=1e-5, atol=1e-6)
     rows = [clipart.ids.index(id_) for id_ in source.ids]
     expected = clipart_board[name].head.predict(clipart.X[rows])
     np.testing.assert_array_equal(got.argmax(axis=1), expected)

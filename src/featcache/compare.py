@@ -142,7 +142,7 @@ def fit_heads(
                         y_train,
                         X_test,
                         y_test,
-                        temporary,
+                        temporary.resolve(),  # a worker process may have another current folder
                     ),
                 )
                 for name in names

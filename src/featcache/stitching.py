@@ -151,6 +151,8 @@ def check_parity(
     samples, scanned, rows_of = _unchanged(features, wanted, source)
 
     probe = keras.Model(model.inputs, [model.get_layer(head.parity_layer).output, model.output])
+    # Keras's own predict would compile with XLA, which is slow on CPUs
+    run = quiet.tensorflow().function(lambda batch: probe(batch, training=False))
     values: dict[int, np.ndarray] = {}
     outputs: dict[int, np.ndarray] = {}
     failures: dict[int, str] = {}
@@ -164,7 +166,7 @@ def check_parity(
             batch_size=BATCH_SIZE,
             failures=failures,
         ):
-            first, second = probe.predict_on_batch(batch)
+            first, second = (part.numpy() for part in run(batch))
             values.update(zip(numbers.tolist(), first, strict=True))
             outputs.update(zip(numbers.tolist(), second, strict=True))
             advance(len(numbers))
