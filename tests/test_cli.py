@@ -176,7 +176,7 @@ def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path, cli):
-    make_photos(tmp_path / "p", a_class=40)
+    make_photos(tmp_path / "p", classes=tuple("abcdefghijklmnop"))
     process = subprocess.Popen(
         [
             sys.executable,
