@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "src" / "featcache"
 ORDER = [
     *("errors", "progress", "quiet", "spec", "examples", "sources", "images"),
     *("weights_memo", "efficientnet_lite0", "catalogue", "backbones", "runtime"),
-    *("splits", "store", "extraction", "heads", "leaderboard", "compare", "card"),
+    *("splits", "store", "computing", "extraction", "heads", "leaderboard", "compare", "card"),
     *("stitching", "predict", "finetuning", "demo", "cli", "__main__"),
 ]
 ONLY_IN = {

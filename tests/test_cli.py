@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import pytest
 from conftest import make_photos, parse_single_json
 
@@ -30,6 +31,49 @@ def home(tmp_path, photos, tiny_backbone, cli):
         done = cli(*arguments)
         assert done.returncode == 0, done.stderr
     return tmp_path
+
+
+def test_info_and_verify(home, photos, cli):
+    (file,) = home.glob("cache/*/*.h5")
+    text = cli("info", file).stdout
+    assert "apple 7, pear 7, quince 7" in text
+    assert "tiny.keras" in text
+    described = parse_single_json(cli("info", file, "--json").stdout)
+    assert described["classes"] == {"apple": 7, "pear": 7, "quince": 7}
+    listed = parse_single_json(cli("info", "--json").stdout)
+    assert [one["n_images"] for one in listed["files"]] == [21]
+    assert "is whole: 21 rows" in cli("verify", file).stdout
+    with h5py.File(file) as opened:
+        offset = opened["features"].id.get_chunk_info(0).byte_offset
+    data = bytearray(file.read_bytes())
+    data[offset + 40] ^= 1
+    file.write_bytes(data)
+    done = cli("verify", file)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: Feature file '{file}' is damaged: features of rows 0–20."
+    )
+    mended = parse_single_json(cli("verify", file, "--repair", "--json").stdout)
+    assert (mended["computed"], mended["rows"]) == (21, [[0, 20]])
+    assert "is whole" in cli("verify", file).stdout
+
+
+def test_info_where_there_is_nothing_or_damage(tmp_path, cli):
+    assert cli("info").returncode == 1
+    (tmp_path / "cache" / "x").mkdir(parents=True)
+    (tmp_path / "cache" / "x" / "f.h5").write_text("hello")
+    done = cli("info", "cache")
+    assert "truncated or no HDF5" in done.stderr
+
+
+def test_a_miss_says_why(photos, tiny_backbone, cli):
+    cli("extract", photos, "--weights", tiny_backbone)
+    done = cli(
+        "extract", photos, "--weights", tiny_backbone, "--dtype", "float16", "--pooling", "max"
+    )
+    assert done.stderr == (
+        "No cached features: pooling was avg, is max; dtype was float32, is float16.\n"
+    )
 
 
 def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_path):
@@ -59,7 +103,7 @@ def test_extract_says_what_it_did(photos, tiny_backbone, cli):
     (photos / "notes.txt").write_text("x")
     first = cli("extract", photos, "--weights", tiny_backbone)
     assert "21 images of 3 classes, 12 features each" in first.stdout
-    assert "Computed 21, reused 0, failed 1, passed over 1 other file(s)" in first.stdout
+    assert "Computed 21, reused 0, removed 0, failed 1, passed over 1 other file(s)" in first.stdout
     assert first.stderr == "unreadable: pear/broken name.jpg: no known image format\n"
     second = cli("extract", photos, "--weights", tiny_backbone)
     assert second.stdout.startswith("Found")
@@ -140,8 +184,8 @@ def test_one_line_and_nothing_left(arguments, message, code, photos, tiny_backbo
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
-    cache = tmp_path / "cache"
-    assert not [path for path in cache.rglob("*") if path.name != ".weights.json"]
+    # hidden files are the cache folder's own bookkeeping
+    assert not [path for path in (tmp_path / "cache").glob("*") if not path.name.startswith(".")]
 
 
 def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import CLASSES, make_image
 
-from featcache import backbones, images, runtime, store
-from featcache.errors import SourceError, SpecError
+from featcache import backbones, computing, images, runtime, sources, store
+from featcache.errors import SourceError, SpecError, StoreError
 
 
 def one_by_one(root, ids, backbone_path):
@@ -107,6 +108,72 @@ def test_only_what_is_new_is_computed(photos, extract, images_run):
             np.testing.assert_array_equal(row, old[digest.tobytes()])
 
 
+def old(*paths):
+    """Make files look as if they had been written an hour ago."""
+    for path in paths:
+        os.utime(path, ns=(path.stat().st_mtime_ns - 3600 * 10**9,) * 2)
+
+
+def test_files_that_did_not_change_are_not_read_again(photos, extract, monkeypatch):
+    old(*photos.rglob("*.*"))
+    extract(photos)
+    make_image(photos / "pear" / "pear ü2.jpg", (9, 9, 9), 500, (30, 30))
+    (photos / "pear" / "pear ü1.jpg").touch()
+    looked_at = []
+    digest = sources.digest
+    monkeypatch.setattr(sources, "digest", lambda data: looked_at.append(1) or digest(data))
+    done = extract(photos)
+    assert len(looked_at) == 2
+    assert done.n_computed == 1
+    looked_at.clear()
+    assert extract(photos, check="content").hit
+    assert len(looked_at) == 21
+
+
+def test_a_file_written_just_now_is_not_trusted_to_look_the_same(photos, extract):
+    path = photos / "pear" / "pear ü1.jpg"
+    first = extract(photos)
+    stamp = path.stat()
+    row = first.features.ids.index("pear/pear ü1.jpg")
+    assert first.features.stamps[row].tolist() == [-1, -1]
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert not extract(photos).hit
+
+
+def test_removed_rows_are_counted(photos, extract):
+    extract(photos)
+    (photos / "pear" / "pear ü1.jpg").unlink()
+    done = extract(photos)
+    assert (done.n_removed, done.n_computed, len(done.features)) == (1, 0, 20)
+
+
+def test_two_at_once_compute_once(photos, tiny_backbone, tmp_path):
+    command = [sys.executable, "-m", "featcache", "extract", str(photos), "--json"]
+    command += ["--weights", str(tiny_backbone), "--cache-dir", str(tmp_path / "cache")]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outcomes = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outcomes
+    assert sum(json.loads(stdout)["computed"] for stdout, _ in outcomes) == 21
+    assert any("Another process is extracting" in stderr for _, stderr in outcomes)
+
+
+def test_no_wait(photos, extract):
+    path = extract(photos).features.path
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 902, (30, 30))
+    with (
+        store.locked(path, True, print),
+        pytest.raises(StoreError, match="Another process is extracting into"),
+    ):
+        extract(photos, wait=False)
+    assert extract(photos, wait=False).n_computed == 1
+
+
 def test_copies_are_computed_once(photos, extract, images_run):
     for i in range(5):
         shutil.copy(photos / "pear" / "pear ü1.jpg", photos / "quince" / f"copy {i}.jpg")
@@ -133,9 +200,7 @@ def test_a_second_dataset_shares_rows(photos, extract, images_run, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(photos, extract, monkeypatch, images_run):
-    from featcache import extraction
-
-    monkeypatch.setattr(extraction, "PART_ROWS", 4)
+    monkeypatch.setattr(computing, "PART_ROWS", 4)
     undisturbed = extract(photos, cache_dir=photos.parent / "other").features.X
     images_run.clear()
     compile_frozen = runtime.compile_frozen
@@ -178,7 +243,7 @@ def test_nothing_readable_is_an_error_and_leaves_no_file(tmp_path, extract):
         (tmp_path / "p" / name / "x.jpg").write_bytes(b"broken " + name.encode())
     with pytest.raises(SourceError, match="None of the 2 images"):
         extract(tmp_path / "p")
-    assert not list((tmp_path / "cache").rglob("*.h5*"))
+    assert not list((tmp_path / "cache").glob("[!.]*"))
 
 
 def test_limit_has_its_own_file(photos, extract, images_run):

@@ -39,6 +39,15 @@ def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
 
 
+def test_differences_name_field_and_both_values():
+    other = replace(SPEC, image_size=(160, 160), layer="x", weights="a" * 32)
+    assert SPEC.differences(other) == [
+        "weights was aaaaaaaa…, is 00ff",
+        "image_size was 160 x 160, is 224 x 224",
+        "layer was x, is the default",
+    ]
+
+
 def test_unknown_field_is_refused():
     with pytest.raises(SpecError, match="colour"):
         ExtractionSpec.from_dict(SPEC.to_dict() | {"colour": 1})

@@ -27,6 +27,7 @@ def table(n=N, failures=()):
         class_names=("a", "[b]"),
         splits=None,
         failures=tuple(failures),
+        stamps=np.arange(2 * n).reshape(n, 2),
     )
 
 

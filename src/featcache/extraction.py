@@ -11,24 +11,33 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featcache import backbones, images, progress, runtime, sources, store, weights_memo
+from featcache import (
+    backbones,
+    catalogue,
+    images,
+    progress,
+    runtime,
+    sources,
+    store,
+    weights_memo,
+)
+from featcache.computing import Work
 from featcache.errors import SourceError, SpecError, StoreError
 from featcache.spec import ExtractionSpec, check_choice
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
-PART_ROWS = 2048
-PART_SECONDS = 30.0
 MAX_ATTEMPTS = 10
+CHECKS = ("stat", "content")
+TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Extraction:
     hit: bool  # the file was there with exactly these rows
     n_computed: int  # images that went through the backbone
     n_reused: int  # rows computed earlier
+    n_removed: int  # rows of the file before whose image is no longer in the source
     n_failed: int  # images that could not be read, named in the file's `failures`
     n_passed_over: int  # files that are no images
     seconds: float
@@ -58,6 +68,8 @@ def extract(
     limit: int | None = None,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
     device: str = "auto",
+    check: str = "stat",
+    wait: bool = True,
     show_progress: bool = True,
 ) -> store.Features:
     """Return the features of a source's images, computed once and kept in `cache_dir`.
@@ -77,6 +89,9 @@ def extract(
     batch_size : images a forward pass; does not change the numbers.
     limit : use only so many images, spread evenly over the sorted list.
     device : auto, cpu or gpu; auto is the GPU where TensorFlow sees one.
+    check : stat trusts a file whose size and modification time are those of last time; content
+        reads every file.
+    wait : wait for another process that extracts into the same file, instead of raising.
 
     Raises
     ------
@@ -96,6 +111,8 @@ def extract(
         limit=limit,
         cache_dir=cache_dir,
         device=device,
+        check=check,
+        wait=wait,
         show_progress=show_progress,
     ).features
 
@@ -108,12 +125,15 @@ def run(
     limit: int | None = None,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
     device: str = "auto",
+    check: str = "stat",
+    wait: bool = True,
     show_progress: bool = True,
     **spec_options: Any,
 ) -> Extraction:
     """Do what `extract` does and also say what was computed, reused and failed."""
     started = time.monotonic()
     check_choice("device", device, runtime.DEVICES)
+    check_choice("check", check, CHECKS)
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None and value < 1:
             raise SpecError(f"{name} must be 1 or more; got {value}.")
@@ -123,43 +143,91 @@ def run(
     if limit is not None and limit < len(samples):
         samples, path_suffix = samples.limit(limit), f"-limit{limit}"
     resolved = backbones.resolve(backbone, memo=cache / weights_memo.FILE_NAME, **spec_options)
-    spec = resolved.spec
+    folder = store.source_folder(cache, samples.name, samples.origin)
+    path = folder / f"{resolved.spec.short_name}{path_suffix}.h5"
 
-    with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-        scanned = sources.scan(samples, images.is_plain, advance)
-    failed = dict(scanned.unreadable)
-
-    path = store.source_folder(cache, samples.name, samples.origin) / (
-        f"{spec.short_name}{path_suffix}.h5"
-    )
     published = _open_if_good(path)
-    if published is not None:
-        still_failing = failed | _known_failures(published, samples, scanned.digests)
-        if _table(samples, scanned.digests, still_failing).matches(published):
-            return Extraction(
-                features=published,
-                hit=True,
-                n_computed=0,
-                n_reused=len(published),
-                n_failed=len(published.failures),
-                n_passed_over=samples.n_passed_over,
-                seconds=time.monotonic() - started,
-            )
+    known = _stamps(published) if published is not None and check == "stat" else None
+    looked_at = time.time_ns()
+    with progress.bar("Reading", len(samples), "files", show_progress) as advance:
+        scanned = sources.scan(samples, images.is_plain, advance, known)
+    state = _State(samples, scanned, dict(scanned.unreadable), looked_at)
 
-    parts = store.Parts(path, spec.fingerprint, samples.origin)
-    work = _Work(samples, scanned, failed, resolved, parts, batch_size, device, show_progress)
+    def done(features: store.Features, n_computed: int, hit: bool) -> Extraction:
+        return Extraction(
+            features=features,
+            hit=hit,
+            n_computed=n_computed,
+            n_reused=len(features) - n_computed,
+            n_removed=len(set(published.ids) - set(samples.ids)) if published else 0,
+            n_failed=len(features.failures),
+            n_passed_over=samples.n_passed_over,
+            seconds=time.monotonic() - started,
+        )
+
+    if published is not None and state.is_all_in(published):
+        return done(published, 0, hit=True)
+    _say_why(published, folder, resolved.spec, show_progress)
+    with store.locked(path, wait, lambda text: progress.note(text, show_progress)) as waited:
+        finished = _open_if_good(path) if waited else None
+        if finished is not None and state.is_all_in(finished):
+            return done(finished, 0, hit=True)
+        parts = store.Parts(path, resolved.spec.fingerprint, samples.origin)
+        work = Work(
+            samples, scanned, state.failed, resolved, parts, batch_size, device, show_progress
+        )
+        features = _assemble(path, cache, state, work)
+    return done(features, work.n_computed, hit=False)
+
+
+def repair(features: store.Features, damage: store.Damage) -> Extraction:
+    """Compute the damaged rows of a file again from its source, and publish it anew.
+
+    Raises
+    ------
+    SourceError
+        When the images are no longer where they were; the file is left as it is.
+    """
+    spec, path = features.spec, features.path
+    source = features.provenance["source"]
+    n_now = len(sources.open_source(source))  # before anything is touched
+    limited = re.search(r"-limit(\d+)$", path.stem)
+    limit = int(limited[1]) if limited else None
+    if limit is not None and limit >= n_now:
+        limit = None
+    cache = path.parent.parent
+    with store.locked(path, True, progress.note):
+        store.salvage(features, damage)
+    return run(
+        source,
+        None if catalogue.is_own(spec.backbone) else spec.backbone,
+        limit=limit,
+        cache_dir=cache,
+        check="content",
+        weights=features.provenance["weights"],
+        pooling=spec.pooling,
+        layer=spec.layer,
+        image_size=spec.image_size,
+        resize=spec.resize,
+        dtype=spec.dtype,
+    )
+
+
+def _assemble(path: Path, cache: Path, state: _State, work: Work) -> store.Features:
+    """Compute what no file has, and publish; the lock of `path` is held."""
+    samples, spec = state.samples, work.resolved.spec
     damaged: set[Path] = set()
     for _ in range(MAX_ATTEMPTS):
-        # again from the top when a file that was to lend rows turns out damaged, or when another
-        # run of the same extraction has published and taken the parts away
-        lenders = [*parts.paths(), *store.of_fingerprint(cache, spec)]
+        # again from the top when a file that was to lend rows turns out damaged, or is gone
+        lenders = [*work.parts.paths(), *store.of_fingerprint(cache, spec)]
         kept = store.Rows([lender for lender in lenders if lender not in damaged])
-        missing = np.flatnonzero((kept.find(scanned.digests) < 0) & ~_mask(failed, len(samples)))
+        missing = np.flatnonzero(kept.find(state.scanned.digests) < 0)
+        missing = np.array([row for row in missing.tolist() if row not in state.failed], int)
         if len(missing):
-            work.compute(_first_of_each(scanned.digests, missing))
-            _fail_copies(scanned.digests, failed)
+            work.compute(_first_of_each(state.scanned.digests, missing))
+            state.fail_copies()
             continue
-        table = _table(samples, scanned.digests, failed)
+        table = state.table()
         if not table.ids:
             example = table.failures[0]
             raise SourceError(
@@ -167,152 +235,96 @@ def run(
                 f"the first, '{example.id}': {example.reason}."
             )
         try:
-            provenance = _provenance(samples, resolved.weights)
+            provenance = _provenance(samples, work.resolved.weights)
             features = store.publish(path, spec, table, kept, provenance)
-            break
         except store.DamagedFileError as error:
             damaged.add(error.path)
-    else:
-        raise StoreError(
-            f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another process write "
-            f"there? Run the same command again, or use another --cache-dir."
-        )
-    parts.remove(kept.paths)
-    return Extraction(
-        features=features,
-        hit=False,
-        n_computed=work.n_computed,
-        n_reused=len(features) - work.n_computed,
-        n_failed=len(table.failures),
-        n_passed_over=samples.n_passed_over,
-        seconds=time.monotonic() - started,
+            continue
+        work.parts.remove(kept.paths)
+        return features
+    raise StoreError(
+        f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another program write there? "
+        f"Run the same command again, or use another --cache-dir."
     )
 
 
 @dataclass
-class _Work:
-    """Running the backbone over rows of a source into parts."""
+class _State:
+    """The samples of a source as they were found, and which of them failed so far."""
 
     samples: sources.Source
     scanned: sources.Scan
-    failed: dict[int, str]  # filled with what fails here
-    resolved: backbones.Resolved
-    parts: store.Parts
-    batch_size: int
-    device: str
-    show_progress: bool
-    n_computed: int = 0
+    failed: dict[int, str]
+    looked_at_ns: int  # when the files were looked at
 
-    def compute(self, rows: np.ndarray) -> None:
-        """Compute these rows; whatever ends this early, finished rows are kept."""
-        spec = self.resolved.spec
-        keep = _Keeper(self.parts)
-        with progress.bar("Extracting", len(rows), "images", self.show_progress) as advance:
-            try:
-                for numbers, batch in images.batches(
-                    self.samples,
-                    self.scanned,
-                    rows.tolist(),
-                    image_size=spec.image_size,
-                    resize_method=spec.resize,
-                    batch_size=self.batch_size,
-                    failures=self.failed,
-                ):
-                    embeddings = _as_stored(self.run_backbone(batch), spec)
-                    good = self._check(numbers, embeddings)
-                    keep.add(self.scanned.digests[numbers[good]], embeddings[good])
-                    self.n_computed += int(good.sum())
-                    advance(len(numbers))
-            finally:
-                keep.flush()
+    def is_all_in(self, features: store.Features) -> bool:
+        """Return whether a file has every sample, as a row or as the failure it still is."""
+        reasons = {(failure.id, failure.digest): failure.reason for failure in features.failures}
+        digests = self.scanned.digests
+        keys = zip(self.samples.ids, (digest.tobytes() for digest in digests), strict=True)
+        still = {row: reasons[key] for row, key in enumerate(keys) if key in reasons}
+        return self.table(self.failed | still).matches(features)
 
-    @cached_property
-    def run_backbone(self) -> Callable[[Any], np.ndarray]:
-        """The compiled backbone, built when the first row needs it."""
-        where = runtime.pick_device(self.device)
-        spec = self.resolved.spec
-        backbone = self.resolved.backbone or backbones.build(
-            spec.backbone, self.resolved.weights, spec.image_size
+    def table(self, failed: dict[int, str] | None = None) -> store.Table:
+        """Part the samples into rows and failures, both in the order of the source."""
+        failed = self.failed if failed is None else failed
+        digests = self.scanned.digests
+        good = np.array([row for row in range(len(self.samples)) if row not in failed], int)
+        rows = self.samples.take(good)
+        return store.Table(
+            ids=rows.ids,
+            digests=digests[good],
+            labels=rows.labels,
+            class_names=rows.class_names,
+            splits=rows.splits,
+            failures=tuple(
+                store.Failure(self.samples.ids[row], digests[row].tobytes(), failed[row])
+                for row in sorted(failed)
+            ),
+            stamps=self._stamps()[good],
         )
-        return runtime.compile_frozen(backbones.frozen_extractor(backbone, spec), where)
 
-    def _check(self, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-        """Return which rows of a batch may be kept; the others become failures."""
-        good: np.ndarray = np.isfinite(embeddings).all(axis=1)
-        for place, row in enumerate(numbers.tolist()):
-            if not good[place]:
-                self.failed[row] = f"its features are not finite in {embeddings.dtype}"
-            elif not self._is_unchanged(row):
-                # its digest is of other bytes than its pixels; the next run looks at it afresh
-                self.failed[row] = "it changed while it was read"
-                self.scanned.digests[row] = 0
-                good[place] = False
-        return good
+    def fail_copies(self) -> None:
+        """Let every copy of an image that failed fail with it: only the first was tried."""
+        digests = self.scanned.digests
+        reasons = {digests[row].tobytes(): reason for row, reason in self.failed.items()}
+        reasons.pop(bytes(sources.DIGEST_BYTES), None)  # no digest, so nothing is its copy
+        for row, digest in enumerate(digests):
+            if (reason := reasons.get(digest.tobytes())) is not None:
+                self.failed.setdefault(row, reason)
 
-    def _is_unchanged(self, row: int) -> bool:
-        try:
-            return self.samples.stamp(row) == self.scanned.stamps[row]
-        except OSError:
-            return False
+    def _stamps(self) -> np.ndarray:
+        """Return (n, 2) stamps, -1 where a file is so new that it may change unseen."""
+        stamps = np.array([stamp or (-1, -1) for stamp in self.scanned.stamps], np.int64)
+        stamps = stamps.reshape(-1, 2)
+        stamps[stamps[:, 1] > self.looked_at_ns - TOO_NEW_NS] = -1
+        return stamps
 
 
-class _Keeper:
-    """Gathers rows and writes a part when there are enough, or enough time has gone by."""
-
-    def __init__(self, parts: store.Parts):
-        self.parts = parts
-        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self.last = time.monotonic()
-
-    def add(self, digests: np.ndarray, embeddings: np.ndarray) -> None:
-        self.waiting.append((digests, embeddings))
-        n_waiting = sum(len(block) for block, _ in self.waiting)
-        if n_waiting >= PART_ROWS or time.monotonic() - self.last >= PART_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        blocks = [block for block in self.waiting if len(block[0])]
-        self.waiting = []
-        if blocks:
-            self.parts.write(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
-        self.last = time.monotonic()
+def _stamps(features: store.Features) -> dict[str, tuple[tuple[int, int], bytes]]:
+    """Return stamp and digest by id, of the rows whose stamp can be trusted."""
+    columns = zip(features.ids, features.stamps.tolist(), features.digests, strict=True)
+    return {
+        id_: ((size, time_ns), digest.tobytes())
+        for id_, (size, time_ns), digest in columns
+        if size >= 0
+    }
 
 
-def _as_stored(embeddings: np.ndarray, spec: ExtractionSpec) -> np.ndarray:
-    """Convert to the stored dtype, in NumPy: HDF5's own conversion is many times slower."""
-    with np.errstate(over="ignore"):
-        return np.asarray(embeddings.astype(spec.dtype))
-
-
-def _table(samples: sources.Source, digests: np.ndarray, failed: dict[int, str]) -> store.Table:
-    """Part the samples into rows and failures, both in the order of the source."""
-    good = np.flatnonzero(~_mask(failed, len(samples)))
-    rows = samples.take(good)
-    failures = tuple(
-        store.Failure(samples.ids[row], digests[row].tobytes(), failed[row])
-        for row in sorted(failed)
-    )
-    return store.Table(
-        rows.ids, digests[good], rows.labels, rows.class_names, rows.splits, failures
-    )
-
-
-def _known_failures(
-    features: store.Features, samples: sources.Source, digests: np.ndarray
-) -> dict[int, str]:
-    """Return the samples that failed before and have not changed since."""
-    reasons = {(failure.id, failure.digest): failure.reason for failure in features.failures}
-    keys = zip(samples.ids, (digest.tobytes() for digest in digests), strict=True)
-    return {row: reasons[key] for row, key in enumerate(keys) if key in reasons}
-
-
-def _fail_copies(digests: np.ndarray, failed: dict[int, str]) -> None:
-    """Let every copy of an image that failed fail with it: only the first was tried."""
-    reasons = {digests[row].tobytes(): reason for row, reason in failed.items()}
-    reasons.pop(bytes(sources.DIGEST_BYTES), None)  # no digest, so nothing is its copy
-    for row, digest in enumerate(digests):
-        if (reason := reasons.get(digest.tobytes())) is not None:
-            failed.setdefault(row, reason)
+def _say_why(
+    published: store.Features | None, folder: Path, spec: ExtractionSpec, show: bool
+) -> None:
+    """Say which field of the spec differs from that of the newest file of the same source."""
+    if published is not None or not folder.is_dir():
+        return
+    earlier = []
+    for other in sorted(folder.glob("*.h5"), key=lambda file: file.stat().st_mtime):
+        found = _open_if_good(other)
+        if found is not None and found.spec != spec:
+            earlier.append(found.spec)
+    if earlier:
+        differences = "; ".join(spec.differences(earlier[-1]))
+        progress.note(f"No cached features: {differences}.", show)
 
 
 def _open_if_good(path: Path) -> store.Features | None:
@@ -326,12 +338,6 @@ def _first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the rows without those whose image was already named by an earlier row."""
     _, first = np.unique(digests[rows], axis=0, return_index=True)
     return rows[np.sort(first)]
-
-
-def _mask(rows: dict[int, str], n: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[list(rows)] = True
-    return mask
 
 
 def _provenance(samples: sources.Source, weights: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,8 +189,13 @@ def scan(
     source: Source,
     is_plain: Callable[[bytes], bool],
     advance: Callable[[int], None] = _nothing,
+    known: Mapping[str, tuple[tuple[int, int], bytes]] | None = None,
 ) -> Scan:
-    """Read every sample once, in threads; `is_plain` judges a file's bytes."""
+    """Read every sample once, in threads; `is_plain` judges a file's bytes.
+
+    `known` gives stamp and digest by id, of a file that was read before: where size and
+    modification time are still the same it is not read again, and counts as not plain.
+    """
     digests = np.zeros((len(source), DIGEST_BYTES), np.uint8)
     plain = np.zeros(len(source), bool)
     stamps: list[tuple[int, int] | None] = [None] * len(source)
@@ -204,9 +209,17 @@ def scan(
             return row, bytes(DIGEST_BYTES), False, error.strerror or str(error)
         return row, digest(data), source.paths is not None and is_plain(data), ""
 
+    unread = []
+    for row, id_ in enumerate(source.ids):
+        if known and (seen := known.get(id_)) is not None and _stamp(source, row) == seen[0]:
+            stamps[row], digests[row] = seen[0], np.frombuffer(seen[1], np.uint8)
+            advance(1)
+        else:
+            unread.append(row)
+
     # hashing and reading release the interpreter lock, so threads use the disk and every core
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for row, value, is_plain_file, reason in _bounded_map(pool, look, len(source)):
+        for row, value, is_plain_file, reason in _bounded_map(pool, look, unread):
             digests[row] = np.frombuffer(value, np.uint8)
             plain[row] = is_plain_file
             if reason:
@@ -216,11 +229,20 @@ def scan(
 
 
 def _bounded_map(
-    pool: ThreadPoolExecutor, look: Callable[[int], tuple[int, bytes, bool, str]], n: int
+    pool: ThreadPoolExecutor,
+    look: Callable[[int], tuple[int, bytes, bool, str]],
+    rows: Sequence[int],
 ) -> Iterator[tuple[int, bytes, bool, str]]:
     """Map in slices, so that a million pending results never exist at once."""
-    for start in range(0, n, 4096):
-        yield from pool.map(look, range(start, min(n, start + 4096)))
+    for start in range(0, len(rows), 4096):
+        yield from pool.map(look, rows[start : start + 4096])
+
+
+def _stamp(source: Source, row: int) -> tuple[int, int] | None:
+    try:
+        return source.stamp(row)
+    except OSError:
+        return None
 
 
 def _open_example(text: str) -> Source:

@@ -73,6 +73,15 @@ class ExtractionSpec:
             )
         return cls(**(values | {"image_size": tuple(values["image_size"])}))
 
+    def differences(self, other: ExtractionSpec) -> list[str]:
+        """Return a phrase for each field in which `other`, an earlier spec, differs from this."""
+        return [
+            f"{field.name} was {_shown(getattr(other, field.name))}, "
+            f"is {_shown(getattr(self, field.name))}"
+            for field in fields(self)
+            if getattr(other, field.name) != getattr(self, field.name)
+        ]
+
     @property
     def fingerprint(self) -> str:
         """BLAKE2b-128 of the canonical JSON, 32 hex digits."""
@@ -83,6 +92,13 @@ class ExtractionSpec:
     def short_name(self) -> str:
         """File name without ending: backbone and the fingerprint's first eight digits."""
         return f"{self.backbone}-{self.fingerprint[:8]}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    text = "the default" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"  # a digest
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -13,20 +13,26 @@ from featcache.store.folders import (
     source_folder,
     sweep,
 )
+from featcache.store.integrity import Damage, salvage, verify
+from featcache.store.locks import locked
 from featcache.store.publishing import publish
 from featcache.store.rows import DamagedFileError, Parts, Rows
 
 __all__ = [
+    "Damage",
     "DamagedFileError",
     "Failure",
     "Features",
     "Parts",
     "Rows",
     "Table",
+    "locked",
     "newest_features",
     "newest_heads",
     "of_fingerprint",
     "publish",
+    "salvage",
     "source_folder",
     "sweep",
+    "verify",
 ]

@@ -42,6 +42,7 @@ class Table:
     class_names: tuple[str, ...]
     splits: tuple[str, ...] | None
     failures: tuple[Failure, ...]
+    stamps: np.ndarray  # (n, 2) int64: size and modification time (ns) of each file, -1 unknown
 
     def matches(self, features: Features) -> bool:
         """Return whether a published file already holds exactly these rows."""
@@ -88,7 +89,7 @@ class Features:
                 self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
                 self.shape: tuple[int, ...] = tuple(file["features"].shape)
                 self.dtype: np.dtype[Any] = file["features"].dtype
-                for column in ("ids", "digests", "labels"):
+                for column in ("ids", "digests", "labels", "stamps"):
                     n_rows = len(file[column])
                     if n_rows != self.shape[0]:
                         raise ValueError(f"'{column}' has {n_rows} rows, not {self.shape[0]}")
@@ -127,6 +128,11 @@ class Features:
         if len(labels) and labels.max() >= len(self.class_names):
             raise self._damaged(ValueError(f"label {labels.max()} has no class name"))
         return labels
+
+    @cached_property
+    def stamps(self) -> np.ndarray:
+        """(n, 2) int64: size in bytes and modification time in ns of each file, -1 unknown."""
+        return np.asarray(self._read("stamps"))
 
     @cached_property
     def splits(self) -> tuple[str, ...] | None:

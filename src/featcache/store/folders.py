@@ -39,13 +39,19 @@ def claim(folder: Path, origin: str) -> None:
     """Make a source's folder if need be, and write down whose it is."""
     if folder.is_dir() and _owner(folder) == origin:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = folder.parent / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n")  # the cache folder keeps itself out of git
+    prepare(folder.parent)
+    folder.mkdir(exist_ok=True)
     temporary = folder / f"{OWNER_FILE}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps({"origin": origin}))
     temporary.replace(folder / OWNER_FILE)
+
+
+def prepare(cache_dir: Path) -> None:
+    """Make the cache folder, which keeps itself out of git."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    ignore = cache_dir / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
 
 
 def _owner(folder: Path) -> str | None:

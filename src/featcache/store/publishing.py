@@ -56,6 +56,7 @@ def publish(
         file.create_dataset("ids", data=list(table.ids), dtype=text, chunks=True, fletcher32=False)
         file.create_dataset("digests", data=table.digests, fletcher32=True)
         file.create_dataset("labels", data=table.labels, fletcher32=True)
+        file.create_dataset("stamps", data=table.stamps, fletcher32=True)
         if table.splits is not None:
             file.create_dataset("splits", data=list(table.splits), dtype=text)
         failures = file.create_group("failures")

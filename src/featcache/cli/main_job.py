@@ -1,43 +1,31 @@
-"""The command line: parse, one library call, print.
-
-Results go to stdout, progress and complaints to stderr. An expected failure is one line and exit
-code 2 for wrong use, 1 otherwise. Everything that imports TensorFlow or scikit-learn is imported
-inside the verb that needs it, so that `--help` stays quick.
-"""
+"""The verbs of the main job: extract, fit-heads, stitch, predict, finetune, demo."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from featcache import __version__
-from featcache.errors import FeatcacheError, SpecError
-
-app = typer.Typer(
-    help="Extract once, train heads in seconds, ship one model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from featcache.cli.options import (
+    DENSE,
+    RARE,
+    CacheDir,
+    Device,
+    Jobs,
+    Json,
+    Overwrite,
+    Seed,
+    app,
+    by,
+    one_line,
+    print_table,
+    result,
+    say,
 )
+from featcache.errors import SpecError
 
-RARE = "Rarely needed"
-DENSE = "Dense head (instead of its grid)"
 SHOWN_PREDICTIONS = 20
-
-CacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=RARE)]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Do it again even if nothing changed.")
-]
-Jobs = Annotated[int, typer.Option(help="Processes; -1 is one a core.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 
 
 @app.command()
@@ -74,6 +62,18 @@ def extract(
         ),
     ] = "bilinear",
     device: Device = "auto",
+    check: Annotated[
+        str,
+        typer.Option(
+            help="stat trusts size and time of a file; content reads all.", rich_help_panel=RARE
+        ),
+    ] = "stat",
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait", help="Wait for another process on this file.", rich_help_panel=RARE
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Run a frozen backbone once over images; keep the embeddings as HDF5."""
@@ -92,14 +92,16 @@ def extract(
         limit=limit,
         cache_dir=cache_dir,
         device=device,
+        check=check,
+        wait=wait,
     )
     features = done.features
     for failure in features.failures[:5]:
-        _say(_one_line(f"unreadable: {failure.id}: {failure.reason}"))
+        say(one_line(f"unreadable: {failure.id}: {failure.reason}"))
     if len(features.failures) > 5:
-        _say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
+        say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
     n, d = features.shape
-    _result(
+    result(
         as_json,
         {
             "features": str(features.path),
@@ -107,6 +109,7 @@ def extract(
             "hit": done.hit,
             "computed": done.n_computed,
             "reused": done.n_reused,
+            "removed": done.n_removed,
             "failed": done.n_failed,
             "passed_over": done.n_passed_over,
             "classes": list(features.class_names),
@@ -115,8 +118,9 @@ def extract(
         },
         f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images of "
         f"{len(features.class_names)} classes, {d} features each.\n"
-        f"Computed {done.n_computed}, reused {done.n_reused}, failed {done.n_failed}, "
-        f"passed over {done.n_passed_over} other file(s), in {done.seconds:.1f} s.",
+        f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
+        f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s), "
+        f"in {done.seconds:.1f} s.",
     )
 
 
@@ -153,7 +157,7 @@ def fit_heads(
 
     if features is None:
         features = store.newest_features(cache_dir)
-        _say(f"Took the newest feature file: {features}")
+        say(f"Took the newest feature file: {features}")
     board = compare.fit_heads(
         features,
         None if heads == "all" else [name.strip() for name in heads.split(",")],
@@ -164,9 +168,9 @@ def fit_heads(
         overwrite=overwrite,
     )
     if as_json:
-        _result(True, board.to_dict() | {"folder": str(board.folder)}, "")
+        result(True, board.to_dict() | {"folder": str(board.folder)}, "")
         return
-    _print_table(board)
+    print_table(board)
     typer.echo(
         f"{board.n_train} training and {board.n_test} held-out images; always naming the largest "
         f"class scores {board.majority:.3f}.\nWrote {board.folder}"
@@ -194,19 +198,19 @@ def stitch(
 
     if heads is None:
         heads = store.newest_heads(cache_dir)
-        _say(f"Took the newest heads: {heads}")
+        say(f"Took the newest heads: {heads}")
     board = leaderboard.load(heads)
     fitted = board[head] if head else board.best
     if head is None:
-        _say(f"Took the best head: {fitted.name}")
+        say(f"Took the best head: {fitted.name}")
     out = out or heads.with_suffix(".keras")
     done = stitching.run(fitted, out, source=source, overwrite=overwrite)
     parity = stitching.Parity(**done.card.parity)
-    _result(
+    result(
         as_json,
         {"model": str(done.path), "hit": done.hit} | done.card.to_dict(),
         f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
-        f"{_by(done.card.spec.image_size)}, 0 to 255, to {done.card.output} of "
+        f"{by(done.card.spec.image_size)}, 0 to 255, to {done.card.output} of "
         f"{len(done.card.class_names)} classes.\nParity: {parity}.",
     )
 
@@ -229,14 +233,14 @@ def predict(
     predictions = loaded.predict(images, top=top)
     unreadable = [one for one in predictions if one.error]
     for one in unreadable[:5]:
-        _say(_one_line(f"unreadable: {one.path}: {one.error}"))
+        say(one_line(f"unreadable: {one.path}: {one.error}"))
     if out is not None:
         prediction.write_csv(predictions, out, min(top, len(loaded.card.class_names)))
     if as_json:
         values = [one.to_dict() for one in predictions]
-        _result(True, {"output": loaded.card.output, "predictions": values}, "")
+        result(True, {"output": loaded.card.output, "predictions": values}, "")
         return
-    _print_table(_prediction_table(predictions[:SHOWN_PREDICTIONS], loaded.card.output))
+    print_table(_prediction_table(predictions[:SHOWN_PREDICTIONS], loaded.card.output))
     n_more = len(predictions) - SHOWN_PREDICTIONS
     if n_more > 0:
         typer.echo(
@@ -285,7 +289,7 @@ def finetune(
         if done.improved
         else "no epoch lowered the validation loss, so the weights are unchanged"
     )
-    _result(
+    result(
         as_json,
         {
             "model": str(out),
@@ -316,66 +320,7 @@ def demo(
     console = Console(highlight=False, quiet=as_json)
     values = demonstration.run(cache_dir, jobs, console)
     if as_json:
-        _result(True, values, "")
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        typer.echo(f"featcache {__version__}")
-        raise typer.Exit
-
-
-def main() -> None:
-    """Run the command line and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
-    try:
-        code = app(standalone_mode=False)
-    except typer.TyperException as error:
-        if message := _one_line(error.format_message()):  # empty when the help was printed
-            _say(f"Error: {message.rstrip('.')}. See `featcache --help`.")
-        sys.exit(error.exit_code)
-    except FeatcacheError as error:
-        _say(f"Error: {_one_line(str(error))}")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of stdout has gone, as in `| head`
-        sys.exit(0)
-    except OSError as error:
-        where = f"'{error.filename}': " if error.filename else ""
-        _say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
-        sys.exit(1)
-    if code == 130:  # Typer turns Ctrl-C into this code
-        _say("Interrupted. What was finished is kept; the same command goes on from there.")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _result(as_json: bool, values: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
-
-
-def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    Console(soft_wrap=False).print(table)
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+        result(True, values, "")
 
 
 def _dense_options(

@@ -1,0 +1,151 @@
+"""The verbs that look at feature files: info and verify. TensorFlow only to repair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featcache.cli.options import Json, app, by, one_line, print_table, result, say
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="A feature file, or a cache folder: every file in it.")
+    ] = Path("cache"),
+    as_json: Json = False,
+) -> None:
+    """Say what a feature file holds, or list those of a cache folder."""
+    from featcache import store
+    from featcache.errors import StoreError
+
+    if not path.is_dir():
+        described = _described(store.Features(path))
+        if as_json:
+            result(True, described, "")
+        else:
+            print_table(_file_table(described))
+        return
+    files, damaged = [], []
+    for file in sorted(path.glob("*/*.h5")):
+        try:
+            files.append(_described(store.Features(file)))
+        except StoreError as error:
+            damaged.append({"path": str(file), "error": one_line(str(error))})
+    if not files and not damaged:
+        raise StoreError(f"There is no feature file in '{path}'. Run `featcache extract` first.")
+    if as_json:
+        result(True, {"files": files, "damaged": damaged}, "")
+        return
+    print_table(_folder_table(files))
+    for one in damaged:
+        say(one["error"])
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A feature file.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute the damaged rows again from the images.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read all of a feature file and name what is damaged; exit code 1 if anything is."""
+    from featcache import store
+    from featcache.errors import StoreError
+
+    features = store.Features(path)
+    damage = store.verify(features)
+    if not damage:
+        values = {"path": str(path), "damaged": False, "rows": [], "columns": []}
+        result(as_json, values, f"'{path}' is whole: {len(features)} rows.")
+        return
+    if not repair:
+        raise StoreError(
+            f"Feature file '{path}' is damaged: {damage}. Run `featcache verify --repair` to "
+            f"compute just that again."
+        )
+    from featcache import extraction
+
+    done = extraction.repair(features, damage)
+    values = {
+        "path": str(path),
+        "damaged": True,
+        "rows": [list(span) for span in damage.rows],
+        "columns": list(damage.columns),
+        "computed": done.n_computed,
+    }
+    result(
+        as_json,
+        values,
+        f"Mended '{path}': {damage}. Computed {done.n_computed}, kept {done.n_reused}.",
+    )
+
+
+def _described(features: Any) -> dict[str, Any]:
+    counts = Counter(features.labels.tolist())
+    names = features.class_names
+    return {
+        "path": str(features.path),
+        "n_images": len(features),
+        "n_features": features.shape[1],
+        "dtype": str(features.dtype),
+        "size_bytes": features.path.stat().st_size,
+        "classes": {name: counts.get(label, 0) for label, name in enumerate(names)},
+        "unlabelled": counts.get(-1, 0),
+        "splits": dict(Counter(features.splits)) if features.splits else {},
+        "failures": [{"id": one.id, "reason": one.reason} for one in features.failures],
+        "fingerprint": features.fingerprint,
+        "spec": features.spec.to_dict(),
+        "provenance": features.provenance,
+    }
+
+
+def _file_table(described: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    spec, table = described["spec"], Table("field", "value", show_header=False)
+    rows = {
+        "file": described["path"],
+        "images": described["n_images"],
+        "features": f"{described['n_features']} {described['dtype']}",
+        "size": f"{described['size_bytes'] / 1e6:.1f} MB",
+        "classes": _counts(described["classes"]) or "no labels",
+        "splits": _counts(described["splits"]) or "none given",
+        "failures": len(described["failures"]),
+        "fingerprint": described["fingerprint"],
+        "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
+        "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
+        "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
+        **described["provenance"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    for one in described["failures"][:10]:
+        table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
+    return table
+
+
+def _folder_table(files: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("file", "images", "features", "classes", "failed", "size")
+    for one in files:
+        table.add_row(
+            Text(one["path"], overflow="fold"),
+            str(one["n_images"]),
+            str(one["n_features"]),
+            str(len(one["classes"])),
+            str(len(one["failures"])),
+            f"{one['size_bytes'] / 1e6:.1f} MB",
+        )
+    return table
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,0 +1,54 @@
+"""What the verbs share: the app, options that several have, and printing.
+
+Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Extract once, train heads in seconds, ship one model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RARE = "Rarely needed"
+DENSE = "Dense head (instead of its grid)"
+
+CacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=RARE)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do it again even if nothing changed.")
+]
+Jobs = Annotated[int, typer.Option(help="Processes; -1 is one a core.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
+
+
+def result(as_json: bool, values: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(table)
+
+
+def say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from conftest import make_photos
+
+from featcache import extraction, store
+from featcache.errors import SourceError
+from featcache.store import integrity, publishing
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 4 rows, so that 21 images make six of them."""
+    monkeypatch.setattr(publishing, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(integrity, "CHUNK_ROWS", 4)
+
+
+def flip(path, chunk, dataset="features"):
+    with h5py.File(path) as file:
+        offset = file[dataset].id.get_chunk_info(chunk).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 3] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_whole_file(photos, extract):
+    damage = store.verify(extract(photos).features)
+    assert not damage
+
+
+@pytest.mark.parametrize("chunk", range(6))
+def test_repair_computes_just_the_damaged_rows(photos, extract, small_chunks, images_run, chunk):
+    features = extract(photos).features
+    before = features.X
+    images_run.clear()
+    flip(features.path, chunk)
+    damaged = store.Features(features.path)
+    damage = store.verify(damaged)
+    first, last = 4 * chunk, min(4 * chunk + 3, 20)
+    assert damage.rows == ((first, last),)
+    assert str(damage) == f"features of rows {first}–{last}"
+    done = extraction.repair(damaged, damage)
+    assert sum(images_run) == done.n_computed == last - first + 1
+    np.testing.assert_allclose(done.features.X, before, rtol=1e-5, atol=1e-6)
+    assert not store.verify(store.Features(features.path))
+
+
+def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, images_run):
+    features = extract(photos).features
+    images_run.clear()
+    with h5py.File(features.path, "r+") as file:
+        file["digests"].attrs["x"] = 1
+    flip(features.path, 0, "digests")
+    damaged = store.Features(features.path)
+    damage = store.verify(damaged)
+    assert damage.columns == ("digests",)
+    extraction.repair(damaged, damage)
+    assert sum(images_run) == 21
+    assert not store.verify(store.Features(features.path))
+
+
+def test_repair_without_the_images_leaves_the_file(photos, extract, tmp_path):
+    features = extract(photos).features
+    flip(features.path, 0)
+    damaged = store.Features(features.path)
+    damage = store.verify(damaged)
+    photos.rename(tmp_path / "gone")
+    with pytest.raises(SourceError, match="does not exist"):
+        extraction.repair(damaged, damage)
+    assert features.path.exists()
+
+
+def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
+    root = make_photos(tmp_path / "p")
+    features = extract(root, limit=9).features
+    flip(features.path, 0)
+    damaged = store.Features(features.path)
+    done = extraction.repair(damaged, store.verify(damaged))
+    assert done.features.ids == features.ids
+    assert done.features.path == features.path
