@@ -152,7 +152,7 @@ def frozen_extractor(backbone: keras.Model, spec: ExtractionSpec) -> keras.Model
     keras = quiet.keras()
     if spec.layer is not None:
         backbone = keras.Model(
-            backbone.inputs, _tap(backbone, spec.layer), name=backbone.name or spec.backbone
+            backbone.inputs[0], _tap(backbone, spec.layer), name=backbone.name or spec.backbone
         )
     backbone.trainable = False
     inputs = keras.Input((*spec.image_size, 3), name="image")

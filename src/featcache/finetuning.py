@@ -264,7 +264,7 @@ def _save(network: keras.Model, data: _Data, out: Path, described: card.Card) ->
     """Freeze, save, and check that the file gives what the trained model gives."""
     # another model object on the same layers: without the optimiser, and without our loss, which
     # plain Keras could not load
-    network = quiet.keras().Model(network.inputs, network.output, name=network.name)
+    network = quiet.keras().Model(network.inputs[0], network.output, name=network.name)
     network.trainable = False
     batch, _ = next(data.batches(data.test))
     expected = np.asarray(network(batch, training=False))

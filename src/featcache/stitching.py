@@ -150,7 +150,7 @@ def check_parity(
         wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
     samples, scanned, rows_of = _unchanged(features, wanted, source)
 
-    probe = keras.Model(model.inputs, [model.get_layer(head.parity_layer).output, model.output])
+    probe = keras.Model(model.inputs[0], [model.get_layer(head.parity_layer).output, model.output])
     # Keras's own predict would compile with XLA, which is slow on CPUs
     run = quiet.tensorflow().function(lambda batch: probe(batch, training=False))
     values: dict[int, np.ndarray] = {}
@@ -253,7 +253,7 @@ def _build(fitted: leaderboard.FittedHead, features: store.Features) -> keras.Mo
             f"'{features.path}' has {features.shape[1]}."
         )
     outputs = fitted.head.to_keras_layers(extractor.output)
-    return keras.Model(extractor.inputs, outputs, name=f"{_word(spec.backbone)}_{fitted.name}")
+    return keras.Model(extractor.input, outputs, name=f"{_word(spec.backbone)}_{fitted.name}")
 
 
 def _word(name: str) -> str:
