@@ -6,15 +6,14 @@ import pytest
 from conftest import make_photos
 
 from featcache import extraction, store
-from featcache.errors import SourceError
-from featcache.store import integrity, publishing
+from featcache.errors import SourceError, StoreError
+from featcache.store import publishing
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 4 rows, so that 21 images make six of them."""
     monkeypatch.setattr(publishing, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(integrity, "CHUNK_ROWS", 4)
 
 
 def flip(path, chunk, dataset="features"):
@@ -47,11 +46,28 @@ def test_repair_computes_just_the_damaged_rows(photos, extract, small_chunks, im
     assert not store.verify(store.Features(features.path))
 
 
+def test_loading_damaged_features_names_the_rows(photos, extract, small_chunks):
+    features = extract(photos).features
+    flip(features.path, 1)
+    flip(features.path, 5)
+    message = r"checksum of rows 4–7, 20–20 does not match\. Run `featcache verify --repair`"
+    with pytest.raises(StoreError, match=message):
+        store.Features(features.path).arrays()
+
+
+def test_extract_mends_a_damaged_column_by_itself(photos, extract, small_chunks, images_run):
+    features = extract(photos).features
+    flip(features.path, 0, "labels")
+    images_run.clear()
+    done = extract(photos)
+    assert not done.hit
+    assert not images_run
+    assert not store.verify(done.features)
+
+
 def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, images_run):
     features = extract(photos).features
     images_run.clear()
-    with h5py.File(features.path, "r+") as file:
-        file["digests"].attrs["x"] = 1
     flip(features.path, 0, "digests")
     damaged = store.Features(features.path)
     damage = store.verify(damaged)

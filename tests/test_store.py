@@ -247,7 +247,7 @@ def test_a_flipped_bit_is_an_error_not_a_number(published):
     data = bytearray(published.path.read_bytes())
     data[offset + 100] ^= 1
     published.path.write_bytes(data)
-    with pytest.raises(StoreError, match="damaged: 'features'"):
+    with pytest.raises(StoreError, match=r"damaged: checksum of rows 1024–2047 does not match"):
         _ = store.Features(published.path).X
 
 

@@ -98,6 +98,19 @@ def resolve(
     return Resolved(spec, weights, backbone)
 
 
+def options_of(spec: ExtractionSpec, weights: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the name and the options with which `resolve` gives this spec again."""
+    options = {
+        "weights": weights,
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+        "image_size": spec.image_size,
+        "resize": spec.resize,
+        "dtype": spec.dtype,
+    }
+    return None if is_own(spec.backbone) else spec.backbone, options
+
+
 def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     """Return the bare network without its classifier, weights loaded.
 

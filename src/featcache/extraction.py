@@ -21,7 +21,6 @@ import numpy as np
 
 from featcache import (
     backbones,
-    catalogue,
     images,
     progress,
     runtime,
@@ -168,8 +167,8 @@ def run(
     if published is not None and state.is_all_in(published):
         return done(published, 0, hit=True)
     _say_why(published, folder, resolved.spec, show_progress)
-    with store.locked(path, wait, lambda text: progress.note(text, show_progress)) as waited:
-        finished = _open_if_good(path) if waited else None
+    with store.locked(path, wait, lambda text: progress.note(text, show_progress)):
+        finished = _open_if_good(path)  # another process may have been quicker
         if finished is not None and state.is_all_in(finished):
             return done(finished, 0, hit=True)
         parts = store.Parts(path, resolved.spec.fingerprint, samples.origin)
@@ -198,19 +197,8 @@ def repair(features: store.Features, damage: store.Damage) -> Extraction:
     cache = path.parent.parent
     with store.locked(path, True, progress.note):
         store.salvage(features, damage)
-    return run(
-        source,
-        None if catalogue.is_own(spec.backbone) else spec.backbone,
-        limit=limit,
-        cache_dir=cache,
-        check="content",
-        weights=features.provenance["weights"],
-        pooling=spec.pooling,
-        layer=spec.layer,
-        image_size=spec.image_size,
-        resize=spec.resize,
-        dtype=spec.dtype,
-    )
+    name, options = backbones.options_of(spec, features.provenance["weights"])
+    return run(source, name, limit=limit, cache_dir=cache, check="content", **options)
 
 
 def _assemble(path: Path, cache: Path, state: _State, work: Work) -> store.Features:
@@ -328,10 +316,13 @@ def _say_why(
 
 
 def _open_if_good(path: Path) -> store.Features | None:
+    """Return a feature file whose columns can be read; whether its features can is not asked."""
     try:
-        return store.Features(path)
-    except (StoreError, SpecError):
+        features = store.Features(path)
+        features.load_columns()
+    except StoreError:
         return None
+    return features
 
 
 def _first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:

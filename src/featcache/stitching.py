@@ -17,7 +17,6 @@ import numpy as np
 from featcache import (
     backbones,
     card,
-    catalogue,
     images,
     leaderboard,
     progress,
@@ -227,16 +226,8 @@ def _build(fitted: leaderboard.FittedHead, features: store.Features) -> keras.Mo
     keras = quiet.keras()
     spec = features.spec
     memo = features.path.parent.parent / weights_memo.FILE_NAME
-    resolved = backbones.resolve(
-        None if catalogue.is_own(spec.backbone) else spec.backbone,
-        weights=features.provenance["weights"],
-        layer=spec.layer,
-        pooling=spec.pooling,
-        image_size=spec.image_size,
-        resize=spec.resize,
-        dtype=spec.dtype,
-        memo=memo if memo.exists() else None,
-    )
+    name, options = backbones.options_of(spec, features.provenance["weights"])
+    resolved = backbones.resolve(name, memo=memo if memo.exists() else None, **options)
     if resolved.spec.fingerprint != spec.fingerprint:
         raise StitchError(
             f"The backbone's weights are not those of the features: '{features.path}' was made "

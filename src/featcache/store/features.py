@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,6 +165,11 @@ class Features:
         """(n, d) features as stored, float32 or float16, read on first use."""
         return np.asarray(self._read("features"))
 
+    def load_columns(self) -> None:
+        """Read everything but the features; raise StoreError where that fails."""
+        for name in ("ids", "digests", "labels", "stamps", "splits", "failures"):
+            getattr(self, name)
+
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
         """Return the row numbers of train, val or test (see `splits.parts`), or all labelled ones.
 
@@ -194,15 +199,35 @@ class Features:
             try:
                 return file[name].asstr()[:] if as_text else file[name][:]
             except (OSError, KeyError) as error:
+                where = f"'{name}' cannot be read"
+                if name == "features" and (spans := damaged_spans(file[name])):
+                    where = f"checksum of rows {shown_spans(spans)} does not match"
                 raise StoreError(
-                    f"Feature file '{self.path}' is damaged: '{name}' cannot be read ({error}). "
-                    f"Delete it and extract again."
+                    f"Feature file '{self.path}' is damaged: {where}. Run `featcache verify "
+                    f"--repair` to compute just that again."
                 ) from error
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:
         with _open(self.path, "Feature file") as file:
             yield file
+
+
+def damaged_spans(features: h5py.Dataset) -> list[tuple[int, int]]:
+    """Return first and last row of every chunk whose checksum does not match."""
+    spans = []
+    size = features.chunks[0] if features.chunks else len(features)
+    for start in range(0, len(features), size):
+        try:
+            features[start : start + size]
+        except OSError:
+            spans.append((start, min(start + size, len(features)) - 1))
+    return spans
+
+
+def shown_spans(spans: Iterable[tuple[int, int]]) -> str:
+    """Return spans of rows as text."""
+    return ", ".join(f"{first}\u2013{last}" for first, last in spans)
 
 
 @contextmanager

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from featcache.errors import StoreError
-from featcache.store.features import Features
-from featcache.store.publishing import CHUNK_ROWS
+from featcache.store.features import Features, damaged_spans, shown_spans
 from featcache.store.rows import Parts
 
 
@@ -25,15 +23,13 @@ class Damage:
         return bool(self.rows or self.columns)
 
     def __str__(self) -> str:
-        rows = ", ".join(f"{first}\u2013{last}" for first, last in self.rows)
-        texts = [f"features of rows {rows}"] if rows else []
+        texts = [f"features of rows {shown_spans(self.rows)}"] if self.rows else []
         return " and ".join(texts + [f"column '{name}'" for name in self.columns])
 
 
 def verify(features: Features) -> Damage:
     """Read everything in a feature file; HDF5 checks each chunk against its checksum."""
     columns = []
-    rows = []
     with h5py.File(features.path, "r", locking=False) as file:
         for name in ("ids", "digests", "labels", "stamps", "splits", "failures/id"):
             try:
@@ -41,14 +37,7 @@ def verify(features: Features) -> Damage:
                     file[name][:]
             except (OSError, KeyError):
                 columns.append(name)
-        for start in range(0, len(features), CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, len(features))
-            try:
-                is_good = bool(np.isfinite(file["features"][start:stop]).all())
-            except OSError:
-                is_good = False
-            if not is_good:
-                rows.append((start, stop - 1))
+        rows = damaged_spans(file["features"])
     return Damage(tuple(rows), tuple(columns))
 
 
@@ -62,10 +51,11 @@ def salvage(features: Features, damage: Damage) -> Path:
     bad = {first for first, _ in damage.rows}
     if "digests" not in damage.columns:
         with h5py.File(features.path, "r", locking=False) as file:
-            for start in range(0, len(features), CHUNK_ROWS):
+            size = file["features"].chunks[0]
+            for start in range(0, len(features), size):
                 if start not in bad:
-                    block = file["features"][start : start + CHUNK_ROWS]
-                    parts.write(features.digests[start : start + CHUNK_ROWS], block)
+                    block = file["features"][start : start + size]
+                    parts.write(features.digests[start : start + size], block)
     try:
         features.path.unlink()
     except OSError as error:

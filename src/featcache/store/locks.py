@@ -19,8 +19,8 @@ LOCK_FOLDER = ".locks"
 
 
 @contextmanager
-def locked(path: Path, wait: bool, say: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the lock of a feature file; yield whether another process had to be waited for.
+def locked(path: Path, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a feature file.
 
     Parameters
     ----------
@@ -37,7 +37,6 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> Iterator[bool]
     prepare(folder.parent)
     folder.mkdir(exist_ok=True)
     lock = FileLock(folder / f"{path.parent.name}-{path.name}.lock")
-    had_to_wait = False
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -48,8 +47,7 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> Iterator[bool]
             ) from None
         say(f"Another process is extracting into '{path}'; waiting for it (Ctrl-C to stop).")
         lock.acquire()
-        had_to_wait = True
     try:
-        yield had_to_wait
+        yield
     finally:
         lock.release()
