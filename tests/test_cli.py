@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import h5py
 import pytest
 from conftest import make_photos, parse_single_json
 
 from featcache import cli as command_line
+from featcache import runtime
 
 VERBS = [
     command.name or command.callback.__name__ for command in command_line.app.registered_commands
@@ -219,30 +218,29 @@ def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
     assert done.stderr.count("\n") == 1
 
 
-def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path, cli):
-    make_photos(tmp_path / "p", classes=tuple("abcdefghijklmnop"))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "featcache",
-            "extract",
-            "p",
-            "--weights",
-            "random",
-            "--backbone",
-            "vgg16",
-        ],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert stderr.startswith("Interrupted.")
-    assert stderr.count("\n") == 1
+def test_ctrl_c_is_one_line_and_keeps_what_was_done(photos, tiny_backbone, cli, monkeypatch):
+    compile_frozen = runtime.compile_frozen
+
+    def interrupted(*arguments):
+        run = compile_frozen(*arguments)
+        batches = iter(range(3))
+
+        def once(images):
+            if next(batches) == 2:
+                raise KeyboardInterrupt
+            return run(images)
+
+        return once
+
+    arguments = ("extract", photos, "--weights", tiny_backbone, "--batch-size", "4", "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "compile_frozen", interrupted)
+        done = cli(*arguments)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr.startswith("Interrupted.")
+    assert done.stderr.count("\n") == 1
+    assert parse_single_json(cli(*arguments).stdout)["reused"] == 8
 
 
 @pytest.mark.parametrize("verb", VERBS)
