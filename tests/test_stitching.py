@@ -70,12 +70,18 @@ def board(photos, extract):
     return fit(extract(photos).features)
 
 
-@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c", "d")])
 @pytest.mark.parametrize(
-    "options", [{}, {"dtype": "float16"}, {"pooling": "flatten"}, {"layer": "conv_1"}]
+    ("classes", "options"),
+    [
+        ("ab", {}),
+        ("abcd", {}),
+        ("abc", {"dtype": "float16"}),
+        ("abc", {"pooling": "flatten"}),
+        ("ab", {"layer": "conv_1"}),
+    ],
 )
 def test_small_models_of_every_kind(tmp_path, extract, classes, options):
-    features = extract(make_photos(tmp_path / "p", classes=classes), **options).features
+    features = extract(make_photos(tmp_path / "p", classes=tuple(classes)), **options).features
     board = fit(features, list(heads.CATALOGUE))
     for name in heads.CATALOGUE:
         model = fc.stitch(board[name], show_progress=False)
