@@ -12,9 +12,20 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "src" / "featcache"
 # Data flows down this list, and a module imports only what stands above it.
 ORDER = [
-    *("errors", "progress", "quiet", "spec", "examples", "sources", "images"),
+    *("errors", "progress", "quiet", "spec", "annotations", "decoding", "examples"),
+    *("sources", "images"),
     *("weights_memo", "efficientnet_lite0", "catalogue", "backbones", "runtime"),
-    *("splits", "store", "computing", "extraction", "heads", "leaderboard", "compare", "card"),
+    *(
+        "splits",
+        "store",
+        "inventory",
+        "computing",
+        "extraction",
+        "heads",
+        "leaderboard",
+        "compare",
+        "card",
+    ),
     *("stitching", "predict", "finetuning", "demo", "cli", "__main__"),
 ]
 ONLY_IN = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, make_image
 
-from featcache import backbones, computing, images, runtime, sources, store
+from featcache import backbones, computing, decoding, images, runtime, sources, store
 from featcache.errors import SourceError, SpecError, StoreError
 
 
@@ -23,7 +23,7 @@ def one_by_one(root, ids, backbone_path):
     extractor = backbones.frozen_extractor(backbone, resolved.spec)
     rows = []
     for id_ in ids:
-        pixels = images.decode((Path(root) / id_).read_bytes())
+        pixels = decoding.decode((Path(root) / id_).read_bytes())
         rows.append(extractor(images.resize(pixels, (32, 32), "bilinear")[None])[0])
     return np.stack(rows)
 
@@ -77,8 +77,8 @@ def test_a_hit_decodes_nothing_and_does_not_import_tensorflow(photos, extract, t
     path = extract(photos).features.path
     code = f"""
 import sys
-from featcache import extraction, images
-images.decode = images.batches = None
+from featcache import decoding, extraction, images
+decoding.decode = images.batches = None
 done = extraction.run(
     {str(photos)!r}, weights={str(tiny_backbone)!r}, cache_dir={str(path.parent.parent)!r}
 )
@@ -90,7 +90,8 @@ assert not {{"tensorflow", "keras"}} & set(sys.modules)
 
 def test_only_what_is_new_is_computed(photos, extract, images_run):
     extract(photos)
-    first = store.Features(extract(photos).features.path)
+    first = extract(photos).features
+    assert first.X is first.X  # read now; afterwards there is another file
     images_run.clear()
     # rename, move to another class, copy, remove, change, add
     (photos / "apple" / "apple ü1.jpg").rename(photos / "apple" / "renamed.jpg")
@@ -108,6 +109,15 @@ def test_only_what_is_new_is_computed(photos, extract, images_run):
             np.testing.assert_array_equal(row, old[digest.tobytes()])
 
 
+def test_a_file_written_anew_is_not_mixed_with_the_one_that_was_opened(photos, extract):
+    first = extract(photos).features
+    assert len(first.ids) == 21
+    (photos / "pear" / "pear ü4.jpg").unlink()
+    extract(photos)
+    with pytest.raises(StoreError, match="was written anew since it was opened"):
+        first.arrays()
+
+
 def old(*paths):
     """Make files look as if they had been written an hour ago."""
     for path in paths:
@@ -120,8 +130,8 @@ def test_files_that_did_not_change_are_not_read_again(photos, extract, monkeypat
     make_image(photos / "pear" / "pear ü2.jpg", (9, 9, 9), 500, (30, 30))
     (photos / "pear" / "pear ü1.jpg").touch()
     looked_at = []
-    digest = sources.digest
-    monkeypatch.setattr(sources, "digest", lambda data: looked_at.append(1) or digest(data))
+    digest = sources.table.digest
+    monkeypatch.setattr(sources.table, "digest", lambda data: looked_at.append(1) or digest(data))
     done = extract(photos)
     assert len(looked_at) == 2
     assert done.n_computed == 1

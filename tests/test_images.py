@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import make_photos
 from PIL import Image
 
-from featcache import images, quiet, sources
+from featcache import decoding, images, quiet, sources
+from featcache.spec import ExtractionSpec
 
+SPEC = ExtractionSpec("tiny", "00", (24, 24), "tf")
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
@@ -58,35 +61,35 @@ ODD = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_plain_files_decode_in_tensorflow_to_pillows_very_pixels(kind):
     tf = quiet.tensorflow()
-    assert images.is_plain(PLAIN[kind])
+    assert decoding.is_plain(PLAIN[kind])
     got = tf.io.decode_jpeg(PLAIN[kind], 3, dct_method="INTEGER_ACCURATE").numpy()
-    np.testing.assert_array_equal(got, images.decode(PLAIN[kind]))
+    np.testing.assert_array_equal(got, decoding.decode(PLAIN[kind]))
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_files_are_left_to_pillow(kind):
-    assert not images.is_plain(ODD[kind])
-    assert images.decode(ODD[kind]).dtype == np.uint8
+    assert not decoding.is_plain(ODD[kind])
+    assert decoding.decode(ODD[kind]).dtype == np.uint8
 
 
 @pytest.mark.parametrize("kind", ["rotated", "rotated by XMP"])
 def test_rotation_is_applied(kind):
-    assert images.decode(ODD[kind]).shape == (30, 20, 3)
+    assert decoding.decode(ODD[kind]).shape == (30, 20, 3)
 
 
 def test_lossless_formats_keep_their_pixels():
     for kind in ("webp", "bmp", "tiff"):
-        np.testing.assert_array_equal(images.decode(ODD[kind]), RGB)
+        np.testing.assert_array_equal(decoding.decode(ODD[kind]), RGB)
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
-    np.testing.assert_array_equal(images.decode(ODD["16 bit"])[..., 1], RGB[..., 0])
+    np.testing.assert_array_equal(decoding.decode(ODD["16 bit"])[..., 1], RGB[..., 0])
 
 
 def test_colour_under_transparent_pixels_does_not_show():
     red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     red.putpixel((0, 0), (255, 0, 0, 255))
-    pixels = images.decode(encoded(red, "PNG"))
+    pixels = decoding.decode(encoded(red, "PNG"))
     assert pixels[0, 0].tolist() == [255, 0, 0]
     assert pixels[1, 1].tolist() == [255, 255, 255]
 
@@ -102,21 +105,20 @@ def test_colour_under_transparent_pixels_does_not_show():
 )
 def test_unreadable_gives_a_reason_on_one_line(data, reason):
     with pytest.raises(images.UnreadableImageError, match=reason) as caught:
-        images.decode(data)
+        decoding.decode(data)
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 500)
-    assert not images.is_plain(PLAIN["jpeg"])
+def test_too_many_pixels():
+    assert not decoding.is_plain(PLAIN["jpeg"], max_pixels=500)
     with pytest.raises(images.UnreadableImageError, match="30 x 20 pixels are more than 500"):
-        images.decode(PLAIN["jpeg"])
+        decoding.decode(PLAIN["jpeg"], max_pixels=500)
 
 
 def load(source, rows, **options):
     scanned = sources.scan(source, images.is_plain)
     failures: dict[int, str] = {}
-    settings = {"image_size": (24, 24), "resize_method": "bilinear", "batch_size": 4}
+    settings = {"spec": SPEC, "batch_size": 4}
     got = {}
     for numbers, batch in images.batches(
         source, scanned, rows, failures=failures, **(settings | options)
@@ -138,12 +140,13 @@ def test_batches_give_every_row_its_own_pixels(tmp_path):
     assert set(failures) == bad
     assert set(got) == set(range(len(source))) - bad
     for row, pixels in got.items():
-        expected = images.resize(images.decode(source.read(row)), (24, 24), "bilinear")
+        expected = images.resize(decoding.decode(source.get(row)), (24, 24), "bilinear")
         np.testing.assert_array_equal(pixels, expected)
 
 
 def test_antialias_differs_when_shrinking(photos):
     source = sources.open_source(photos)
     assert not np.allclose(
-        load(source, [0])[0][0], load(source, [0], resize_method="antialias")[0][0]
+        load(source, [0])[0][0],
+        load(source, [0], spec=replace(SPEC, resize="antialias"))[0][0],
     )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -40,10 +43,12 @@ def test_repair_computes_just_the_damaged_rows(photos, extract, small_chunks, im
     first, last = 4 * chunk, min(4 * chunk + 3, 20)
     assert damage.rows == ((first, last),)
     assert str(damage) == f"features of rows {first}–{last}"
-    done = extraction.repair(damaged, damage)
-    assert sum(images_run) == done.n_computed == last - first + 1
-    np.testing.assert_allclose(done.features.X, before, rtol=1e-5, atol=1e-6)
-    assert not store.verify(store.Features(features.path))
+    assert extraction.repair(features.path) == (damage, last - first + 1)
+    assert sum(images_run) == last - first + 1
+    mended = store.Features(features.path)
+    np.testing.assert_allclose(mended.X, before, rtol=1e-5, atol=1e-6)
+    assert not store.verify(mended)
+    assert not list(features.path.parent.glob("*.parts"))
 
 
 def test_loading_damaged_features_names_the_rows(photos, extract, small_chunks):
@@ -72,7 +77,7 @@ def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, i
     damaged = store.Features(features.path)
     damage = store.verify(damaged)
     assert damage.columns == ("digests",)
-    extraction.repair(damaged, damage)
+    extraction.repair(features.path)
     assert sum(images_run) == 21
     assert not store.verify(store.Features(features.path))
 
@@ -80,19 +85,34 @@ def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, i
 def test_repair_without_the_images_leaves_the_file(photos, extract, tmp_path):
     features = extract(photos).features
     flip(features.path, 0)
-    damaged = store.Features(features.path)
-    damage = store.verify(damaged)
     photos.rename(tmp_path / "gone")
     with pytest.raises(SourceError, match="does not exist"):
-        extraction.repair(damaged, damage)
+        extraction.repair(features.path)
     assert features.path.exists()
+
+
+def test_repair_with_other_weights_leaves_the_file(photos, extract, tiny_backbone, tmp_path):
+    own = shutil.copy(tiny_backbone, tmp_path / "own.keras")
+    features = extract(photos, weights=own).features
+    flip(features.path, 0)
+    Path(own).write_bytes(Path(own).read_bytes() + b"x")
+    with pytest.raises(StoreError, match=r"The weights of .* are no longer the same"):
+        extraction.repair(features.path)
+    assert features.path.exists()
+
+
+def test_repair_of_a_copy_elsewhere_is_refused(photos, extract, tmp_path):
+    features = extract(photos).features
+    copy = shutil.copy(features.path, tmp_path / "copy.h5")
+    flip(Path(copy), 0)
+    with pytest.raises(StoreError, match="does not lie in the cache folder it was made for"):
+        extraction.repair(Path(copy))
+    assert not (tmp_path.parent / ".locks").exists()
 
 
 def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
     root = make_photos(tmp_path / "p")
     features = extract(root, limit=9).features
     flip(features.path, 0)
-    damaged = store.Features(features.path)
-    done = extraction.repair(damaged, store.verify(damaged))
-    assert done.features.ids == features.ids
-    assert done.features.path == features.path
+    extraction.repair(features.path)
+    assert store.Features(features.path).ids == features.ids

@@ -8,6 +8,7 @@ import pytest
 from conftest import make_image, make_photos
 
 from featcache import sources
+from featcache.annotations import UNLABELLED
 from featcache.errors import SourceError, SpecError
 
 
@@ -50,7 +51,7 @@ def test_subfolders_of_a_class_belong_to_it(tmp_path):
 def test_folder_without_subfolders_has_no_labels(tmp_path):
     touch(tmp_path, "1.png", "2.png")
     source = sources.open_source(tmp_path)
-    assert source.labels.tolist() == [sources.UNLABELLED] * 2
+    assert source.labels.tolist() == [UNLABELLED] * 2
     assert source.class_names == ()
 
 
@@ -86,7 +87,7 @@ def test_two_files_of_one_id_are_named(tmp_path):
     touch(tmp_path, "a/1.png", "a/2.png")
     (tmp_path / "a" / "1.png").rename(tmp_path / "a" / os.fsdecode(b"\xff.png"))
     (tmp_path / "a" / "2.png").rename(tmp_path / "a" / "\\xff.png")
-    with pytest.raises(SourceError, match="Two files have the id"):
+    with pytest.raises(SourceError, match=r"Two images have the id 'a/.*xff.png': .* and .*Remove"):
         sources.open_source(tmp_path)
 
 
@@ -116,7 +117,7 @@ def test_names_that_are_not_utf8_get_an_id(tmp_path):
     (tmp_path / "a" / "1.png").rename(tmp_path / "a" / os.fsdecode(b"\xe9.png"))
     source = sources.open_source(tmp_path)
     assert source.ids == ("a/\\xe9.png",)
-    assert source.read(0).startswith(b"\x89PNG")
+    assert source.get(0).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_digits():
     assert len(source) == 1797
     assert list(source.ids) == sorted(source.ids)
     assert [int(id_[0]) for id_ in source.ids] == source.labels.tolist()
-    assert source.arrays.shape == (1797, 8, 8, 3)
+    assert source.contents.images.shape == (1797, 8, 8, 3)
 
 
 def test_limit_keeps_every_class(photos):

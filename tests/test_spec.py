@@ -21,6 +21,7 @@ OTHER_VALUES = {
     "precision": "bfloat16",
     "dtype": "float16",
     "views": 2,
+    "background": "#000000",
     "format_version": 2,
 }
 
@@ -39,6 +40,12 @@ def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
 
 
+def test_a_later_field_at_its_default_leaves_fingerprints_as_they_were():
+    assert "background" not in SPEC.to_dict()
+    black = replace(SPEC, background="#000000")
+    assert ExtractionSpec.from_dict(black.to_dict()) == black
+
+
 def test_differences_name_field_and_both_values():
     other = replace(SPEC, image_size=(160, 160), layer="x", weights="a" * 32)
     assert SPEC.differences(other) == [
@@ -55,7 +62,13 @@ def test_unknown_field_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pooling", "mean"), ("resize", "area"), ("dtype", "float64"), ("image_size", (0, 10))],
+    [
+        ("pooling", "mean"),
+        ("resize", "area"),
+        ("dtype", "float64"),
+        ("image_size", (0, 10)),
+        ("background", "red"),
+    ],
 )
 def test_bad_value_names_the_parameter_and_the_value(name, value):
     with pytest.raises(SpecError, match=name) as caught:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache import splits
+from featcache.annotations import Annotations
 from featcache.errors import HeadError
 
 NAMES = tuple("abcdefgh")
@@ -60,8 +61,8 @@ def test_adding_images_hardly_moves_it():
 
 def test_own_splits_are_kept():
     labels = np.array([0, 0, 1, 1, -1])
-    given_splits = np.array(["train", "test", "val", "test", "test"], object)
-    part = splits.parts(labels, digests_of(range(5)), given_splits, 0)
+    about = Annotations(labels, NAMES[:2], ("train", "test", "val", "test", "test"))
+    part = splits.parts(about, digests_of(range(5)), 0)
     assert [np.flatnonzero(part[name]).tolist() for name in ("train", "val", "test")] == [
         [0],
         [2],
@@ -71,8 +72,8 @@ def test_own_splits_are_kept():
 
 def test_without_a_test_part_a_fifth_is_held_out():
     labels = np.repeat([0, 1], 20)
-    given_splits = np.array(["train", "val"] * 20, object)
-    part = splits.parts(labels, digests_of(range(40)), given_splits, 0)
+    about = Annotations(labels, NAMES[:2], ("train", "val") * 20)
+    part = splits.parts(about, digests_of(range(40)), 0)
     assert part["test"].sum() == 8
     assert (part["train"] | part["val"] | part["test"]).all()
 
@@ -87,6 +88,43 @@ def test_folds_part_every_row_once_and_keep_copies_together():
         assert abs(np.mean(labels[test]) - 0.5) < 0.2
         tested[test] += 1
     assert (tested == 1).all()
+
+
+def grouped(n=60, n_groups=15):
+    """Rows in groups, two of them joined by copies of one image, and some rows of no group."""
+    rng = np.random.default_rng(0)
+    groups = [f"g{number}" for number in rng.integers(0, n_groups, n)]
+    groups[:10] = [""] * 10
+    numbers = list(range(n))
+    numbers[20] = numbers[40]
+    return rng.integers(0, 2, n), digests_of(numbers), tuple(groups), (20, 40)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_and_copies_land_on_one_side(seed):
+    labels, digests, groups, copies = grouped()
+    masks = [splits.held_out(labels, digests, seed, groups=groups)]
+    assert 0.1 < masks[0].mean() < 0.35
+    for train, test in splits.folds(labels, digests, 3, seed, NAMES[:2], groups):
+        assert sorted([*train, *test]) == list(range(len(labels)))
+        masks.append(np.isin(np.arange(len(labels)), test))
+    for mask in masks:
+        for group in set(groups) - {""}:
+            assert len({mask[row] for row in range(len(groups)) if groups[row] == group}) == 1
+        assert mask[copies[0]] == mask[copies[1]]
+    assert len(set(masks[0][:10].tolist())) == 2 or seed  # rows of no group are on their own
+
+
+def test_regression_is_held_out_without_classes():
+    about = Annotations(
+        np.full(40, -1),
+        targets=np.where(np.arange(40) < 5, np.nan, 1.0)[:, None],
+        target_names=("age",),
+        task="regression",
+    )
+    part = splits.parts(about, digests_of(range(40)), 0)
+    assert part["test"].sum() == 7
+    assert not any(mask[:5].any() for mask in part.values())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from featcache import store
+from featcache.annotations import Annotations
 from featcache.errors import SpecError, StoreError
 from featcache.spec import ExtractionSpec
 from featcache.store.folders import claim
@@ -23,9 +24,7 @@ def table(n=N, failures=()):
     return store.Table(
         ids=tuple(f"a/ü {i:05d}.jpg" for i in range(n)),
         digests=rng.integers(0, 256, (n, 16)).astype(np.uint8),
-        labels=(np.arange(n) % 2).astype(np.int64),
-        class_names=("a", "[b]"),
-        splits=None,
+        annotations=Annotations((np.arange(n) % 2).astype(np.int64), ("a", "[b]")),
         failures=tuple(failures),
         stamps=np.arange(2 * n).reshape(n, 2),
     )
@@ -73,8 +72,8 @@ def test_reading_back(published):
     again = store.Features(published.path)
     assert again.spec == SPEC
     assert again.failures[0].reason == "truncated"
-    assert table(failures=again.failures).matches(again)
-    assert not table().matches(again)
+    assert table(failures=again.failures).matches(again.table)
+    assert not table().matches(again.table)
     assert again.splits is None
     assert again.shape == (N, 5)
 
@@ -207,7 +206,7 @@ def damage_length(path):
         (damage_foreign, "no feature file"),
         (damage_version, "format version 99; this featcache reads version 1"),
         (damage_incomplete, "incomplete"),
-        (damage_attribute, "damaged: .*class_names"),
+        (damage_attribute, "damaged: .*attribute"),
         (damage_json, "damaged"),
         (damage_spec, "damaged: image_size"),
         (damage_features, "damaged"),
@@ -223,11 +222,17 @@ def test_damaged_files_are_refused_by_name(published, damage, message):
     assert str(published.path) in str(caught.value)
 
 
-def test_a_label_without_a_name_is_an_error(published):
+@pytest.mark.parametrize("name", ["labels", "ids", "stamps", "failures/reason", "class_names"])
+def test_a_changed_column_is_an_error(published, name):
     with h5py.File(published.path, "r+") as file:
-        file["labels"][5] = 7
-    with pytest.raises(StoreError, match="label 7 has no class name"):
-        store.Features(published.path).arrays()
+        if name in file:
+            file[name][0] = "x" if name in ("ids", "failures/reason") else 7
+        else:
+            file.attrs[name] = json.dumps(["b", "a"])
+    features = store.Features(published.path)
+    with pytest.raises(StoreError, match="the checksum of its columns does not match"):
+        features.arrays()
+    assert store.verify(features).columns == ("ids, names or other text",)
 
 
 def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path, features, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 
 from featcache import efficientnet_lite0, quiet, weights_memo
 from featcache.catalogue import CATALOGUE, DEFAULT, LITE0, PREPROCESSING, Entry, find, is_own
+from featcache.decoding import BACKGROUND
 from featcache.errors import BackboneError, SpecError
 from featcache.spec import ExtractionSpec
 
@@ -41,6 +42,7 @@ def resolve(
     pooling: str = "avg",
     image_size: int | tuple[int, int] | None = None,
     resize: str = "bilinear",
+    background: str = BACKGROUND,
     dtype: str = "float32",
     memo: Path | None = None,
 ) -> Resolved:
@@ -92,6 +94,7 @@ def resolve(
         layer=layer,
         pooling=pooling,
         resize=resize,
+        background=background,
         dtype=dtype,
     )
     weights_memo.remember(memo, name, file or weights, digest)
@@ -106,6 +109,7 @@ def options_of(spec: ExtractionSpec, weights: str) -> tuple[str | None, dict[str
         "pooling": spec.pooling,
         "image_size": spec.image_size,
         "resize": spec.resize,
+        "background": spec.background,
         "dtype": spec.dtype,
     }
     return None if is_own(spec.backbone) else spec.backbone, options

@@ -28,6 +28,7 @@ class Card:
     head: str
     params: dict[str, Any]
     source: str  # where the images came from
+    source_options: dict[str, str]  # with `source`, open them again
     seed: int  # of the held-out part
     test_accuracy: float  # on the held-out part
     parity: dict[str, Any]
@@ -61,6 +62,7 @@ def _check_types(values: dict[str, Any]) -> None:
     kinds = {
         "class_names": list,
         "params": dict,
+        "source_options": dict,
         "parity": dict,
         "seed": int,
         **dict.fromkeys(("output", "head", "source", "model_digest", "head_digest"), str),

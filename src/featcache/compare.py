@@ -64,6 +64,10 @@ def fit_heads(
     """
     if not isinstance(features, store.Features):
         features = store.Features(features)
+    if features.task != "classification":
+        raise HeadError(
+            f"The heads learn one class an image; '{features.path}' is for {features.task}."
+        )
     names = list(dict.fromkeys(names)) if names else list(heads.CATALOGUE)
     heads.check_names(names)
     splits.check_seed(seed)
@@ -86,8 +90,7 @@ def fit_heads(
         return known
 
     X, labels = features.X, features.labels
-    given = None if features.splits is None else np.array(features.splits, object)
-    part = splits.parts(labels, features.digests, given, seed)
+    part = splits.parts(features.annotations, features.digests, seed)
     train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
     if not len(train):
         where = "train/" if features.splits else "one subfolder a class"
@@ -95,7 +98,10 @@ def fit_heads(
             f"Feature file '{features.path}' has no labelled training images. "
             f"Put images into {where} and extract again."
         )
-    folds = splits.folds(labels[train], features.digests[train], cv, seed, features.class_names)
+    about = features.annotations.take(train)
+    folds = splits.folds(
+        about.labels, features.digests[train], cv, seed, features.class_names, about.groups
+    )
     X_train, y_train, X_test, y_test = X[train], labels[train], X[test], labels[test]
 
     tasks = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,10 +11,22 @@ from typing import Any
 import numpy as np
 
 from featcache import backbones, images, progress, runtime, sources, store
+from featcache.errors import SourceError
 from featcache.spec import ExtractionSpec
 
+ON_ERROR = ("skip", "stop")
 PART_ROWS = 2048
 PART_SECONDS = 30.0
+PART_BYTES = 64 << 20
+
+
+def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:
+    """Raise SourceError for the first of failures (id, reason), if there is one."""
+    for id_, reason in failures:
+        raise SourceError(
+            f"Image '{id_}' cannot be used: {reason}. Mend or remove it and run again, or go on "
+            f"without it (--on-error skip)."
+        )
 
 
 @dataclass
@@ -28,6 +40,8 @@ class Work:
     parts: store.Parts
     batch_size: int
     device: str
+    max_pixels: int
+    stop: bool  # at the first failure
     show_progress: bool
     n_computed: int = 0
 
@@ -41,18 +55,24 @@ class Work:
                     self.samples,
                     self.scanned,
                     rows.tolist(),
-                    image_size=spec.image_size,
-                    resize_method=spec.resize,
+                    spec=spec,
                     batch_size=self.batch_size,
                     failures=self.failed,
+                    max_pixels=self.max_pixels,
                 ):
                     embeddings = _as_stored(self.run_backbone(batch), spec)
                     good = self._check(numbers, embeddings)
                     keep.add(self.scanned.digests[numbers[good]], embeddings[good])
                     self.n_computed += int(good.sum())
                     advance(len(numbers))
+                    self._stop_if_asked()
             finally:
                 keep.flush()
+        self._stop_if_asked()
+
+    def build(self) -> None:
+        """Build the backbone now, so that its errors come before anything is touched."""
+        _ = self.run_backbone
 
     @cached_property
     def run_backbone(self) -> Callable[[Any], np.ndarray]:
@@ -63,6 +83,12 @@ class Work:
             spec.backbone, self.resolved.weights, spec.image_size
         )
         return runtime.compile_frozen(backbones.frozen_extractor(backbone, spec), where)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop:
+            stop_at_failure(
+                (self.samples.ids[row], why) for row, why in sorted(self.failed.items())
+            )
 
     def _check(self, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Return which rows of a batch may be kept; the others become failures."""
@@ -79,7 +105,7 @@ class Work:
 
     def _is_unchanged(self, row: int) -> bool:
         try:
-            return self.samples.stamp(row) == self.scanned.stamps[row]
+            return self.samples.stamp(row) == self.scanned.stamp(row)
         except OSError:
             return False
 
@@ -94,8 +120,10 @@ class _Keeper:
 
     def add(self, digests: np.ndarray, embeddings: np.ndarray) -> None:
         self.waiting.append((digests, embeddings))
-        n_waiting = sum(len(block) for block, _ in self.waiting)
-        if n_waiting >= PART_ROWS or time.monotonic() - self.last >= PART_SECONDS:
+        n_rows = sum(len(block) for block, _ in self.waiting)
+        n_bytes = sum(block.nbytes for _, block in self.waiting)
+        is_full = n_rows >= PART_ROWS or n_bytes >= PART_BYTES
+        if is_full or time.monotonic() - self.last >= PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:

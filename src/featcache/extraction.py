@@ -11,7 +11,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +20,22 @@ import numpy as np
 
 from featcache import (
     backbones,
-    images,
+    decoding,
     progress,
     runtime,
     sources,
     store,
     weights_memo,
 )
-from featcache.computing import Work
+from featcache.computing import ON_ERROR, Work, stop_at_failure
 from featcache.errors import SourceError, SpecError, StoreError
+from featcache.inventory import Inventory, first_of_each, known_stamps, look
 from featcache.spec import ExtractionSpec, check_choice
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
 MAX_ATTEMPTS = 10
 CHECKS = ("stat", "content")
-TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Extraction:
 
 
 def extract(
-    source: str | os.PathLike[str] = DEFAULT_SOURCE,
+    source: Any = DEFAULT_SOURCE,
     backbone: str | None = None,
     *,
     weights: str = "imagenet",
@@ -62,21 +61,27 @@ def extract(
     layer: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     resize: str = "bilinear",
+    background: str = "white",
     dtype: str = "float32",
-    batch_size: int = 32,
+    root: str | os.PathLike[str] | None = None,
+    target: str | None = None,
     limit: int | None = None,
+    max_pixels: int = decoding.MAX_PIXELS,
+    on_error: str = "skip",
+    batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
     device: str = "auto",
     check: str = "stat",
     wait: bool = True,
+    overwrite: bool = False,
     show_progress: bool = True,
 ) -> store.Features:
     """Return the features of a source's images, computed once and kept in `cache_dir`.
 
     Parameters
     ----------
-    source : a folder with one subfolder a class, optionally under train/, val/ and test/; or
-        example:clipart, example:digits.
+    source : whatever `open_source` takes: a folder with one subfolder a class, a manifest, tar
+        files, example:clipart or example:digits, or images from Python.
     backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
     weights : imagenet, random, or the path of a weights file or of a .keras backbone.
@@ -84,13 +89,18 @@ def extract(
     layer : name of the layer whose output is taken; None is the backbone's output.
     image_size : pixels, one number or (height, width); None is the backbone's own size.
     resize : bilinear (as Keras does), or antialias (better for large photographs, slower).
+    background : colour under transparent pixels, a name or #rrggbb.
     dtype : float32 or float16, as stored.
-    batch_size : images a forward pass; does not change the numbers.
+    root, target : see `open_source`; for a manifest or tar files.
     limit : use only so many images, spread evenly over the sorted list.
+    max_pixels : larger images are failures.
+    on_error : skip records an image that cannot be read as a failure; stop raises at the first.
+    batch_size : images a forward pass; does not change the numbers.
     device : auto, cpu or gpu; auto is the GPU where TensorFlow sees one.
     check : stat trusts a file whose size and modification time are those of last time; content
         reads every file.
     wait : wait for another process that extracts into the same file, instead of raising.
+    overwrite : compute every row again, using nothing that is cached.
 
     Raises
     ------
@@ -105,27 +115,39 @@ def extract(
         layer=layer,
         image_size=image_size,
         resize=resize,
+        background=background,
         dtype=dtype,
-        batch_size=batch_size,
+        root=root,
+        target=target,
         limit=limit,
+        max_pixels=max_pixels,
+        on_error=on_error,
+        batch_size=batch_size,
         cache_dir=cache_dir,
         device=device,
         check=check,
         wait=wait,
+        overwrite=overwrite,
         show_progress=show_progress,
     ).features
 
 
 def run(
-    source: str | os.PathLike[str] = DEFAULT_SOURCE,
+    source: Any = DEFAULT_SOURCE,
     backbone: str | None = None,
     *,
-    batch_size: int = 32,
+    background: str = "white",
+    root: str | os.PathLike[str] | None = None,
+    target: str | None = None,
     limit: int | None = None,
+    max_pixels: int = decoding.MAX_PIXELS,
+    on_error: str = "skip",
+    batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
     device: str = "auto",
     check: str = "stat",
     wait: bool = True,
+    overwrite: bool = False,
     show_progress: bool = True,
     **spec_options: Any,
 ) -> Extraction:
@@ -133,11 +155,13 @@ def run(
     started = time.monotonic()
     check_choice("device", device, runtime.DEVICES)
     check_choice("check", check, CHECKS)
-    for name, value in (("batch_size", batch_size), ("limit", limit)):
+    check_choice("on_error", on_error, ON_ERROR)
+    for name, value in (("batch_size", batch_size), ("limit", limit), ("max_pixels", max_pixels)):
         if value is not None and value < 1:
             raise SpecError(f"{name} must be 1 or more; got {value}.")
+    spec_options["background"] = decoding.colour(background)
     cache = Path(cache_dir)
-    samples = sources.open_source(source)
+    samples = sources.open_source(source, root=root, target=target)
     path_suffix = ""
     if limit is not None and limit < len(samples):
         samples, path_suffix = samples.limit(limit), f"-limit{limit}"
@@ -146,13 +170,15 @@ def run(
     path = folder / f"{resolved.spec.short_name}{path_suffix}.h5"
 
     published = _open_if_good(path)
-    known = _stamps(published) if published is not None and check == "stat" else None
-    looked_at = time.time_ns()
-    with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-        scanned = sources.scan(samples, images.is_plain, advance, known)
-    state = _State(samples, scanned, dict(scanned.unreadable), looked_at)
+    known = known_stamps(published) if published is not None and check == "stat" else None
+    state = look(samples, max_pixels, known, show_progress)
+    stop = on_error == "stop"
+    if stop:
+        stop_at_failure((samples.ids[row], why) for row, why in sorted(state.failed.items()))
 
     def done(features: store.Features, n_computed: int, hit: bool) -> Extraction:
+        if stop:
+            stop_at_failure((failure.id, failure.reason) for failure in features.failures)
         return Extraction(
             features=features,
             hit=hit,
@@ -164,55 +190,103 @@ def run(
             seconds=time.monotonic() - started,
         )
 
-    if published is not None and state.is_all_in(published):
+    if published is not None and not overwrite and state.is_all_in(published):
         return done(published, 0, hit=True)
-    _say_why(published, folder, resolved.spec, show_progress)
+    if not overwrite:
+        _say_why(published, folder, resolved.spec, show_progress)
     with store.locked(path, wait, lambda text: progress.note(text, show_progress)):
         finished = _open_if_good(path)  # another process may have been quicker
-        if finished is not None and state.is_all_in(finished):
+        if finished is not None and not overwrite and state.is_all_in(finished):
             return done(finished, 0, hit=True)
-        parts = store.Parts(path, resolved.spec.fingerprint, samples.origin)
         work = Work(
-            samples, scanned, state.failed, resolved, parts, batch_size, device, show_progress
+            samples=samples,
+            scanned=state.scanned,
+            failed=state.failed,
+            resolved=resolved,
+            parts=store.Parts(path, resolved.spec.fingerprint, samples.origin),
+            batch_size=batch_size,
+            device=device,
+            max_pixels=max_pixels,
+            stop=stop,
+            show_progress=show_progress,
         )
-        features = _assemble(path, cache, state, work)
+        if overwrite:
+            work.parts.clear()
+        features = _assemble(path, None if overwrite else cache, state, work)
     return done(features, work.n_computed, hit=False)
 
 
-def repair(features: store.Features, damage: store.Damage) -> Extraction:
-    """Compute the damaged rows of a file again from its source, and publish it anew.
+def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
+    """Compute the damaged rows of a feature file again from its source, and publish it anew.
+
+    Returns
+    -------
+    What was damaged, and the number of rows computed.
 
     Raises
     ------
-    SourceError
-        When the images are no longer where they were; the file is left as it is.
+    SourceError, BackboneError, StoreError
+        When the images or the weights are no longer where they were, or the file does not lie in a
+        cache folder; it is left as it is.
     """
-    spec, path = features.spec, features.path
-    source = features.provenance["source"]
-    n_now = len(sources.open_source(source))  # before anything is touched
-    limited = re.search(r"-limit(\d+)$", path.stem)
-    limit = int(limited[1]) if limited else None
-    if limit is not None and limit >= n_now:
-        limit = None
-    cache = path.parent.parent
+    if store.owner(path.parent) != store.Features(path).provenance["source"]:
+        raise StoreError(
+            f"'{path}' does not lie in the cache folder it was made for. Move it back to its "
+            f"folder there, beside source.json, and verify again."
+        )
     with store.locked(path, True, progress.note):
+        features = store.Features(path)
+        damage = store.verify(features)
+        if not damage:
+            return damage, 0
+        spec, provenance = features.spec, features.provenance
+        samples = sources.reopen(provenance)
+        if limit := provenance.get("limit"):
+            samples = samples.limit(limit)
+        name, options = backbones.options_of(spec, provenance["weights"])
+        memo = path.parent.parent / weights_memo.FILE_NAME
+        resolved = backbones.resolve(name, memo=memo, **options)
+        if resolved.spec != spec:
+            raise StoreError(
+                f"The weights of '{path}', {provenance['weights']}, are no longer the same; put "
+                f"them back and verify again."
+            )
+        max_pixels = provenance.get("max_pixels", decoding.MAX_PIXELS)
+        state = look(samples, max_pixels, None, show_progress)
+        work = Work(
+            samples=samples,
+            scanned=state.scanned,
+            failed=state.failed,
+            resolved=resolved,
+            parts=store.Parts(path, spec.fingerprint, samples.origin),
+            batch_size=32,
+            device="auto",
+            max_pixels=max_pixels,
+            stop=False,
+            show_progress=show_progress,
+        )
+        work.build()  # while the whole rows still lie in the file
         store.salvage(features, damage)
-    name, options = backbones.options_of(spec, features.provenance["weights"])
-    return run(source, name, limit=limit, cache_dir=cache, check="content", **options)
+        _assemble(path, path.parent.parent, state, work)
+    return damage, work.n_computed
 
 
-def _assemble(path: Path, cache: Path, state: _State, work: Work) -> store.Features:
-    """Compute what no file has, and publish; the lock of `path` is held."""
+def _assemble(path: Path, cache: Path | None, state: Inventory, work: Work) -> store.Features:
+    """Compute what no file has, and publish; the lock of `path` is held.
+
+    `cache` is the folder whose files may lend rows; None uses this run's parts alone.
+    """
     samples, spec = state.samples, work.resolved.spec
     damaged: set[Path] = set()
     for _ in range(MAX_ATTEMPTS):
         # again from the top when a file that was to lend rows turns out damaged, or is gone
-        lenders = [*work.parts.paths(), *store.of_fingerprint(cache, spec)]
+        lenders = [*work.parts.paths(), *(store.of_fingerprint(cache, spec) if cache else ())]
         kept = store.Rows([lender for lender in lenders if lender not in damaged])
-        missing = np.flatnonzero(kept.find(state.scanned.digests) < 0)
-        missing = np.array([row for row in missing.tolist() if row not in state.failed], int)
+        is_missing = kept.find(state.scanned.digests) < 0
+        is_missing[list(state.failed)] = False
+        missing = np.flatnonzero(is_missing)
         if len(missing):
-            work.compute(_first_of_each(state.scanned.digests, missing))
+            work.compute(first_of_each(state.scanned.digests, missing))
             state.fail_copies()
             continue
         table = state.table()
@@ -223,7 +297,7 @@ def _assemble(path: Path, cache: Path, state: _State, work: Work) -> store.Featu
                 f"the first, '{example.id}': {example.reason}."
             )
         try:
-            provenance = _provenance(samples, work.resolved.weights)
+            provenance = _provenance(state, work.resolved.weights)
             features = store.publish(path, spec, table, kept, provenance)
         except store.DamagedFileError as error:
             damaged.add(error.path)
@@ -234,69 +308,6 @@ def _assemble(path: Path, cache: Path, state: _State, work: Work) -> store.Featu
         f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another program write there? "
         f"Run the same command again, or use another --cache-dir."
     )
-
-
-@dataclass
-class _State:
-    """The samples of a source as they were found, and which of them failed so far."""
-
-    samples: sources.Source
-    scanned: sources.Scan
-    failed: dict[int, str]
-    looked_at_ns: int  # when the files were looked at
-
-    def is_all_in(self, features: store.Features) -> bool:
-        """Return whether a file has every sample, as a row or as the failure it still is."""
-        reasons = {(failure.id, failure.digest): failure.reason for failure in features.failures}
-        digests = self.scanned.digests
-        keys = zip(self.samples.ids, (digest.tobytes() for digest in digests), strict=True)
-        still = {row: reasons[key] for row, key in enumerate(keys) if key in reasons}
-        return self.table(self.failed | still).matches(features)
-
-    def table(self, failed: dict[int, str] | None = None) -> store.Table:
-        """Part the samples into rows and failures, both in the order of the source."""
-        failed = self.failed if failed is None else failed
-        digests = self.scanned.digests
-        good = np.array([row for row in range(len(self.samples)) if row not in failed], int)
-        rows = self.samples.take(good)
-        return store.Table(
-            ids=rows.ids,
-            digests=digests[good],
-            labels=rows.labels,
-            class_names=rows.class_names,
-            splits=rows.splits,
-            failures=tuple(
-                store.Failure(self.samples.ids[row], digests[row].tobytes(), failed[row])
-                for row in sorted(failed)
-            ),
-            stamps=self._stamps()[good],
-        )
-
-    def fail_copies(self) -> None:
-        """Let every copy of an image that failed fail with it: only the first was tried."""
-        digests = self.scanned.digests
-        reasons = {digests[row].tobytes(): reason for row, reason in self.failed.items()}
-        reasons.pop(bytes(sources.DIGEST_BYTES), None)  # no digest, so nothing is its copy
-        for row, digest in enumerate(digests):
-            if (reason := reasons.get(digest.tobytes())) is not None:
-                self.failed.setdefault(row, reason)
-
-    def _stamps(self) -> np.ndarray:
-        """Return (n, 2) stamps, -1 where a file is so new that it may change unseen."""
-        stamps = np.array([stamp or (-1, -1) for stamp in self.scanned.stamps], np.int64)
-        stamps = stamps.reshape(-1, 2)
-        stamps[stamps[:, 1] > self.looked_at_ns - TOO_NEW_NS] = -1
-        return stamps
-
-
-def _stamps(features: store.Features) -> dict[str, tuple[tuple[int, int], bytes]]:
-    """Return stamp and digest by id, of the rows whose stamp can be trusted."""
-    columns = zip(features.ids, features.stamps.tolist(), features.digests, strict=True)
-    return {
-        id_: ((size, time_ns), digest.tobytes())
-        for id_, (size, time_ns), digest in columns
-        if size >= 0
-    }
 
 
 def _say_why(
@@ -319,23 +330,21 @@ def _open_if_good(path: Path) -> store.Features | None:
     """Return a feature file whose columns can be read; whether its features can is not asked."""
     try:
         features = store.Features(path)
-        features.load_columns()
+        assert features.table
     except StoreError:
         return None
     return features
 
 
-def _first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the rows without those whose image was already named by an earlier row."""
-    _, first = np.unique(digests[rows], axis=0, return_index=True)
-    return rows[np.sort(first)]
-
-
-def _provenance(samples: sources.Source, weights: str) -> dict[str, Any]:
+def _provenance(state: Inventory, weights: str) -> dict[str, Any]:
     """Return what is worth knowing about a run but does not change its numbers."""
+    samples = state.samples
     packages = ("tensorflow", "keras", "numpy", "h5py", "pillow")
     return {
         "source": samples.origin,
+        "source_options": dict(samples.options),
+        "limit": samples.limited_to,
+        "max_pixels": state.max_pixels,
         "weights": weights,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -45,7 +45,7 @@ class Finetuning:
 
 def finetune(
     model: str | os.PathLike[str],
-    source: str | os.PathLike[str] | None = None,
+    source: Any = None,
     *,
     out: str | os.PathLike[str],
     unfreeze: int = 20,
@@ -61,7 +61,8 @@ def finetune(
     Parameters
     ----------
     model : a stitched .keras file.
-    source : labelled images; None is where the model's features came from.
+    source : labelled images, as `open_source` takes them; None is where the model's features came
+        from.
     out : .keras file for the new model.
     unfreeze : number of backbone layers, counted from the end among those that hold weights;
         0 trains the head alone.
@@ -151,11 +152,11 @@ class _Data:
     def __init__(
         self,
         described: card.Card,
-        source: str | os.PathLike[str] | None,
+        source: Any,
         batch_size: int,
         seed: int,
     ):
-        self.samples = sources.open_source(source or described.source)
+        self.samples = sources.reopen(asdict(described), source)
         if self.samples.class_names != described.class_names:
             ours, theirs = set(described.class_names), set(self.samples.class_names)
             odd = ", ".join(sorted(ours ^ theirs)[:5])
@@ -167,16 +168,20 @@ class _Data:
         self.scanned = sources.scan(self.samples, images.is_plain)
         self.failures = dict(self.scanned.unreadable)
         digests = self.scanned.digests
-        given = None if self.samples.splits is None else np.array(self.samples.splits, object)
-        labels = self.samples.labels
-        part = splits.parts(labels, digests, given, described.seed)
+        labels, groups = self.samples.labels, self.samples.annotations.groups
+        part = splits.parts(self.samples.annotations, digests, described.seed)
         readable = np.ones(len(self.samples), bool)
         readable[list(self.failures)] = False
         train = np.flatnonzero(part["train"] & readable)
         validation = np.flatnonzero(part["val"] & readable)
         if not len(validation):
             # another salt than the held-out part's, else the same images would always come first
-            is_val = splits.held_out(labels[train], digests[train], described.seed + 1)
+            is_val = splits.held_out(
+                labels[train],
+                digests[train],
+                described.seed + 1,
+                groups=None if groups is None else tuple(groups[row] for row in train),
+            )
             validation, train = train[is_val], train[~is_val]
         self.train, self.validation = train, validation
         self.test = np.flatnonzero(part["test"] & readable)
@@ -192,8 +197,7 @@ class _Data:
             self.samples,
             self.scanned,
             rows.tolist(),
-            image_size=self.spec.image_size,
-            resize_method=self.spec.resize,
+            spec=self.spec,
             batch_size=self.batch_size,
             failures=self.failures,
         ):

@@ -91,8 +91,7 @@ class Model:
                 samples,
                 scanned,
                 readable,
-                image_size=self.card.spec.image_size,
-                resize_method=self.card.spec.resize,
+                spec=self.card.spec,
                 batch_size=BATCH_SIZE,
                 failures=failures,
             ):

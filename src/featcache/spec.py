@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,6 +19,9 @@ FORMAT_VERSION = 1
 POOLINGS = ("avg", "max", "flatten")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
+# Fields that came after the first feature files were written. At their default they are left out
+# of the canonical JSON, so that a new field makes no file that is there already a miss.
+LATER = ("background",)
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,14 @@ class ExtractionSpec:
     precision: str = "float32"  # numeric class of the forward pass
     dtype: str = "float32"  # stored dtype, one of DTYPES
     views: int = 1  # embeddings an image; 1 is the clean image alone
+    background: str = "#ffffff"  # colour under transparent pixels, #rrggbb
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES), ("dtype", DTYPES)):
             check_choice(name, getattr(self, name), allowed)
+        if not re.fullmatch("#[0-9a-f]{6}", self.background):
+            raise SpecError(f"background must be a colour as #rrggbb; got '{self.background}'.")
         sides = self.image_size
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise SpecError(
@@ -53,8 +60,12 @@ class ExtractionSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types."""
-        return asdict(self) | {"image_size": list(self.image_size)}
+        """Return the fields as plain JSON types, without later ones at their default."""
+        values = asdict(self) | {"image_size": list(self.image_size)}
+        for field in fields(self):
+            if field.name in LATER and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ExtractionSpec:
@@ -66,8 +77,8 @@ class ExtractionSpec:
             When a field is missing or unknown.
         """
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = ", ".join(sorted(names ^ set(values)))
+        if odd_names := (names ^ set(values)) - (set(LATER) - set(values)):
+            odd = ", ".join(sorted(odd_names))
             raise SpecError(
                 f"This is no extraction spec of this version; fields that differ: {odd}."
             )

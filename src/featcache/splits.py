@@ -2,7 +2,7 @@
 
 Both go by image content. A held-out part drawn from a digest of (seed, image digest) is the same
 for every head and run, hardly moves when images are added, and never has a copy of a training
-image; folds keep copies together too.
+image; folds keep copies together too. Images of one group count as copies of each other.
 """
 
 from __future__ import annotations
@@ -11,42 +11,51 @@ import hashlib
 
 import numpy as np
 
+from featcache.annotations import Annotations
 from featcache.errors import HeadError, SpecError
 
 HELD_OUT_FRACTION = 0.2
 
 
 def held_out(
-    labels: np.ndarray, digests: np.ndarray, seed: int, fraction: float = HELD_OUT_FRACTION
+    strata: np.ndarray,
+    digests: np.ndarray,
+    seed: int,
+    fraction: float = HELD_OUT_FRACTION,
+    groups: tuple[str, ...] | None = None,
 ) -> np.ndarray:
-    """Return a mask of the rows to hold out: of each class the first `fraction` by digest.
+    """Return a mask of the rows to hold out: of each stratum the first `fraction` by digest.
 
     Parameters
     ----------
-    labels : (n,) int; every value is a stratum.
+    strata : (n,) int; the classes, as a rule.
     digests : (n, 16) uint8, content digests; rows with equal digests land on one side.
     seed : int, mixed into the order.
+    groups : rows of one group land on one side, in the stratum of its first row; "" is no group.
 
     Returns
     -------
-    (n,) bool. A class with at least two different images keeps one on each side.
+    (n,) bool. A stratum with at least two units, images or groups, keeps one on each side.
     """
-    first, copy_of = _unique(digests)
-    order = [
+    first, unit_of = _units(digests, groups)
+    keys = [
         hashlib.blake2b(
             digests[row].tobytes(), digest_size=8, salt=seed.to_bytes(8, "little", signed=True)
         ).digest()
         for row in first
     ]
-    strata = labels[first]
+    sizes = _different_images(digests, unit_of)
+    strata = strata[first]
     out = np.zeros(len(first), bool)
     for stratum in np.unique(strata):
-        members = sorted(np.flatnonzero(strata == stratum), key=lambda i: order[i])
-        n_out = round(fraction * len(members))
+        members = np.array(sorted(np.flatnonzero(strata == stratum), key=lambda i: keys[i]))
+        wanted = round(fraction * sizes[members].sum())
+        # as many units as come nearest to the wanted number of images
+        n_out = int(np.abs(np.cumsum([0, *sizes[members]]) - wanted).argmin())
         if len(members) > 1:
             n_out = min(max(n_out, 1), len(members) - 1)
         out[members[:n_out]] = True
-    return np.asarray(out[copy_of])
+    return np.asarray(out[unit_of])
 
 
 def check_seed(seed: int) -> None:
@@ -55,38 +64,46 @@ def check_seed(seed: int) -> None:
         raise SpecError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}.")
 
 
-def parts(
-    labels: np.ndarray, digests: np.ndarray, splits: np.ndarray | None, seed: int
-) -> dict[str, np.ndarray]:
+def parts(annotations: Annotations, digests: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return row masks `train`, `val` and `test`.
 
     The source's own splits are kept. Where it has no test part, a stratified fifth of the labelled
     rows is held out as `test`. `val` may be empty. Unlabelled rows are in no part.
     """
-    labelled = labels >= 0
-    given = np.full(len(labels), "train", object) if splits is None else splits
+    known, n = annotations.is_known, len(annotations)
+    splits = annotations.splits
+    given = np.full(n, "train", object) if splits is None else np.array(splits, object)
     if not np.any(given == "test"):
-        test = np.zeros(len(labels), bool)
-        test[labelled] = held_out(labels[labelled], digests[labelled], seed)
+        rows = np.flatnonzero(known)
+        some = annotations.take(rows)
+        test = np.zeros(n, bool)
+        test[rows] = held_out(some.strata, digests[rows], seed, groups=some.groups)
         given = np.where(test, "test", given)
-    return {name: (given == name) & labelled for name in ("train", "val", "test")}
+    return {name: (given == name) & known for name in ("train", "val", "test")}
 
 
 def folds(
-    labels: np.ndarray, digests: np.ndarray, n_folds: int, seed: int, class_names: tuple[str, ...]
+    labels: np.ndarray,
+    digests: np.ndarray,
+    n_folds: int,
+    seed: int,
+    class_names: tuple[str, ...],
+    groups: tuple[str, ...] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train rows, test rows) of each stratified, shuffled fold; copies stay together.
 
     Raises
     ------
     HeadError
-        When there is a single class, or a class has fewer different images than folds.
+        When there is a single class, or a class has fewer different images or groups than folds.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    first, copy_of = _unique(digests)
+    first, unit_of = _units(digests, groups)
     strata = labels[first]
     counts = np.bincount(strata, minlength=len(class_names))
+    if groups is not None:  # a group may have several classes
+        counts = np.array([len(set(unit_of[labels == c])) for c in range(len(class_names))])
     if np.count_nonzero(counts) < 2:
         only = class_names[counts.argmax()]
         raise HeadError(f"A head needs two classes or more; the training part has only '{only}'.")
@@ -98,18 +115,51 @@ def folds(
     if counts.min() < n_folds:
         smallest = class_names[counts.argmin()]
         raise HeadError(
-            f"Class '{smallest}' has {counts.min()} different training image(s), fewer than the "
+            f"Class '{smallest}' has {counts.min()} different training "
+            f"{'image(s)' if groups is None else 'group(s)'}, fewer than the "
             f"{n_folds} folds. Add images or use fewer folds (--cv)."
         )
+    if groups is not None:
+        grouped = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+        return list(grouped.split(labels, labels, unit_of))
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     return [
-        (np.flatnonzero(np.isin(copy_of, train)), np.flatnonzero(np.isin(copy_of, test)))
+        (np.flatnonzero(np.isin(unit_of, train)), np.flatnonzero(np.isin(unit_of, test)))
         for train, test in splitter.split(strata, strata)
     ]
 
 
-def _unique(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first row of each different digest, and for every row its place in that list."""
-    _, first, copy_of = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+def _units(digests: np.ndarray, groups: tuple[str, ...] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of each unit, and for every row the number of its unit.
+
+    A unit is what must stay together: copies of an image, and all images of a group. Copies in two
+    groups join them.
+    """
+    _, unit_of = np.unique(digests, axis=0, return_inverse=True)
+    unit_of = unit_of.ravel()
+    if groups is not None:
+        unit_of = _joined(unit_of, groups)
+    _, first, unit_of = np.unique(unit_of, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))  # number them by first appearance, not by digest
-    return np.sort(first), rank[copy_of.ravel()]
+    return np.sort(first), rank[unit_of.ravel()]
+
+
+def _joined(copy_of: np.ndarray, groups: tuple[str, ...]) -> np.ndarray:
+    """Return for each row a number shared by all that copies and groups connect."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, group_of = np.unique(np.array(groups, str), return_inverse=True)
+    in_group = names[group_of] != ""
+    n_images = copy_of.max(initial=-1) + 1
+    n = n_images + len(names)
+    edges = (copy_of[in_group], n_images + group_of[in_group])
+    graph = coo_array((np.ones(len(edges[0])), edges), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    return np.asarray(component[copy_of])
+
+
+def _different_images(digests: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
+    """Return for each unit its number of different images."""
+    _, first = np.unique(digests, axis=0, return_index=True)
+    return np.bincount(unit_of[first], minlength=unit_of.max(initial=-1) + 1)

@@ -7,6 +7,7 @@ whole model gives, on real images, what the head gives on the cached features.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def stitch(
     head: leaderboard.FittedHead,
     out: str | os.PathLike[str] | None = None,
     *,
-    source: str | os.PathLike[str] | None = None,
+    source: Any = None,
     device: str = "auto",
     show_progress: bool = True,
 ) -> keras.Model:
@@ -87,7 +88,8 @@ def stitch(
     ----------
     head : for example `board.best` or `board["logreg"]`.
     out : .keras file to save it in, with its card beside it; None saves nothing.
-    source : the images the features were made from; None is where they were then.
+    source : the images the features were made from, as `open_source` takes them; None is where
+        they were then.
 
     Raises
     ------
@@ -104,14 +106,15 @@ def stitch(
             f"Run `featcache fit-heads` again."
         )
     model = _build(head, features)
-    parity = check_parity(model, head, features, source, show_progress)
+    used = None if source is None else sources.open_source(source)
+    parity = check_parity(model, head, features, used, show_progress)
     if not parity.holds:
         raise StitchError(
             f"The stitched model does not predict what {head.name} does on the cached features: "
             f"{parity}. No file was written; extract again with these library versions."
         )
     if out is not None:
-        save(model, Path(out), _card(head, features, parity, source))
+        save(model, Path(out), _card(head, features, parity, used))
     return model
 
 
@@ -130,7 +133,7 @@ def check_parity(
     model: keras.Model,
     fitted: leaderboard.FittedHead,
     features: store.Features,
-    source: str | os.PathLike[str] | None = None,
+    source: Any = None,
     show_progress: bool = True,
 ) -> Parity:
     """Compare the whole model on images with the head on cached features.
@@ -160,8 +163,7 @@ def check_parity(
             samples,
             scanned,
             range(len(samples)),
-            image_size=features.spec.image_size,
-            resize_method=features.spec.resize,
+            spec=features.spec,
             batch_size=BATCH_SIZE,
             failures=failures,
         ):
@@ -201,14 +203,14 @@ def _hangs_on_a_tie(head: Any, values: np.ndarray, tolerance: float) -> np.ndarr
 
 
 def _unchanged(
-    features: store.Features, wanted: np.ndarray, source: str | os.PathLike[str] | None
+    features: store.Features, wanted: np.ndarray, source: Any
 ) -> tuple[sources.Source, sources.Scan, np.ndarray]:
     """Return the images that are still the cached ones, their scan, and their rows."""
     origin = features.provenance["source"]
     try:
-        samples = sources.open_source(source or origin)
+        samples = sources.reopen(features.provenance, source)
     except SourceError as error:
-        if source:
+        if source is not None:
             raise
         raise SourceError(
             f"The images are no longer where they were extracted from, '{origin}'; the stitched "
@@ -217,7 +219,8 @@ def _unchanged(
     place = {id_: row for row, id_ in enumerate(samples.ids)}
     there = [row for row in wanted.tolist() if features.ids[row] in place]
     samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
-    scanned = sources.scan(samples, images.is_plain)
+    max_pixels = features.provenance.get("max_pixels", images.MAX_PIXELS)
+    scanned = sources.scan(samples, functools.partial(images.is_plain, max_pixels=max_pixels))
     same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
     return samples.take(same), scanned.take(same), np.array(there, int)[same]
 
@@ -268,7 +271,7 @@ def _card(
     fitted: leaderboard.FittedHead,
     features: store.Features,
     parity: Parity,
-    source: str | os.PathLike[str] | None,
+    used: sources.Source | None,
 ) -> card.Card:
     return card.Card(
         class_names=tuple(fitted.board.class_names[label] for label in fitted.head.classes_),
@@ -276,7 +279,8 @@ def _card(
         spec=features.spec,
         head=fitted.name,
         params=fitted.result.params,
-        source=os.fspath(source) if source else features.provenance["source"],
+        source=used.origin if used else features.provenance["source"],
+        source_options=dict(used.options) if used else features.provenance["source_options"],
         seed=fitted.board.seed,
         test_accuracy=fitted.result.test_accuracy,
         parity=asdict(parity),

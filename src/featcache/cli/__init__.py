@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 
 from featcache import __version__
-from featcache.cli import files, main_job
+from featcache.cli import cleaning, extracting, files, main_job
 from featcache.cli.options import app, one_line, say
 from featcache.errors import FeatcacheError
 
-__all__ = ["app", "files", "main", "main_job"]
+__all__ = ["app", "cleaning", "extracting", "files", "main", "main_job"]
 
 
 @app.callback(invoke_without_command=True)

@@ -70,32 +70,36 @@ def verify(
         )
     from featcache import extraction
 
-    done = extraction.repair(features, damage)
+    damage, n_computed = extraction.repair(path)
     values = {
         "path": str(path),
         "damaged": True,
         "rows": [list(span) for span in damage.rows],
         "columns": list(damage.columns),
-        "computed": done.n_computed,
+        "computed": n_computed,
     }
     result(
         as_json,
         values,
-        f"Mended '{path}': {damage}. Computed {done.n_computed}, kept {done.n_reused}.",
+        f"Mended '{path}': {damage}. Computed {n_computed} image(s) again.",
     )
 
 
 def _described(features: Any) -> dict[str, Any]:
-    counts = Counter(features.labels.tolist())
-    names = features.class_names
+    names, about = features.class_names, features.annotations
+    hot = features.task == "multi-label"
+    counts = features.labels.clip(0).sum(0).tolist() if hot else Counter(features.labels.tolist())
     return {
         "path": str(features.path),
         "n_images": len(features),
         "n_features": features.shape[1],
         "dtype": str(features.dtype),
         "size_bytes": features.path.stat().st_size,
-        "classes": {name: counts.get(label, 0) for label, name in enumerate(names)},
-        "unlabelled": counts.get(-1, 0),
+        "task": features.task,
+        "classes": {name: counts[label] for label, name in enumerate(names)},
+        "targets": list(about.target_names),
+        "unlabelled": int((~about.is_known).sum()),
+        "groups": len(set(features.groups) - {""}) if features.groups else 0,
         "splits": dict(Counter(features.splits)) if features.splits else {},
         "failures": [{"id": one.id, "reason": one.reason} for one in features.failures],
         "fingerprint": features.fingerprint,
@@ -115,6 +119,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "features": f"{described['n_features']} {described['dtype']}",
         "size": f"{described['size_bytes'] / 1e6:.1f} MB",
         "classes": _counts(described["classes"]) or "no labels",
+        "task": described["task"],
         "splits": _counts(described["splits"]) or "none given",
         "failures": len(described["failures"]),
         "fingerprint": described["fingerprint"],

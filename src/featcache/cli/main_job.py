@@ -1,4 +1,4 @@
-"""The verbs of the main job: extract, fit-heads, stitch, predict, finetune, demo."""
+"""The verbs after extract: fit-heads, stitch, predict, finetune, demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from featcache.cli.options import (
     DENSE,
-    RARE,
     CacheDir,
     Device,
     Jobs,
@@ -26,102 +25,6 @@ from featcache.cli.options import (
 from featcache.errors import SpecError
 
 SHOWN_PREDICTIONS = 20
-
-
-@app.command()
-def extract(
-    source: Annotated[
-        str, typer.Argument(help="Folder with one subfolder a class, or example:clipart|digits.")
-    ] = "example:clipart",
-    backbone: Annotated[
-        Optional[str],
-        typer.Option(help="Name, as in keras.applications but kebab-case. [efficientnet-lite0]"),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="imagenet, random, or a weights file or .keras backbone.")
-    ] = "imagenet",
-    pooling: Annotated[str, typer.Option(help="avg, max or flatten.")] = "avg",
-    layer: Annotated[Optional[str], typer.Option(help="Take this layer's output.")] = None,
-    image_size: Annotated[
-        Optional[int], typer.Option(help="Side in pixels. [the backbone's own]")
-    ] = None,
-    limit: Annotated[
-        Optional[int], typer.Option(help="Use so many images, spread over all of them.")
-    ] = None,
-    cache_dir: CacheDir = Path("cache"),
-    batch_size: Annotated[
-        int, typer.Option(help="Images a forward pass.", rich_help_panel=RARE)
-    ] = 32,
-    dtype: Annotated[
-        str, typer.Option(help="Stored as float32 or float16.", rich_help_panel=RARE)
-    ] = "float32",
-    resize: Annotated[
-        str,
-        typer.Option(
-            help="bilinear as Keras does, or antialias for large photos.", rich_help_panel=RARE
-        ),
-    ] = "bilinear",
-    device: Device = "auto",
-    check: Annotated[
-        str,
-        typer.Option(
-            help="stat trusts size and time of a file; content reads all.", rich_help_panel=RARE
-        ),
-    ] = "stat",
-    wait: Annotated[
-        bool,
-        typer.Option(
-            "--wait/--no-wait", help="Wait for another process on this file.", rich_help_panel=RARE
-        ),
-    ] = True,
-    as_json: Json = False,
-) -> None:
-    """Run a frozen backbone once over images; keep the embeddings as HDF5."""
-    from featcache import extraction
-
-    done = extraction.run(
-        source,
-        backbone,
-        weights=weights,
-        pooling=pooling,
-        layer=layer,
-        image_size=image_size,
-        resize=resize,
-        dtype=dtype,
-        batch_size=batch_size,
-        limit=limit,
-        cache_dir=cache_dir,
-        device=device,
-        check=check,
-        wait=wait,
-    )
-    features = done.features
-    for failure in features.failures[:5]:
-        say(one_line(f"unreadable: {failure.id}: {failure.reason}"))
-    if len(features.failures) > 5:
-        say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
-    n, d = features.shape
-    result(
-        as_json,
-        {
-            "features": str(features.path),
-            "shape": [n, d],
-            "hit": done.hit,
-            "computed": done.n_computed,
-            "reused": done.n_reused,
-            "removed": done.n_removed,
-            "failed": done.n_failed,
-            "passed_over": done.n_passed_over,
-            "classes": list(features.class_names),
-            "fingerprint": features.fingerprint,
-            "seconds": round(done.seconds, 3),
-        },
-        f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images of "
-        f"{len(features.class_names)} classes, {d} features each.\n"
-        f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
-        f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s), "
-        f"in {done.seconds:.1f} s.",
-    )
 
 
 @app.command("fit-heads")

@@ -5,11 +5,12 @@ one; a part, like the file itself, is written under a temporary name, flushed to
 so that whatever exists under its own name is whole. Rows are found again by content digest.
 """
 
-from featcache.store.features import Failure, Features, Table
+from featcache.store.features import Features
 from featcache.store.folders import (
     newest_features,
     newest_heads,
     of_fingerprint,
+    owner,
     source_folder,
     sweep,
 )
@@ -17,6 +18,7 @@ from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.locks import locked
 from featcache.store.publishing import publish
 from featcache.store.rows import DamagedFileError, Parts, Rows
+from featcache.store.table import Failure, Table
 
 __all__ = [
     "Damage",
@@ -30,6 +32,7 @@ __all__ = [
     "newest_features",
     "newest_heads",
     "of_fingerprint",
+    "owner",
     "publish",
     "salvage",
     "source_folder",

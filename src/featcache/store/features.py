@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,13 @@ import h5py
 import numpy as np
 
 from featcache import splits
+from featcache.annotations import Annotations
 from featcache.errors import SpecError, StoreError
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
+from featcache.store.table import Failure, Table, checked_attributes, read_table
 
 KIND = "featcache features"
 SPLIT_NAMES = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be read, and why."""
-
-    id: str
-    digest: bytes  # zero bytes where the file itself could not be read
-    reason: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """All of a feature file but its features: row i of every column is image i."""
-
-    ids: tuple[str, ...]
-    digests: np.ndarray  # (n, 16) uint8
-    labels: np.ndarray  # (n,) int64, -1 where unknown
-    class_names: tuple[str, ...]
-    splits: tuple[str, ...] | None
-    failures: tuple[Failure, ...]
-    stamps: np.ndarray  # (n, 2) int64: size and modification time (ns) of each file, -1 unknown
-
-    def matches(self, features: Features) -> bool:
-        """Return whether a published file already holds exactly these rows."""
-        return (
-            self.ids == features.ids
-            and np.array_equal(self.digests, features.digests)
-            and np.array_equal(self.labels, features.labels)
-            and self.class_names == features.class_names
-            and self.splits == features.splits
-            and self.failures == features.failures
-        )
 
 
 class Features:
@@ -71,34 +39,42 @@ class Features:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        with self._open() as file:
-            version = file.attrs.get("format_version")
-            if file.attrs.get("kind") != KIND or version is None:
-                raise StoreError(f"'{self.path}' is an HDF5 file, but no feature file.")
-            if version != FORMAT_VERSION:
-                raise StoreError(
-                    f"Feature file '{self.path}' has format version {version}; this featcache "
-                    f"reads version {FORMAT_VERSION}. Extract again with this version."
-                )
-            if not file.attrs.get("complete", False):
-                raise StoreError(f"Feature file '{self.path}' is incomplete. Extract again.")
-            try:
-                self.spec = ExtractionSpec.from_dict(json.loads(file.attrs["spec"]))
-                self.class_names: tuple[str, ...] = tuple(json.loads(file.attrs["class_names"]))
-                self.task: str = file.attrs["task"]
-                self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
-                self.shape: tuple[int, ...] = tuple(file["features"].shape)
-                self.dtype: np.dtype[Any] = file["features"].dtype
-                for column in ("ids", "digests", "labels", "stamps"):
-                    n_rows = len(file[column])
-                    if n_rows != self.shape[0]:
-                        raise ValueError(f"'{column}' has {n_rows} rows, not {self.shape[0]}")
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
-                raise self._damaged(error) from error
+        try:
+            with self._open() as file:
+                self._read_attributes(file)
+        except StoreError:
+            raise
+        # whatever h5py makes of a flipped bit, and json of what it then reads
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise StoreError(
+                f"Feature file '{self.path}' is damaged: {reason}. Extract again."
+            ) from error
 
-    def _damaged(self, error: Exception) -> StoreError:
-        reason = " ".join(str(error).split()).rstrip(".")
-        return StoreError(f"Feature file '{self.path}' is damaged: {reason}. Extract again.")
+    def _read_attributes(self, file: h5py.File) -> None:
+        version = file.attrs.get("format_version")
+        if file.attrs.get("kind") != KIND or version is None:
+            raise StoreError(f"'{self.path}' is an HDF5 file, but no feature file.")
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"Feature file '{self.path}' has format version {version}; this featcache "
+                f"reads version {FORMAT_VERSION}. Extract again with this version."
+            )
+        if not file.attrs.get("complete", False):
+            raise StoreError(f"Feature file '{self.path}' is incomplete. Extract again.")
+        self.spec = ExtractionSpec.from_dict(json.loads(file.attrs["spec"]))
+        if file.attrs["fingerprint"] != self.spec.fingerprint:
+            raise ValueError("the fingerprint is not that of the spec")
+        self.class_names: tuple[str, ...] = tuple(json.loads(file.attrs["class_names"]))
+        self.task: str = file.attrs["task"]
+        self._checksum: str = file.attrs["checksum"]
+        self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+        self.shape: tuple[int, ...] = tuple(file["features"].shape)
+        self.dtype: np.dtype[Any] = file["features"].dtype
+        for column in ("ids", "digests", "labels", "stamps"):
+            n_rows = len(file[column])
+            if n_rows != self.shape[0]:
+                raise ValueError(f"'{column}' has {n_rows} rows, not {self.shape[0]}")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -111,64 +87,83 @@ class Features:
         """Digest of the spec that made the numbers."""
         return self.spec.fingerprint
 
-    @cached_property
+    @property
     def ids(self) -> tuple[str, ...]:
         """The image paths relative to the source, sorted; row i of `X` is `ids[i]`."""
-        return tuple(self._read("ids", as_text=True))
+        return self.table.ids
 
-    @cached_property
+    @property
     def digests(self) -> np.ndarray:
         """(n, 16) uint8: BLAKE2b-128 of each image file."""
-        return np.asarray(self._read("digests"))
+        return self.table.digests
 
-    @cached_property
+    @property
+    def annotations(self) -> Annotations:
+        """Labels or targets, splits and groups of each row."""
+        return self.table.annotations
+
+    @property
     def labels(self) -> np.ndarray:
-        """(n,) int64 into `class_names`, -1 where unknown."""
-        labels = np.asarray(self._read("labels"))
-        if len(labels) and labels.max() >= len(self.class_names):
-            raise self._damaged(ValueError(f"label {labels.max()} has no class name"))
-        return labels
+        """(n,) int64 into `class_names`, -1 where unknown; multi-label: (n, n_classes) of 0, 1."""
+        return self.annotations.labels
 
-    @cached_property
-    def stamps(self) -> np.ndarray:
-        """(n, 2) int64: size in bytes and modification time in ns of each file, -1 unknown."""
-        return np.asarray(self._read("stamps"))
+    @property
+    def targets(self) -> np.ndarray | None:
+        """(n, n_targets) float64, NaN where unknown; None where the source has no targets."""
+        return self.annotations.targets
 
-    @cached_property
+    @property
     def splits(self) -> tuple[str, ...] | None:
         """train, val or test of each row as the source gave them, or None."""
-        with self._open() as file:
-            given = "splits" in file
-        return tuple(self._read("splits", as_text=True)) if given else None
+        return self.annotations.splits
 
-    @cached_property
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """Group of each row as the source gave them, or None; "" is no group."""
+        return self.annotations.groups
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """(n, 2) int64: size in bytes and modification time in ns of each file, -1 unknown."""
+        return self.table.stamps
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         """Every image that could not be read."""
-        ids, reasons = (self._read(f"failures/{c}", as_text=True) for c in ("id", "reason"))
-        digests = self._read("failures/digest")
-        return tuple(
-            Failure(id_, digest.tobytes(), reason)
-            for id_, digest, reason in zip(ids, digests, reasons, strict=True)
-        )
+        return self.table.failures
+
+    @cached_property
+    def table(self) -> Table:
+        """All of the file but its features, read at once and checked against its checksum."""
+        with self._open() as file:
+            self._check_same(file)
+            try:
+                table, attributes = read_table(file), checked_attributes(file)
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+                where = f"its columns cannot be read ({' '.join(str(error).split())[:100]})"
+                raise self._to_repair(where) from error
+        if table.checksum(attributes) != self._checksum:
+            raise self._to_repair("the checksum of its columns does not match")
+        return table
 
     @cached_property
     def content(self) -> str:
         """Digest of everything that a head could learn from, hex: changes when a row does."""
         total = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
-        total.update(json.dumps([self.ids, self.class_names, self.splits]).encode())
+        names = [self.ids, self.class_names, self.splits]
+        if self.groups is not None:
+            names.append(self.groups)
+        total.update(json.dumps(names).encode())
         total.update(self.digests.tobytes())
         total.update(self.labels.tobytes())
+        if self.targets is not None:
+            total.update(self.targets.tobytes())
         return total.hexdigest()
 
     @cached_property
     def X(self) -> np.ndarray:  # noqa: N802
         """(n, d) features as stored, float32 or float16, read on first use."""
         return np.asarray(self._read("features"))
-
-    def load_columns(self) -> None:
-        """Read everything but the features; raise StoreError where that fails."""
-        for name in ("ids", "digests", "labels", "stamps", "splits", "failures"):
-            getattr(self, name)
 
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
         """Return the row numbers of train, val or test (see `splits.parts`), or all labelled ones.
@@ -179,33 +174,47 @@ class Features:
             When there is no part of that name.
         """
         if part is None:
-            return np.flatnonzero(self.labels >= 0)
+            return np.flatnonzero(self.annotations.is_known)
         if part not in SPLIT_NAMES:
             raise SpecError(f"split must be one of {', '.join(SPLIT_NAMES)}; got '{part}'.")
-        given = None if self.splits is None else np.array(self.splits, object)
-        return np.flatnonzero(splits.parts(self.labels, self.digests, given, seed)[part])
+        return np.flatnonzero(splits.parts(self.annotations, self.digests, seed)[part])
 
     def arrays(self, part: str | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return (X, y): features (m, d) and class indices (m,) of one part, or of all labelled.
+        """Return (X, y): features (m, d) and what is to be learnt, of one part or of all labelled.
+
+        `y` is class indices (m,); multi-label: (m, n_classes) of 0 and 1; regression:
+        (m, n_targets) float64.
 
         Where the source has no test part, "test" is the fifth that `fit_heads` holds out with the
         same seed, and "train" the rest.
         """
         rows = self.rows(part, seed)
-        return self.X[rows], self.labels[rows]
+        return self.X[rows], self.annotations.y[rows]
 
-    def _read(self, name: str, as_text: bool = False) -> Any:
+    def _read(self, name: str) -> Any:
         with self._open() as file:
+            self._check_same(file)
             try:
-                return file[name].asstr()[:] if as_text else file[name][:]
+                return file[name][:]
             except (OSError, KeyError) as error:
                 where = f"'{name}' cannot be read"
                 if name == "features" and (spans := damaged_spans(file[name])):
                     where = f"checksum of rows {shown_spans(spans)} does not match"
-                raise StoreError(
-                    f"Feature file '{self.path}' is damaged: {where}. Run `featcache verify "
-                    f"--repair` to compute just that again."
-                ) from error
+                raise self._to_repair(where) from error
+
+    def _check_same(self, file: h5py.File) -> None:
+        """Raise StoreError where another file took this one's place: its rows are others."""
+        if file.attrs.get("checksum") != self._checksum:
+            raise StoreError(
+                f"Feature file '{self.path}' was written anew since it was opened here. Open it "
+                f"again."
+            )
+
+    def _to_repair(self, where: str) -> StoreError:
+        return StoreError(
+            f"Feature file '{self.path}' is damaged: {where}. Run `featcache verify --repair` to "
+            f"compute just that again."
+        )
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:

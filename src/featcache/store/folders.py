@@ -10,9 +10,10 @@ import re
 import shutil
 from pathlib import Path
 
-from featcache.errors import HeadError, SpecError, StoreError
+import h5py
+
+from featcache.errors import HeadError, StoreError
 from featcache.spec import ExtractionSpec
-from featcache.store.features import Features
 
 OWNER_FILE = "source.json"
 
@@ -29,7 +30,7 @@ def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
     """
     digest = hashlib.blake2b(os.fsencode(origin), digest_size=3).hexdigest()
     for folder in (cache_dir / name, cache_dir / f"{name}-{digest}"):
-        if _owner(folder) in (origin, None):
+        if owner(folder) in (origin, None):
             sweep(folder)
             return folder
     raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
@@ -37,7 +38,7 @@ def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
 
 def claim(folder: Path, origin: str) -> None:
     """Make a source's folder if need be, and write down whose it is."""
-    if folder.is_dir() and _owner(folder) == origin:
+    if folder.is_dir() and owner(folder) == origin:
         return
     prepare(folder.parent)
     folder.mkdir(exist_ok=True)
@@ -54,7 +55,7 @@ def prepare(cache_dir: Path) -> None:
         ignore.write_text("*\n")
 
 
-def _owner(folder: Path) -> str | None:
+def owner(folder: Path) -> str | None:
     """Return the origin of the source that a folder belongs to; None for a folder of nobody."""
     try:
         return str(json.loads((folder / OWNER_FILE).read_text())["origin"])
@@ -64,14 +65,21 @@ def _owner(folder: Path) -> str | None:
 
 def sweep(folder: Path, prefix: str = "") -> None:
     """Delete temporary files that a process left in `folder` when it died."""
-    for path in folder.glob(f"{glob.escape(prefix)}*.tmp*"):
-        match = re.search(r"\.(\d+)\.tmp(\.keras)?$", path.name)
-        if match is None or _is_running(int(match[1])):
-            continue
+    for path in left_behind(folder, prefix):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def left_behind(folder: Path, prefix: str = "") -> list[Path]:
+    """Return temporary files and folders in `folder` of processes that run no more."""
+    return [
+        path
+        for path in folder.glob(f"{glob.escape(prefix)}*.tmp*")
+        if (match := re.search(r"\.(\d+)\.tmp(\.keras)?$", path.name))
+        and not _is_running(int(match[1]))
+    ]
 
 
 def _is_running(pid: int) -> bool:
@@ -87,15 +95,21 @@ def _is_running(pid: int) -> bool:
 
 
 def of_fingerprint(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
-    """Return the feature files anywhere in the cache folder that have this spec."""
-    found = []
-    for path in sorted(cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5")):
-        try:
-            if Features(path).fingerprint == spec.fingerprint:
-                found.append(path)
-        except (StoreError, SpecError):
-            continue  # damaged or foreign: it has nothing to give
-    return found
+    """Return the feature files anywhere in the cache folder that have this spec.
+
+    Only that is asked: a file whose text is damaged can still lend its rows.
+    """
+    paths = sorted(cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5"))
+    return [path for path in paths if has_fingerprint(path, spec.fingerprint)]
+
+
+def has_fingerprint(path: Path, fingerprint: str) -> bool:
+    """Return whether an HDF5 file can be read and was made with this spec."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs["fingerprint"] == fingerprint)
+    except (OSError, KeyError, RuntimeError):
+        return False
 
 
 def newest_features(cache_dir: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import h5py
 
@@ -24,25 +23,34 @@ class Damage:
 
     def __str__(self) -> str:
         texts = [f"features of rows {shown_spans(self.rows)}"] if self.rows else []
-        return " and ".join(texts + [f"column '{name}'" for name in self.columns])
+        texts += [f"column '{name}'" if name != TEXT else TEXT for name in self.columns]
+        return " and ".join(texts)
+
+
+TEXT = "ids, names or other text"
 
 
 def verify(features: Features) -> Damage:
     """Read everything in a feature file; HDF5 checks each chunk against its checksum."""
     columns = []
     with h5py.File(features.path, "r", locking=False) as file:
-        for name in ("ids", "digests", "labels", "stamps", "splits", "failures/id"):
+        for name in (*file, *(f"failures/{name}" for name in file["failures"])):
             try:
-                if name in file:
+                if name not in ("features", "failures"):
                     file[name][:]
             except (OSError, KeyError):
                 columns.append(name)
         rows = damaged_spans(file["features"])
+    if not columns:
+        try:
+            assert features.table
+        except StoreError:  # text has no checksum of its own, so which column is unknown
+            columns.append(TEXT)
     return Damage(tuple(rows), tuple(columns))
 
 
-def salvage(features: Features, damage: Damage) -> Path:
-    """Put the whole rows of a damaged file into parts and delete it; return its path.
+def salvage(features: Features, damage: Damage) -> None:
+    """Put the whole rows of a damaged file into parts and delete it; the caller holds its lock.
 
     The next extraction takes the parts up and computes the other rows. Nothing whole is lost if
     this is cut short: a part that exists is whole, and the file goes last.
@@ -55,9 +63,8 @@ def salvage(features: Features, damage: Damage) -> Path:
             for start in range(0, len(features), size):
                 if start not in bad:
                     block = file["features"][start : start + size]
-                    parts.write(features.digests[start : start + size], block)
+                    parts.write(file["digests"][start : start + size], block)
     try:
         features.path.unlink()
     except OSError as error:
         raise StoreError(f"'{features.path}' cannot be replaced: {error.strerror}.") from error
-    return features.path

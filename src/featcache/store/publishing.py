@@ -15,13 +15,22 @@ import numpy as np
 
 from featcache.errors import StoreError
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
-from featcache.store.features import KIND, Features, Table
+from featcache.store.features import KIND, Features
 from featcache.store.folders import claim
+from featcache.store.table import Table, write_table
 
 if TYPE_CHECKING:
     from featcache.store.rows import Rows
 
-CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk, and the unit of copying
+CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk at most
+CHUNK_BYTES = 8 << 20  # and bytes: unpooled maps have long rows
+BLOCK_BYTES = 64 << 20  # rows gathered at once; bounds the memory of publishing
+
+
+def chunk_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """Return the shape of the chunks of a dataset of features (n, …)."""
+    row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+    return (max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes, shape[0])), *shape[1:])
 
 
 def publish(
@@ -39,38 +48,24 @@ def publish(
     """
     numbers = rows.find(table.digests)
     assert (numbers >= 0).all(), "every image of the table has a computed row"
-    text = h5py.string_dtype()
     claim(path.parent, provenance["source"])
     first = rows.read(numbers[:1])
     size_bytes = len(numbers) * (first.nbytes + 32) + sum(map(len, table.ids))
     with published(path, size_bytes) as file:
-        for start in range(0, len(numbers), CHUNK_ROWS):
-            block = rows.read(numbers[start : start + CHUNK_ROWS])
-            if start == 0:
-                shape = (len(numbers), *block.shape[1:])
-                chunks = (min(CHUNK_ROWS, len(numbers)), *block.shape[1:])
-                out = file.create_dataset(
-                    "features", shape, spec.dtype, chunks=chunks, fletcher32=True
-                )
-            out[start : start + len(block)] = block
-        file.create_dataset("ids", data=list(table.ids), dtype=text, chunks=True, fletcher32=False)
-        file.create_dataset("digests", data=table.digests, fletcher32=True)
-        file.create_dataset("labels", data=table.labels, fletcher32=True)
-        file.create_dataset("stamps", data=table.stamps, fletcher32=True)
-        if table.splits is not None:
-            file.create_dataset("splits", data=list(table.splits), dtype=text)
-        failures = file.create_group("failures")
-        failures.create_dataset("id", data=[f.id for f in table.failures], dtype=text)
-        failures.create_dataset("reason", data=[f.reason for f in table.failures], dtype=text)
-        digests = np.frombuffer(b"".join(f.digest for f in table.failures), np.uint8)
-        failures.create_dataset("digest", data=digests.reshape(-1, 16))
+        shape = (len(numbers), *first.shape[1:])
+        chunks = chunk_shape(shape, spec.dtype)
+        out = file.create_dataset("features", shape, spec.dtype, chunks=chunks, fletcher32=True)
+        step = chunks[0] * max(1, BLOCK_BYTES // (chunks[0] * first.nbytes))
+        for start in range(0, len(numbers), step):
+            out[start : start + step] = rows.read(numbers[start : start + step])
+        attributes = {
+            "spec": json.dumps(spec.to_dict(), sort_keys=True),
+            "fingerprint": spec.fingerprint,
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
+        write_table(file, table, attributes)
         file.attrs["kind"] = KIND
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["spec"] = json.dumps(spec.to_dict(), sort_keys=True)
-        file.attrs["fingerprint"] = spec.fingerprint
-        file.attrs["class_names"] = json.dumps(table.class_names, ensure_ascii=False)
-        file.attrs["task"] = "classification"
-        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
         file.attrs["complete"] = True
     return Features(path)
 
@@ -89,7 +84,8 @@ def published(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         _reserve(temporary, size_bytes)
-        with h5py.File(temporary, "w", locking=False) as file:
+        # from HDF5 1.10 on, what finds the data has checksums as well
+        with h5py.File(temporary, "w", locking=False, libver=("v110", "v110")) as file:
             yield file
         with temporary.open("rb+") as raw:
             os.fsync(raw.fileno())

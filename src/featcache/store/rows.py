@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from featcache.errors import StoreError
-from featcache.store.folders import claim, sweep
-from featcache.store.publishing import published
+from featcache.store.folders import claim, has_fingerprint, sweep
+from featcache.store.publishing import chunk_shape, published
 
 
 class Parts:
@@ -36,11 +36,7 @@ class Parts:
         return [path for path in sorted(self.folder.glob("part-*.h5")) if self._is_ours(path)]
 
     def _is_ours(self, path: Path) -> bool:
-        try:
-            with h5py.File(path, "r", locking=False) as file:
-                return bool(file.attrs["fingerprint"] == self.fingerprint)
-        except (OSError, KeyError):
-            return False
+        return has_fingerprint(path, self.fingerprint)
 
     def write(self, digests: np.ndarray, features: np.ndarray) -> None:
         """Keep rows: digests (b, 16) uint8 and features (b, d)."""
@@ -50,7 +46,12 @@ class Parts:
         with published(path, digests.nbytes + features.nbytes) as file:
             file.attrs["fingerprint"] = self.fingerprint
             file.create_dataset("digests", data=digests, fletcher32=True)
-            file.create_dataset("features", data=features, fletcher32=True)
+            chunks = chunk_shape(features.shape, features.dtype)
+            file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
+
+    def clear(self) -> None:
+        """Delete every part."""
+        self.remove(self.paths())
 
     def remove(self, read: Collection[Path]) -> None:
         """Delete the parts that were read into the published file, not what another run adds."""
@@ -85,7 +86,7 @@ class Rows:
                 with h5py.File(path, "r", locking=False) as file:
                     digests.append(file["digests"][:])
                 self.paths.append(path)
-            except (OSError, KeyError):
+            except (OSError, KeyError, RuntimeError):
                 continue
         keys = _as_keys(np.concatenate(digests))
         sizes = [len(block) for block in digests[1:]]
@@ -110,22 +111,32 @@ class Rows:
         DamagedFileError
             When the file that has them cannot be read.
         """
-        blocks: dict[int, np.ndarray] = {}
+        gathered: np.ndarray | None = None
         for source in np.unique(self._file[numbers]):
             mine = np.flatnonzero(self._file[numbers] == source)
             rows = self._row[numbers[mine]]
             try:
                 with h5py.File(self.paths[source], "r", locking=False) as file:
-                    # one contiguous read, then pick: HDF5's own fancy indexing is far slower
-                    block = file["features"][rows.min() : rows.max() + 1]
-            except (OSError, KeyError) as error:
+                    features = file["features"]
+                    if gathered is None:
+                        shape = (len(numbers), *features.shape[1:])
+                        gathered = np.empty(shape, features.dtype)
+                    for some in _by_chunk(rows, features.chunks[0]):
+                        first = rows[some].min()
+                        # a contiguous read, then pick: HDF5's own fancy indexing is far slower
+                        block = features[first : rows[some].max() + 1]
+                        gathered[mine[some]] = block[rows[some] - first]
+            except (OSError, KeyError, RuntimeError) as error:
                 raise DamagedFileError(self.paths[source], error) from error
-            blocks[source] = block[rows - rows.min()]
-        first = next(iter(blocks.values()))
-        gathered = np.empty((len(numbers), *first.shape[1:]), first.dtype)
-        for source, block in blocks.items():
-            gathered[self._file[numbers] == source] = block
+        assert gathered is not None, "there is at least one row to read"
         return gathered
+
+
+def _by_chunk(rows: np.ndarray, chunk_rows: int) -> list[np.ndarray]:
+    """Part places in `rows` by the chunk they lie in, so that one chunk at a time is read."""
+    chunk = rows // chunk_rows
+    order = np.argsort(chunk, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1)
 
 
 def _as_keys(digests: np.ndarray) -> np.ndarray:

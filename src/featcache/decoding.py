@@ -1,0 +1,188 @@
+"""One encoded image to upright RGB pixels by Pillow, and which files TensorFlow reads the same.
+
+Orientation is applied, transparency is put on a background, 16 bits become 8. What Pillow cannot
+read in full is an error with a reason, never half an image.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from featcache.errors import SpecError
+
+MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
+BACKGROUND = "#ffffff"
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class UnreadableImageError(Exception):
+    """Why one image cannot be used; the caller records it and goes on."""
+
+
+def is_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
+    """Return whether TensorFlow decodes this file to what Pillow shows upright."""
+    if data.startswith(b"\xff\xd8"):
+        return _is_plain_jpeg(data, max_pixels)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _is_plain_png(data, max_pixels)
+    return False
+
+
+def decode(data: bytes, background: str = BACKGROUND, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return upright RGB, (height, width, 3) uint8, composited on `background`.
+
+    Raises
+    ------
+    UnreadableImageError
+        When Pillow cannot decode all of it, or it has more than `max_pixels`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise UnreadableImageError(
+                    f"{image.width} x {image.height} pixels are more than {max_pixels}"
+                )
+            return composite(upright(image), background)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("no known image format") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"more than {max_pixels} pixels") from error
+    # a decoder raises almost anything on damaged data; one bad file must not end a long run
+    except Exception as error:
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@contextmanager
+def own_limit() -> Iterator[None]:
+    """Let `max_pixels` alone decide about size, and drop Pillow's remarks on odd files.
+
+    Both are global in Pillow and Python, so this belongs around a whole run, not into its threads.
+    """
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def upright(image: Any) -> np.ndarray:
+    """Return a Pillow image as seen, (height, width, 3) uint8, or 4 where it is transparent."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # 16-bit grey: Pillow's own conversion to RGB clips at 255 instead of scaling
+        grey = (np.asarray(image).astype(np.float32) / 257.0).round().clip(0, 255)
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return np.asarray(image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def composite(pixels: np.ndarray, background: str = BACKGROUND) -> np.ndarray:
+    """Return (height, width, 3): transparent pixels on a colour, others as they are."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    from PIL import Image
+
+    layer = Image.fromarray(pixels)
+    image = Image.new("RGBA", layer.size, (*bytes.fromhex(background[1:]), 255))
+    image.alpha_composite(layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def colour(text: str) -> str:
+    """Return a colour's name or code as #rrggbb.
+
+    Raises
+    ------
+    SpecError
+        When it is none that Pillow's `ImageColor` knows.
+    """
+    if text == "white":
+        return BACKGROUND  # without importing Pillow
+    from PIL import ImageColor
+
+    try:
+        return "#{:02x}{:02x}{:02x}".format(*ImageColor.getrgb(text)[:3])
+    except (ValueError, AttributeError):
+        raise SpecError(
+            f"background must be a colour, as white, black or '#8090a0'; got '{text}'."
+        ) from None
+
+
+def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
+    """Grey or three components, upright by its EXIF orientation, not over the limit."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        segment = data[position + 4 : position + 2 + length]
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0") and not _is_upright(segment[6:]):
+            return False
+        if marker == 0xE1 and b"tiff:Orientation" in segment:  # XMP may rotate as well
+            return False
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if len(segment) < 6:
+                return False
+            height, width, components = struct.unpack(">HHB", segment[1:6])
+            return components in (1, 3) and 0 < height * width <= max_pixels
+        position += 2 + length
+    return False
+
+
+def _is_upright(exif: bytes) -> bool:
+    """Read the orientation entry of a TIFF header's first directory; absent means upright."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return True
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, offset)
+        for entry in range(count):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, offset + 2 + 12 * entry)
+            if tag == _EXIF_ORIENTATION:
+                return bool(value == 1)
+    except struct.error:
+        return False  # damaged: let Pillow judge
+    return True
+
+
+def _is_plain_png(data: bytes, max_pixels: int) -> bool:
+    """Eight bits, grey or RGB, without transparency or orientation, not over the limit."""
+    if len(data) < 33:
+        return False
+    width, height, depth, kind_of_colour = struct.unpack(">IIBB", data[16:26])
+    if depth != 8 or kind_of_colour not in (0, 2) or not 0 < width * height <= max_pixels:
+        return False
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        if kind in (b"tRNS", b"eXIf"):
+            return False
+        if kind == b"IDAT":
+            return True
+        position += 12 + length
+    return False

@@ -1,0 +1,117 @@
+"""What in a cache folder can go: leftovers that nothing needs, and old files where asked for.
+
+Unfinished parts are no leftovers, since the next run goes on from them; age and size reach them
+too. Heads and models are results and stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from featcache.errors import StoreError
+from featcache.store.folders import OWNER_FILE, left_behind
+from featcache.store.locks import locked
+from featcache.store.rows import Rows
+
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A file that can go, and why."""
+
+    path: Path
+    why: str
+    size_bytes: int
+    target: Path  # the feature file whose lock guards it
+
+
+def removable(
+    cache_dir: Path, older_than_s: float | None = None, max_bytes: int | None = None
+) -> list[Removable]:
+    """Return what can go from a cache folder; nothing is touched.
+
+    Parameters
+    ----------
+    older_than_s : also feature files and parts that were written longer ago, in seconds.
+    max_bytes : also the oldest of those until the others take no more than this.
+    """
+    found = list(_leftovers(cache_dir))
+    known = {one.path for one in found}
+    kept = [
+        path
+        for pattern in ("*/*.h5", f"*/*.h5{PARTS}/part-*.h5")
+        for path in cache_dir.glob(pattern)
+        if path not in known and path.is_file()
+    ]
+    kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    total, now = 0, time.time()
+    for path in kept:  # from the newest on
+        status = path.stat()
+        total += status.st_size
+        age_s = now - status.st_mtime
+        if older_than_s is not None and age_s > older_than_s:
+            found.append(_removable(path, f"written {age_s / 86400:.0f} days ago"))
+        elif max_bytes is not None and total > max_bytes:
+            found.append(_removable(path, "over the size limit, and older than the others"))
+    return sorted(found, key=lambda one: one.path)
+
+
+def remove(some: Sequence[Removable]) -> list[Removable]:
+    """Delete files, and folders that are empty then; return those that went.
+
+    What another process is working on stays.
+    """
+    gone = []
+    for target in sorted({one.target for one in some}):
+        try:
+            with locked(target, False, lambda message: None):
+                for one in some:
+                    if one.target == target:
+                        one.path.unlink(missing_ok=True)
+                        gone.append(one)
+        except StoreError:
+            continue  # its lock is held
+        _remove_if_empty(target.with_name(target.name + PARTS))
+        if [path.name for path in target.parent.iterdir()] == [OWNER_FILE]:
+            (target.parent / OWNER_FILE).unlink()
+            _remove_if_empty(target.parent)
+    return gone
+
+
+def _leftovers(cache_dir: Path) -> Iterator[Removable]:
+    for folder in (cache_dir, *cache_dir.glob("*/"), *cache_dir.glob(f"*/*{PARTS}/")):
+        for path in left_behind(folder):
+            if path.is_file():
+                yield _removable(path, "left by a process that died")
+    for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
+        target = folder.with_name(folder.name.removesuffix(PARTS))
+        published = Rows([target] if target.is_file() else [])
+        for path in sorted(folder.glob("part-*.h5")):
+            try:
+                with h5py.File(path, "r", locking=False) as file:
+                    digests, fingerprint = file["digests"][:], file.attrs["fingerprint"]
+            except (OSError, KeyError, RuntimeError):
+                yield _removable(path, "a part that cannot be read")
+                continue
+            if f"-{fingerprint[:8]}" not in target.name:
+                yield _removable(path, "a part of another spec")
+            elif np.all(published.find(digests) >= 0):
+                yield _removable(path, "a part whose rows are all in the feature file")
+
+
+def _removable(path: Path, why: str) -> Removable:
+    folder = path.parent
+    target = folder.with_name(folder.name.removesuffix(PARTS)) if PARTS in folder.name else path
+    return Removable(path, why, path.stat().st_size, target)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
