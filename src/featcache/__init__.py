@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from featcache.finetuning import finetune
     from featcache.leaderboard import FittedHead, Leaderboard
     from featcache.predict import Model, load
+    from featcache.sources import Source, open_source
     from featcache.spec import ExtractionSpec
     from featcache.stitching import stitch
     from featcache.store import Features
@@ -34,10 +35,12 @@ _HOME = {
     "FittedHead": "leaderboard",
     "Leaderboard": "leaderboard",
     "Model": "predict",
+    "Source": "sources",
     "extract": "extraction",
     "finetune": "finetuning",
     "fit_heads": "compare",
     "load": "predict",
+    "open_source": "sources",
     "stitch": "stitching",
 }
 
@@ -48,10 +51,12 @@ __all__ = [
     "FittedHead",
     "Leaderboard",
     "Model",
+    "Source",
     "extract",
     "finetune",
     "fit_heads",
     "load",
+    "open_source",
     "stitch",
 ]
 

@@ -17,7 +17,7 @@ from featcache.spec import ExtractionSpec
 ON_ERROR = ("skip", "stop")
 PART_ROWS = 2048
 PART_SECONDS = 30.0
-PART_BYTES = 64 << 20
+PART_BYTES = 32 << 20
 
 
 def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:

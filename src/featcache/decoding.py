@@ -27,6 +27,10 @@ class UnreadableImageError(Exception):
     """Why one image cannot be used; the caller records it and goes on."""
 
 
+class VanishedImageError(UnreadableImageError):
+    """An image that was there and is no more, or is another: next time it may be fine."""
+
+
 def is_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether TensorFlow decodes this file to what Pillow shows upright."""
     if data.startswith(b"\xff\xd8"):

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Union
 
 import numpy as np
 
 from featcache import decoding, quiet
-from featcache.decoding import MAX_PIXELS, UnreadableImageError, is_plain
+from featcache.decoding import MAX_PIXELS, UnreadableImageError, VanishedImageError, is_plain
 from featcache.sources import Scan, Source
 from featcache.spec import ExtractionSpec
 
@@ -53,7 +53,8 @@ def batches(
     scanned : what `sources.scan(source, is_plain)` gave.
     rows : row numbers to load.
     spec : says the size and how it is reached, and what lies under transparent pixels.
-    failures : filled with the reason for every row that could not be loaded.
+    failures : filled with the reason for every row that could not be loaded. One whose file could
+        no longer be read loses its digest in `scanned`: it says nothing about that content.
     max_pixels : larger images are failures.
 
     Yields
@@ -71,9 +72,17 @@ def batches(
                     del left[row]
                 yield numbers, images
         if left:
-            decoded = _in_threads(source, left, spec.background, max_pixels)
-            dtype = source.contents.dtype
-            yield from _decoded_by_pillow(decoded, dtype, spec, batch_size, failures)
+
+            def readable() -> Iterator[tuple[int, np.ndarray]]:
+                for row, image in _in_threads(source, left, spec.background, max_pixels):
+                    if isinstance(image, np.ndarray):
+                        yield row, image
+                        continue
+                    failures[row] = str(image)
+                    if isinstance(image, VanishedImageError):
+                        scanned.digests[row] = 0
+
+            yield from _batched(readable, source.contents.dtype, spec, batch_size)
 
 
 def pixels(
@@ -92,7 +101,7 @@ def pixels(
     try:
         raw = source.get(row)
     except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
+        raise VanishedImageError(error.strerror or str(error)) from error
     if isinstance(raw, bytes):
         return decoding.decode(raw, background, max_pixels)
     return decoding.composite(raw, background)
@@ -131,24 +140,16 @@ def _read(source: Source, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
             continue
 
 
-def _decoded_by_pillow(
-    decoded: Iterator[tuple[int, Decoded]],
+def _batched(
+    decoded: Callable[[], Iterator[tuple[int, np.ndarray]]],
     dtype: str,
     spec: ExtractionSpec,
     batch_size: int,
-    failures: dict[int, str],
 ) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yield batches of images that are decoded already, resized."""
     tf = quiet.tensorflow()
-
-    def readable() -> Iterator[tuple[int, np.ndarray]]:
-        for row, image in decoded:
-            if isinstance(image, UnreadableImageError):
-                failures[row] = str(image)
-            else:
-                yield row, image
-
     signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), dtype))
-    dataset = tf.data.Dataset.from_generator(readable, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(decoded, output_signature=signature)
     dataset = dataset.map(lambda row, image: (row, _sized(image, spec)), tf.data.AUTOTUNE)
     for numbers, images in dataset.batch(batch_size).prefetch(2):
         yield numbers.numpy(), images

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from featcache.cli.options import Json, app, print_table, result
+from featcache.cli.options import Json, amount, app, print_table, result
 from featcache.errors import SpecError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def clean(
         found
         and not as_json
         and sys.stdin.isatty()
-        and typer.confirm(f"Remove these {len(found)} files, {size / 1e6:.1f} MB?", err=True)
+        and typer.confirm(f"Remove these {len(found)} files, {amount(size)}?", err=True)
     )
     gone = cleaning.remove(found) if may else []
     freed = sum(one.size_bytes for one in gone)
@@ -60,7 +60,7 @@ def clean(
         text = f"Removed nothing. To remove these {len(found)} files run again with --yes."
     else:
         still = f"; {busy} are in use by another process and stay" if busy else ""
-        text = f"Removed {len(gone)} files, {freed / 1e6:.1f} MB{still}."
+        text = f"Removed {len(gone)} files, {amount(freed)}{still}."
     values = {
         "removable": [
             {"path": str(one.path), "why": one.why, "size_bytes": one.size_bytes} for one in found
@@ -77,7 +77,5 @@ def _table(found: list[Removable]) -> Any:
 
     table = Table("file", "why", "size")
     for one in found:
-        table.add_row(
-            Text(str(one.path), overflow="fold"), one.why, f"{one.size_bytes / 1e6:.1f} MB"
-        )
+        table.add_row(Text(str(one.path), overflow="fold"), one.why, amount(one.size_bytes))
     return table

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from featcache.cli.options import RARE, CacheDir, Device, Json, app, one_line, result, say
+from featcache.cli.options import (
+    RARE,
+    CacheDir,
+    Device,
+    Json,
+    app,
+    learnable,
+    one_line,
+    result,
+    say,
+)
 from featcache.decoding import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from featcache.store import Features
 
 IMAGES = "Which images"
 NUMBERS = "What changes the numbers"
@@ -145,19 +152,9 @@ def extract(
             "fingerprint": features.fingerprint,
             "seconds": round(done.seconds, 3),
         },
-        f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images {_what(features)}, {d} "
-        f"features each.\n"
+        f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
+        f"{learnable(features)}, {d} features each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
         f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s), "
         f"in {done.seconds:.1f} s.",
     )
-
-
-def _what(features: Features) -> str:
-    """Say what is known about the images."""
-    if features.task == "regression":
-        return f"with {', '.join(features.annotations.target_names)}"
-    if not features.class_names:
-        return "without labels"
-    several = "several of " if features.task == "multi-label" else ""
-    return f"of {several}{len(features.class_names)} classes"

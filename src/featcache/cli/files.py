@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from featcache.cli.options import Json, app, by, one_line, print_table, result, say
+from featcache.cli.options import (
+    Json,
+    amount,
+    app,
+    by,
+    learnable,
+    one_line,
+    print_table,
+    result,
+    say,
+)
 
 
 @app.command()
@@ -96,6 +106,7 @@ def _described(features: Any) -> dict[str, Any]:
         "dtype": str(features.dtype),
         "size_bytes": features.path.stat().st_size,
         "task": features.task,
+        "known": learnable(features),
         "classes": {name: counts[label] for label, name in enumerate(names)},
         "targets": list(about.target_names),
         "unlabelled": int((~about.is_known).sum()),
@@ -117,19 +128,25 @@ def _file_table(described: dict[str, Any]) -> Any:
         "file": described["path"],
         "images": described["n_images"],
         "features": f"{described['n_features']} {described['dtype']}",
-        "size": f"{described['size_bytes'] / 1e6:.1f} MB",
-        "classes": _counts(described["classes"]) or "no labels",
+        "size": amount(described["size_bytes"]),
         "task": described["task"],
+        "classes": _counts(described["classes"]) or "no labels",
+        "targets": ", ".join(described["targets"]),
+        "unlabelled": described["unlabelled"] or "",
         "splits": _counts(described["splits"]) or "none given",
+        "groups": described["groups"] or "",
         "failures": len(described["failures"]),
         "fingerprint": described["fingerprint"],
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
         "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
         "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
-        **described["provenance"],
+        "background": spec.get("background", ""),
+        **described["provenance"] | {"source_options": ""},
+        **described["provenance"]["source_options"],
     }
     for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
+        if value not in ("", None):
+            table.add_row(name.replace("_", " "), Text(str(value)))
     for one in described["failures"][:10]:
         table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
     return table
@@ -139,15 +156,15 @@ def _folder_table(files: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("file", "images", "features", "classes", "failed", "size")
+    table = Table("file", "images", "features", "known", "failed", "size")
     for one in files:
         table.add_row(
             Text(one["path"], overflow="fold"),
             str(one["n_images"]),
             str(one["n_features"]),
-            str(len(one["classes"])),
+            one["known"],
             str(len(one["failures"])),
-            f"{one['size_bytes'] / 1e6:.1f} MB",
+            amount(one["size_bytes"]),
         )
     return table
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from featcache.store import Features
 
 app = typer.Typer(
     help="Extract once, train heads in seconds, ship one model.",
@@ -52,3 +55,18 @@ def one_line(text: str) -> str:
 
 def by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+def learnable(features: Features) -> str:
+    """Say what is known about the images of a feature file."""
+    if features.task == "regression":
+        return f"with {', '.join(features.annotations.target_names)}"
+    if not features.class_names:
+        return "without labels"
+    several = "several of " if features.task == "multi-label" else ""
+    return f"of {several}{len(features.class_names)} classes"
+
+
+def amount(size_bytes: int) -> str:
+    """Return a size with a unit that suits it."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"

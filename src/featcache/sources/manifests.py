@@ -81,7 +81,10 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         names = (TARGET,) if TARGET in present else ()
 
     def column(name: str) -> list[str | None] | None:
-        return [_cell(row, name) for row in rows] if name in present else None
+        if name not in present:
+            return None
+        cells = (_cell(row, name) for row in rows)
+        return [None if cell is None else clean(cell) for cell in cells]
 
     return Columns(
         # asked for by name, targets are what is to be learnt
@@ -127,7 +130,7 @@ def _cell(record: Record, name: str) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # whole numbers beside empty cells are read as floats by many tools
-    return clean(str(value).strip()) or None
+    return str(value).strip() or None
 
 
 def _several(value: Any) -> list[str] | None:
@@ -135,7 +138,9 @@ def _several(value: Any) -> list[str] | None:
     if isinstance(value, (list, tuple)):
         return [clean(str(name).strip()) for name in value]
     text = _cell({"labels": value}, "labels")
-    return None if text is None else [n for n in map(str.strip, text.split(SEPARATOR)) if n]
+    if text is None:
+        return None
+    return [name for name in map(str.strip, clean(text).split(SEPARATOR)) if name]
 
 
 def _number(value: Any, name: str, place: str) -> float | None:

@@ -171,7 +171,8 @@ def _in_order(
     ids = [clean(str(id_)) for id_ in given.ids or ()] or [f"{row:0{width}d}" for row in range(n)]
     order = sorted_ids(ids, row_number)
     # unnamed images get a name by content, so that two collections never share a feature file
-    content = hashlib.blake2b(digests.tobytes(), digest_size=4).hexdigest()
+    about = repr((ids, annotations.y.tolist(), annotations.splits, annotations.groups))
+    content = hashlib.blake2b(digests.tobytes() + about.encode(), digest_size=4).hexdigest()
     name = _checked_name(given.name) or f"{kind}-{content}"
     return Source(
         name=name,

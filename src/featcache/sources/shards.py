@@ -25,6 +25,7 @@ from featcache.sources.manifests import columns_of
 from featcache.sources.table import Source, as_id, sorted_ids
 
 CLASS, RECORD = "cls", "json"
+BLOCK = tarfile.BLOCKSIZE
 
 
 def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Source:
@@ -81,10 +82,12 @@ def _read_headers(
     """Return a tar file's images, what is said of each key, and the number of other members."""
     images: list[tarfile.TarInfo] = []
     known: dict[str, dict[str, Any]] = defaultdict(dict)
-    others = 0
+    others, end = 0, 0
     try:
         with tarfile.open(archive, "r:", errorlevel=2) as tar:
             for member in tar:
+                # data fill up whole blocks, and a block of zeros ends the file
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
                 if not member.isfile():
                     continue
                 _check_name(archive, member.name)
@@ -102,15 +105,19 @@ def _read_headers(
                     images.append(member)
                 else:
                     others += 1
-            size = os.path.getsize(archive)
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise SourceError(
             f"'{archive}' is damaged or no plain tar file, after {len(images)} images: {reason}. "
             f"Copy it again; unpack a compressed one first."
         ) from error
-    if images and (end := images[-1].offset_data + images[-1].size) > size:
-        raise SourceError(f"'{archive}' ends at byte {size} of {end}. Copy it again.")
+    with Path(archive).open("rb") as file:
+        file.seek(end)
+        if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes many a cut for the end
+            raise SourceError(
+                f"'{archive}' is damaged: it breaks off after byte {end}, {len(images)} images. "
+                f"Copy it again."
+            )
     return images, known, others
 
 

@@ -57,7 +57,7 @@ def removable(
         total += status.st_size
         age_s = now - status.st_mtime
         if older_than_s is not None and age_s > older_than_s:
-            found.append(_removable(path, f"written {age_s / 86400:.0f} days ago"))
+            found.append(_removable(path, f"written {age_s / 86400:.1f} days ago"))
         elif max_bytes is not None and total > max_bytes:
             found.append(_removable(path, "over the size limit, and older than the others"))
     return sorted(found, key=lambda one: one.path)
