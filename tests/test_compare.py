@@ -205,3 +205,35 @@ def test_missing_and_damaged_boards(features):
     assert fit(features).results
     with pytest.raises(StoreError, match="does not exist"):
         fit(folder / "nowhere.h5")
+
+
+def test_other_tasks_are_refused_by_name(extract):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    for given in ({"targets": np.arange(6)}, {"labels": [["a", "b"], ["a"]] * 3}):
+        features = extract(fc.open_source(pixels, **given)).features
+        with pytest.raises(HeadError, match=f"one class an image; .* is for {features.task}"):
+            fc.fit_heads(features)
+
+
+def test_another_grouping_is_fitted_anew_and_groups_are_never_parted(extract, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    seen = []
+    score = compare._score_fold
+
+    def looking(name, params, X, y, train, test):
+        seen.append((X[train], X[test]))
+        return score(name, params, X, y, train, test)
+
+    monkeypatch.setattr(compare, "_score_fold", looking)
+    # images of one group are nearly alike: a fold that parts them would score far too well
+    for groups in (None, [str(number // 4) for number in range(40)]):
+        given = {"labels": np.arange(40) % 2, "groups": groups, "name": "alike"}
+        features = extract(fc.open_source(pixels, **given)).features
+        seen.clear()
+        fc.fit_heads(features, ["logreg"], cv=2, jobs=1, show_progress=False)
+        assert seen
+        if groups is not None:
+            group_of = {row.tobytes(): group for row, group in zip(features.X, groups, strict=True)}
+            for train, test in seen:
+                sides = [{group_of[row.tobytes()] for row in side} for side in (train, test)]
+                assert not sides[0] & sides[1]

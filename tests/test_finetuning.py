@@ -142,3 +142,22 @@ def test_other_classes(stitched, tmp_path):
     path = stitched("logreg")
     with pytest.raises(SourceError, match="plum, quince"):
         tune(path, tmp_path / "t.keras", source=tmp_path / "other")
+
+
+def test_a_manifest_brings_its_splits_groups_and_root(photos, extract, tmp_path):
+    ids = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    rows = [
+        f"{id_},{id_.split('/')[0]},{'test' if number % 7 == 6 else 'train'},{number // 2}"
+        for number, id_ in enumerate(ids)
+    ]
+    manifest = tmp_path / "lists" / "photos.csv"
+    manifest.parent.mkdir()
+    manifest.write_text("\n".join(["path,label,split,group", *rows]))
+    features = extract(manifest, root=photos).features
+    board = fc.fit_heads(features, ["logreg"], cv=2, jobs=1, show_progress=False)
+    path = tmp_path / "m.keras"
+    fc.stitch(board.best, path, show_progress=False)  # finds the root again by itself
+    assert card.read(path).source_options == {"root": str(photos)}
+    done = tune(path, tmp_path / "t.keras", epochs=1)
+    assert done.n_test == 3
+    assert done.n_train + done.n_validation == 18

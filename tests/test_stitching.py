@@ -193,3 +193,13 @@ def test_weights_that_changed_since_are_an_error(tmp_path, photos, extract, tiny
 def test_where_it_cannot_be_written(board, tmp_path, out, message):
     with pytest.raises(SpecError, match=message):
         fc.stitch(board.best, tmp_path / out)
+
+
+def test_images_from_memory_are_given_again(extract, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
+    source = fc.open_source(pixels, labels=np.arange(20) % 2)
+    board = fc.fit_heads(extract(source).features, ["logreg"], cv=2, jobs=1, show_progress=False)
+    with pytest.raises(SourceError, match=r"no longer where they were .*memory:arrays-"):
+        fc.stitch(board.best, show_progress=False)
+    fc.stitch(board.best, tmp_path / "m.keras", source=source, show_progress=False)
+    assert card.read(tmp_path / "m.keras").source == source.origin

@@ -89,88 +89,16 @@ def fit_heads(
     if not overwrite and (known := load_if_same(folder, request)) is not None:
         return known
 
-    X, labels = features.X, features.labels
-    part = splits.parts(features.annotations, features.digests, seed)
-    train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
-    if not len(train):
-        where = "train/" if features.splits else "one subfolder a class"
-        raise HeadError(
-            f"Feature file '{features.path}' has no labelled training images. "
-            f"Put images into {where} and extract again."
-        )
-    about = features.annotations.take(train)
-    folds = splits.folds(
-        about.labels, features.digests[train], cv, seed, features.class_names, about.groups
-    )
-    X_train, y_train, X_test, y_test = X[train], labels[train], X[test], labels[test]
-
-    tasks = [
-        (name, number, fold)
-        for name, grid in settings.items()
-        for number in range(len(grid))
-        for fold in range(cv)
-    ]
-    scores = np.zeros((len(names), max(map(len, settings.values())), cv))
-    with (
-        _parallel(jobs) as run,
-        progress.bar("Folds", len(tasks), "fits", show_progress) as advance,
-    ):
-        done = run(
-            _Call(
-                _score_fold,
-                task,
-                (task[0], settings[task[0]][task[1]], X_train, y_train, *folds[task[2]]),
-            )
-            for task in tasks
-        )
-        for (name, number, fold), accuracy in done:
-            scores[names.index(name), number, fold] = accuracy
-            advance(1)
-
-    chosen = {}
-    for row, name in enumerate(names):
-        means = scores[row, : len(settings[name])].mean(axis=1)
-        chosen[name] = int(means.argmax())  # the first of equals: grids go from simple to flexible
+    data = _Data.of(features, cv, seed)
+    scores = _search(data, settings, jobs, show_progress)
+    # the first of equals: grids go from simple to flexible
+    chosen = {name: int(scores[name].mean(axis=1).argmax()) for name in names}
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     store.sweep(folder.parent, f"{folder.name}.")
     temporary.mkdir(parents=True)
     try:
-        results = []
-        with _parallel(jobs) as run:
-            done = run(
-                _Call(
-                    _refit,
-                    name,
-                    (
-                        name,
-                        settings[name][chosen[name]],
-                        X_train,
-                        y_train,
-                        X_test,
-                        y_test,
-                        temporary.resolve(),  # a worker process may have another current folder
-                    ),
-                )
-                for name in names
-            )
-            for name, (file, accuracy, macro_f1, seconds, messages) in done:
-                for message in messages:
-                    progress.note(f"{name}: {message}")
-                fold_scores = scores[names.index(name), chosen[name]]
-                results.append(
-                    Result(
-                        head=name,
-                        params=_as_json(settings[name][chosen[name]]),
-                        fold_accuracy=tuple(fold_scores.tolist()),
-                        accuracy_mean=float(fold_scores.mean()),
-                        accuracy_std=float(fold_scores.std()),
-                        test_accuracy=accuracy,
-                        test_macro_f1=macro_f1,
-                        fit_s=seconds,
-                        file=file,
-                        file_digest=weights_memo.digest_file(temporary / file),
-                    )
-                )
+        best = {name: (settings[name][chosen[name]], scores[name][chosen[name]]) for name in names}
+        results = _refit_all(data, best, temporary, jobs)
         results.sort(key=lambda result: (-result.accuracy_mean, names.index(result.head)))
         board = Leaderboard(
             folder=folder,
@@ -179,9 +107,9 @@ def fit_heads(
             class_names=features.class_names,
             results=tuple(results),
             request=request,
-            n_train=len(train),
-            n_test=len(test),
-            majority=float(np.mean(y_test == np.bincount(y_train).argmax())),
+            n_train=len(data.y),
+            n_test=len(data.y_test),
+            majority=float(np.mean(data.y_test == np.bincount(data.y).argmax())),
         )
         write(board, temporary)
         shutil.rmtree(folder, ignore_errors=True)
@@ -189,6 +117,97 @@ def fit_heads(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return board
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The training part with its folds, and the held-out part."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+    folds: list[tuple[np.ndarray, np.ndarray]]  # (train rows, test rows) of X
+
+    @classmethod
+    def of(cls, features: store.Features, cv: int, seed: int) -> _Data:
+        """Part a feature file; raise HeadError where it cannot be."""
+        part = splits.parts(features.annotations, features.digests, seed)
+        train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
+        if not len(train):
+            where = "train/" if features.splits else "one subfolder a class"
+            raise HeadError(
+                f"Feature file '{features.path}' has no labelled training images. "
+                f"Put images into {where} and extract again."
+            )
+        about = features.annotations.take(train)
+        folds = splits.folds(
+            about.labels, features.digests[train], cv, seed, features.class_names, about.groups
+        )
+        X, y = features.X, features.labels
+        return cls(X[train], y[train], X[test], y[test], folds)
+
+
+def _search(
+    data: _Data, settings: dict[str, list[dict[str, Any]]], jobs: int, show_progress: bool
+) -> dict[str, np.ndarray]:
+    """Return the accuracy of each setting of each head on each fold, (n_settings, n_folds)."""
+    scores = {name: np.zeros((len(grid), len(data.folds))) for name, grid in settings.items()}
+    tasks = [
+        (name, number, fold)
+        for name, grid in settings.items()
+        for number in range(len(grid))
+        for fold in range(len(data.folds))
+    ]
+    with (
+        _parallel(jobs) as run,
+        progress.bar("Folds", len(tasks), "fits", show_progress) as advance,
+    ):
+        done = run(
+            _Call(
+                _score_fold,
+                (name, number, fold),
+                (name, settings[name][number], data.X, data.y, *data.folds[fold]),
+            )
+            for name, number, fold in tasks
+        )
+        for (name, number, fold), accuracy in done:
+            scores[name][number, fold] = accuracy
+            advance(1)
+    return scores
+
+
+def _refit_all(
+    data: _Data, best: dict[str, tuple[dict[str, Any], np.ndarray]], folder: Path, jobs: int
+) -> list[Result]:
+    """Fit each head's best setting on the whole training part, save it, score the held-out part."""
+    folder = folder.resolve()  # a worker process may have another current folder
+    parts = (data.X, data.y, data.X_test, data.y_test)
+    results = []
+    with _parallel(jobs) as run:
+        done = run(
+            _Call(_refit, name, (name, params, *parts, folder))
+            for name, (params, _) in best.items()
+        )
+        for name, (file, accuracy, macro_f1, seconds, messages) in done:
+            for message in messages:
+                progress.note(f"{name}: {message}")
+            params, fold_scores = best[name]
+            results.append(
+                Result(
+                    head=name,
+                    params=_as_json(params),
+                    fold_accuracy=tuple(fold_scores.tolist()),
+                    accuracy_mean=float(fold_scores.mean()),
+                    accuracy_std=float(fold_scores.std()),
+                    test_accuracy=accuracy,
+                    test_macro_f1=macro_f1,
+                    fit_s=seconds,
+                    file=file,
+                    file_digest=weights_memo.digest_file(folder / file),
+                )
+            )
+    return results
 
 
 def _settings(name: str, seed: int, dense: dict[str, Any] | None) -> list[dict[str, Any]]:
