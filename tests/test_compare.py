@@ -39,9 +39,12 @@ def test_clipart_is_learned(clipart_board):
     assert all(result.test_accuracy > 0.5 for result in clipart_board.results)
 
 
-def test_same_seed_same_leaderboard_whatever_the_number_of_processes(clipart, clipart_board):
-    again = fc.fit_heads(clipart, jobs=1, overwrite=True, show_progress=False)
-    assert scores(again) == scores(clipart_board)
+def test_same_seed_same_leaderboard_whatever_the_number_of_processes(
+    clipart, clipart_board, tmp_path
+):
+    some = ["logreg", "dense"]  # one of scikit-learn, one of Keras
+    again = fc.fit_heads(clipart, some, jobs=1, folder=tmp_path / "again", show_progress=False)
+    assert scores(again) == [one for one in scores(clipart_board) if one.head in some]
 
 
 def test_scores_are_what_the_saved_head_gives(clipart, clipart_board):

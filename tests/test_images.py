@@ -29,7 +29,6 @@ def rotated_jpeg() -> bytes:
 
 PLAIN = {
     "jpeg": encoded(Image.fromarray(RGB), "JPEG"),
-    "progressive": encoded(Image.fromarray(RGB), "JPEG", progressive=True),
     "grey jpeg": encoded(Image.fromarray(RGB).convert("L"), "JPEG"),
     "png": encoded(Image.fromarray(RGB), "PNG"),
     "grey png": encoded(Image.fromarray(RGB).convert("L"), "PNG"),
@@ -47,6 +46,7 @@ ODD = {
     + XMP
     + PLAIN["jpeg"][2:],
     "rotated": rotated_jpeg(),
+    "progressive": encoded(Image.fromarray(RGB), "JPEG", progressive=True),
     "cmyk": encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
     "palette": encoded(Image.fromarray(RGB).convert("P"), "PNG"),
     "alpha": encoded(Image.fromarray(RGB).convert("RGBA"), "PNG"),

@@ -6,11 +6,12 @@ read in full is an error with a reason, never half an image.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,20 @@ MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 BACKGROUND = "#ffffff"
 
 _EXIF_ORIENTATION = 0x0112
+# chunks that change nothing that is seen, with their length where it is fixed; Pillow judges others
+_PLAIN_CHUNKS: dict[bytes, int | None] = {
+    b"IHDR": 13,
+    b"gAMA": 4,
+    b"cHRM": 32,
+    b"sRGB": 1,
+    b"pHYs": 9,
+    b"tIME": 7,
+    b"IDAT": None,
+    b"bKGD": None,
+    b"sBIT": None,
+}
+# what the suffixes of a folder's images stand for; Pillow would run a program for PostScript
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "PPM")
 
 
 class UnreadableImageError(Exception):
@@ -53,7 +68,7 @@ def decode(data: bytes, background: str = BACKGROUND, max_pixels: int = MAX_PIXE
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise UnreadableImageError(
                     f"{image.width} x {image.height} pixels are more than {max_pixels}"
@@ -68,6 +83,14 @@ def decode(data: bytes, background: str = BACKGROUND, max_pixels: int = MAX_PIXE
     # a decoder raises almost anything on damaged data; one bad file must not end a long run
     except Exception as error:
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 @contextmanager
@@ -92,11 +115,17 @@ def upright(image: Any) -> np.ndarray:
     """Return a Pillow image as seen, (height, width, 3) uint8, or 4 where it is transparent."""
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    with suppress(Exception):  # of damaged EXIF; the pixels are all there
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # 16-bit grey: Pillow's own conversion to RGB clips at 255 instead of scaling
-        grey = (np.asarray(image).astype(np.float32) / 257.0).round().clip(0, 255)
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+        levels = np.asarray(image)
+        grey = (levels.astype(np.float32) / 257.0).round().clip(0, 255).astype(np.uint8)
+        if "transparency" in image.info:
+            alpha = np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)
+            return np.stack([grey, grey, grey, alpha], axis=-1)
+        return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return np.asarray(image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
@@ -135,24 +164,35 @@ def colour(text: str) -> str:
 
 
 def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Grey or three components, upright by its EXIF orientation, not over the limit."""
-    position = 2
+    """Baseline, grey or three components, complete, upright by all that is said, not too large."""
+    position, frame = 2, None
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
+        if marker < 0xC0:  # damaged, for Pillow to judge
+            return False
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : position + 2 + length]
         if marker == 0xE1 and segment.startswith(b"Exif\0\0") and not _is_upright(segment[6:]):
             return False
         if marker == 0xE1 and b"tiff:Orientation" in segment:  # XMP may rotate as well
             return False
+        if marker in (0xE0, 0xEE) and len(segment) < 12:  # Pillow wants JFIF and Adobe whole
+            return False
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if len(segment) < 6:
                 return False
-            height, width, components = struct.unpack(">HHB", segment[1:6])
-            return components in (1, 3) and 0 < height * width <= max_pixels
+            frame = marker, *struct.unpack(">HHB", segment[1:6])
+        if marker == 0xDA:
+            if frame is None or data.rfind(b"\xff\xd9", position) < 0:
+                return False  # cut off; TensorFlow would only complain on stderr
+            kind, height, width, components = frame
+            if components not in (1, 3) or not 0 < height * width <= max_pixels:
+                return False
+            # where scans of a progressive file are missing, decoders smooth over it variously
+            return kind in (0xC0, 0xC1)
         position += 2 + length
     return False
 
@@ -161,7 +201,7 @@ def _is_upright(exif: bytes) -> bool:
     """Read the orientation entry of a TIFF header's first directory; absent means upright."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
-        return True
+        return False  # damaged, or more than one: let Pillow judge
     try:
         (offset,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, offset)
@@ -184,9 +224,12 @@ def _is_plain_png(data: bytes, max_pixels: int) -> bool:
     position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8])
-        if kind in (b"tRNS", b"eXIf"):
-            return False
-        if kind == b"IDAT":
+        if kind == b"IEND":
             return True
+        if kind == b"tEXt":
+            if data.startswith((b"Raw profile", b"XML:"), position + 8):  # may rotate
+                return False
+        elif _PLAIN_CHUNKS.get(kind, -1) not in (None, length):
+            return False
         position += 12 + length
     return False
