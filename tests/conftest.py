@@ -149,13 +149,13 @@ class Ran:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Run the command line in the test's folder, in this process: TensorFlow is imported once."""
+    """Run the command line in the test's folder or another, in this process that has TensorFlow."""
     from featcache.cli import main
 
-    def run(*arguments: str | Path) -> Ran:
+    def run(*arguments: str | Path, folder: Path = tmp_path) -> Ran:
         out, err = io.StringIO(), io.StringIO()
         with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(tmp_path)
+            patch.chdir(folder)
             patch.setattr(sys, "argv", ["featcache", *map(str, arguments)])
             with pytest.raises(SystemExit) as exited:
                 main()

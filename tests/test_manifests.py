@@ -156,6 +156,11 @@ def test_a_path_twice_names_both_lines(photos):
         ("a.csv", "path,label\nx.jpg\n", "Line 2 of 'a.csv' has 1 cells, the header has 2"),
         ("a.csv", "path,path\nx,y\n", "has the column 'path' twice"),
         ("a.csv", "path,label\n,y\n", "no path in line 2"),
+        (
+            "a.csv",
+            "path\nx.jpg\n",
+            r"No image of manifest .*a\.csv' exists; the first .*x\.jpg.*--root",
+        ),
         ("a.csv", 'path\n"x', "Line 2 of 'a.csv'"),
         ("a.csv", b"path\n\xff\xfe\n", "no UTF-8 text"),
         ("a.csv", "path,split\nx.jpg,dev\n", "split in line 2 of 'a.csv' must be .*got 'dev'"),
@@ -169,7 +174,7 @@ def test_a_path_twice_names_both_lines(photos):
         ("a.jsonl", '{"path": "\\ud800.jpg"}\n', "is no path"),
         ("a.jsonl", '{"path": "\\u0000.jpg"}\n', "zero byte"),
         ("a.parquet", "no", "is no Parquet file"),
-        ("a.json", "{}", "is a file; .*ending in .csv"),
+        ("a.json", "{}", "is no folder; .*ending in .csv"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, message):
@@ -189,6 +194,8 @@ def test_a_target_column_that_is_not_there(photos):
 
 
 def test_options_of_manifests_are_refused_elsewhere(photos):
+    with pytest.raises(SpecError, match="root and target are options of manifests"):
+        sources.open_source("example:digits", target="age")
     with pytest.raises(SpecError, match="root is an option of manifests"):
         sources.open_source(photos, root=photos)
     with pytest.raises(SpecError, match="target is an option of manifests"):

@@ -33,31 +33,35 @@ def test_every_command_is_of_a_kind_that_runs_here():
     assert MAKE == ["demo", "test"]
 
 
-def make_what_it_reads(folder):
-    """The photos of the README, and the two manifests of them."""
+@pytest.fixture(scope="module")
+def reader_folder(tmp_path_factory):
+    """Where a reader types all of the README: its photos, the two manifests of them, one cache."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(REPOSITORY / "pipelines", folder / "pipelines")
     root = make_photos(folder / "photos")
     ids = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
     labelled = [f"{id_},{id_.split('/')[0]},group {n % 9}" for n, id_ in enumerate(ids)]
     (folder / "photos.csv").write_text("\n".join(["path,label,group", *labelled]))
     priced = [{"path": f"photos/{id_}", "price": n, "weight": 1.5} for n, id_ in enumerate(ids)]
     (folder / "prices.jsonl").write_text("\n".join(map(json.dumps, priced)))
+    return folder
 
 
-def test_verbs_and_recipes(tmp_path, cli, monkeypatch, capsys):
-    make_what_it_reads(tmp_path)
-    shutil.copytree(REPOSITORY / "pipelines", tmp_path / "pipelines")
+@pytest.mark.xdist_group("readme")
+def test_verbs_and_recipes(reader_folder, cli, monkeypatch, capsys):
     for _, first, *rest in PYTHON:
         if first == "-m":
             assert rest.pop(0) == "featcache"
-            done = cli(*rest)
+            done = cli(*rest, folder=reader_folder)
             assert done.returncode == 0, (rest, done.stderr)
         else:
-            monkeypatch.chdir(tmp_path)
+            monkeypatch.chdir(reader_folder)
             monkeypatch.setattr(sys, "argv", [first, *rest])
             runpy.run_path(first, run_name="__main__")
             assert "disagree on" in capsys.readouterr().out
 
 
+@pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize(
     ("program", "printed"),
     list(
@@ -68,9 +72,8 @@ def test_verbs_and_recipes(tmp_path, cli, monkeypatch, capsys):
         )
     ),
 )
-def test_python(program, printed, tmp_path, monkeypatch, capsys):
-    make_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
+def test_python(program, printed, reader_folder, monkeypatch, capsys):
+    monkeypatch.chdir(reader_folder)
     exec(compile(program, "README.md", "exec"), {})
     assert re.search(printed, capsys.readouterr().out, re.DOTALL)
 

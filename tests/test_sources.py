@@ -124,7 +124,7 @@ def test_names_that_are_not_utf8_get_an_id(tmp_path):
     ("make", "message"),
     [
         (lambda root: None, "does not exist"),
-        (lambda root: root.write_text("x"), "is a file"),
+        (lambda root: root.write_text("x"), "is no folder"),
         (lambda root: root.mkdir(), "has no images"),
     ],
 )

@@ -120,6 +120,8 @@ def reopen(provenance: Mapping[str, Any], instead: Any = None) -> Source:
 
 def _open_path(text: str, root: str | None, target: str | None) -> Source:
     if text.startswith(examples.PREFIX):
+        if root is not None or target is not None:
+            raise SpecError(f"root and target are options of manifests; '{text}' is an example.")
         return _open_example(text)
     if text.startswith(PREFIX):
         raise SourceError(
@@ -145,7 +147,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         return open_shards(path, [os.fspath(path)], target)
     if not path.is_dir():
         raise SourceError(
-            f"'{path}' is a file; a folder with one subfolder a class is expected, or a file "
+            f"'{path}' is no folder; a folder with one subfolder a class is expected, or a file "
             f"ending in {', '.join([*READERS, ARCHIVE])}."
         )
     found = walk(os.fspath(path))

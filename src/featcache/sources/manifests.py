@@ -49,6 +49,12 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
     ids = [_id_below(folder, _cell(record, "path"), where(row)) for row, record in enumerate(rows)]
     order = sorted_ids(ids, where)
     annotations = from_columns(len(rows), columns_of(rows, target, where), where)
+    if not any(os.path.lexists(os.path.join(folder, id_)) for id_ in ids):
+        raise SourceError(
+            f"No image of manifest '{path}' exists; the first would be "
+            f"'{os.path.join(folder, ids[0])}'. If the paths are relative to another folder, give "
+            f"it (--root)."
+        )
     options = {"root": folder} if root is not None else {}
     return Source(
         name=path.stem,
@@ -154,7 +160,7 @@ def _number(value: Any, name: str, place: str) -> float | None:
 
 def _check_header(path: Path, names: Sequence[Any]) -> None:
     if "path" not in names:
-        shown = ", ".join(str(name) for name in names[:8])
+        shown = ", ".join(str(name) for name in names[:8]) or "none"
         raise SourceError(f"Manifest '{path}' has no column 'path'; its columns are: {shown}.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise SourceError(f"Manifest '{path}' has the column '{twice[0]}' twice.")
@@ -216,7 +222,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = " ".join(str(error).split())[:200]
         raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error
     _check_header(path, table.column_names)
     yield from enumerate(table.to_pylist(), 1)
