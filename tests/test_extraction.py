@@ -239,6 +239,19 @@ def test_an_interrupted_run_goes_on_where_it_was(photos, extract, monkeypatch, i
     )
 
 
+def test_parts_left_after_publishing_go_with_the_next_hit(photos, extract, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Parts, "clear", lambda self: None)  # as if killed right there
+        path = extract(photos).features.path
+    folder = path.with_name(path.name + ".parts")
+    assert list(folder.iterdir())
+    with store.locked(path, True, print):
+        assert extract(photos).hit
+    assert list(folder.iterdir())  # another process has the lock and may need them
+    assert extract(photos).hit
+    assert not folder.exists()
+
+
 def test_a_damaged_file_is_made_again(photos, extract):
     path = extract(photos).features.path
     path.write_bytes(path.read_bytes()[:1000])

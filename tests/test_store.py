@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -93,11 +97,39 @@ def test_no_temporary_file_is_left(published):
     published_again = sorted(path.name for path in published.path.parent.iterdir())
     assert published_again == ["f.h5", "f.h5.parts", "source.json"]
     parts = store.Parts(published.path, SPEC.fingerprint, "x")
-    first, *others = parts.paths()
-    parts.remove(others)
-    assert parts.paths() == [first]  # what was not read may be another run's
-    parts.remove([first])
+    parts.paths()[0].write_bytes(b"damaged")
+    parts.clear()
     assert sorted(path.name for path in published.path.parent.iterdir()) == ["f.h5", "source.json"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system has no file-size limit")
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
+def test_a_disk_that_fills_while_writing_is_an_error_and_never_a_crash(
+    published, features, monkeypatch, share
+):
+    limit = int(published.path.stat().st_size * share)
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_store
+from featcache.store import publishing
+from pathlib import Path
+publishing._reserve = lambda *args: None  # as on file systems that cannot
+parts = test_store.store.Parts(Path({str(published.path)!r}), test_store.SPEC.fingerprint, "x")
+rows = test_store.store.Rows(parts.paths())
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    test_store.store.publish(
+        parts.target, test_store.SPEC, test_store.table(), rows, {{"source": "x"}}
+    )
+except OSError as error:
+    print(error.strerror)
+"""
+    before = published.path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert published.path.read_bytes() == before
+    assert not list(published.path.parent.glob("*.tmp"))
 
 
 def test_a_failed_publishing_leaves_the_old_file(published, features, monkeypatch):

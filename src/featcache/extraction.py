@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,9 @@ def run(
             seconds=time.monotonic() - started,
         )
 
+    parts = store.Parts(path, resolved.spec.fingerprint, samples.origin)
     if published is not None and not overwrite and state.is_all_in(published):
+        _tidy(parts)
         return done(published, 0, hit=True)
     if not overwrite:
         _say_why(published, folder, resolved.spec, show_progress)
@@ -203,7 +206,7 @@ def run(
             scanned=state.scanned,
             failed=state.failed,
             resolved=resolved,
-            parts=store.Parts(path, resolved.spec.fingerprint, samples.origin),
+            parts=parts,
             batch_size=batch_size,
             device=device,
             max_pixels=max_pixels,
@@ -302,12 +305,20 @@ def _assemble(path: Path, cache: Path | None, state: Inventory, work: Work) -> s
         except store.DamagedFileError as error:
             damaged.add(error.path)
             continue
-        work.parts.remove(kept.paths)
+        work.parts.clear()  # every row of the source is in the file now
         return features
     raise StoreError(
         f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another program write there? "
         f"Run the same command again, or use another --cache-dir."
     )
+
+
+def _tidy(parts: store.Parts) -> None:
+    """Delete parts that a process left when it died between publishing and deleting them."""
+    if parts.folder.exists():
+        # who holds the lock needs them, and a folder that cannot be written keeps them
+        with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
+            parts.clear()
 
 
 def _say_why(

@@ -96,8 +96,8 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         for path in sorted(folder.glob("part-*.h5")):
             try:
                 with h5py.File(path, "r", locking=False) as file:
-                    digests, fingerprint = file["digests"][:], file.attrs["fingerprint"]
-            except (OSError, KeyError, RuntimeError):
+                    digests, fingerprint = file["digests"][:], file.attrs["fingerprint"].decode()
+            except (OSError, KeyError, RuntimeError, AttributeError):
                 yield _removable(path, "a part that cannot be read")
                 continue
             if f"-{fingerprint[:8]}" not in target.name:

@@ -42,9 +42,14 @@ def claim(folder: Path, origin: str) -> None:
         return
     prepare(folder.parent)
     folder.mkdir(exist_ok=True)
-    temporary = folder / f"{OWNER_FILE}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"origin": origin}))
-    temporary.replace(folder / OWNER_FILE)
+    write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file that appears whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def prepare(cache_dir: Path) -> None:
@@ -52,7 +57,7 @@ def prepare(cache_dir: Path) -> None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     ignore = cache_dir / ".gitignore"
     if not ignore.exists():
-        ignore.write_text("*\n")
+        write_text(ignore, "*\n")
 
 
 def owner(folder: Path) -> str | None:
@@ -107,7 +112,8 @@ def has_fingerprint(path: Path, fingerprint: str) -> bool:
     """Return whether an HDF5 file can be read and was made with this spec."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs["fingerprint"] == fingerprint)
+            found = file.attrs["fingerprint"]
+            return bool((found.decode() if isinstance(found, bytes) else found) == fingerprint)
     except (OSError, KeyError, RuntimeError):
         return False
 

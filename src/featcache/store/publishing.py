@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from featcache.errors import StoreError
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.features import KIND, Features
 from featcache.store.folders import claim
@@ -74,7 +74,7 @@ def publish(
 def published(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     """Yield a new HDF5 file that appears under `path` whole, or not at all.
 
-    `size_bytes` is what it will take at least; that much must be free.
+    `size_bytes` is what it will take at least; that much is reserved on the disk.
 
     Raises
     ------
@@ -83,32 +83,66 @@ def published(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        _reserve(temporary, size_bytes)
-        # from HDF5 1.10 on, what finds the data has checksums as well
-        with h5py.File(temporary, "w", locking=False, libver=("v110", "v110")) as file:
-            yield file
-        with temporary.open("rb+") as raw:
+        with temporary.open("w+b", buffering=0) as raw:
+            out = _Out(raw)
+            try:
+                # from HDF5 1.10 on, what finds the data has checksums as well
+                with h5py.File(out, "w", libver=("v110", "v110")) as file:
+                    _reserve(raw, size_bytes, path)  # HDF5 cuts off what it does not need
+                    yield file
+            finally:
+                if out.error is not None:  # the cause of whatever HDF5 made of it
+                    raise OSError(out.error.errno, out.error.strerror, os.fspath(path.parent))
             os.fsync(raw.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except RuntimeError as error:  # what h5py makes of a file that can no longer be flushed
-        raise StoreError(
-            f"'{path}' cannot be written: {' '.join(str(error).split())[:200]}. Is the disk full?"
-        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _reserve(path: Path, size_bytes: int) -> None:
-    """Raise OSError now if the disk has no room: HDF5 may crash when it finds out half-way."""
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate") and size_bytes:
-            try:
-                os.posix_fallocate(file.fileno(), 0, size_bytes)
-            except OSError as error:
-                if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                    return  # this file system cannot reserve
-                raise OSError(error.errno, error.strerror, str(path.parent)) from error
+class _Out:
+    """A file for HDF5 to write to, which never fails.
+
+    HDF5 may crash the process when a write fails, at the latest when the file is closed. So the
+    first error is kept for the caller, who asks afterwards, and the rest goes nowhere.
+    """
+
+    def __init__(self, raw: FileIO):
+        self.raw = raw
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Write all of it."""
+        left = memoryview(data).cast("B")
+        n_bytes = len(left)
+        try:
+            while self.error is None and len(left):
+                left = left[self.raw.write(left) :]
+        except OSError as error:
+            self.error = error
+        return n_bytes
+
+    def truncate(self, size: int) -> int:
+        """Cut or extend the file."""
+        try:
+            return self.raw.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)  # read, seek, tell, flush
+
+
+def _reserve(raw: FileIO, size_bytes: int, path: Path) -> None:
+    """Raise OSError now if the disk has no room, not after hours of gathering."""
+    if hasattr(os, "posix_fallocate") and size_bytes:
+        try:
+            os.posix_fallocate(raw.fileno(), 0, size_bytes)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return  # this file system cannot reserve
+            raise OSError(error.errno, error.strerror, os.fspath(path.parent)) from error
 
 
 def _sync_folder(folder: Path) -> None:

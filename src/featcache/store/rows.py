@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Parts:
     """
 
     def __init__(self, target: Path, fingerprint: str, origin: str):
+        self.target = target
         self.folder = target.with_name(target.name + ".parts")
         self.fingerprint = fingerprint
         self.origin = origin
@@ -44,20 +45,16 @@ class Parts:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"part-{uuid.uuid4().hex}.h5"
         with published(path, digests.nbytes + features.nbytes) as file:
-            file.attrs["fingerprint"] = self.fingerprint
+            # of fixed length: HDF5 may hang on a flipped bit where it keeps text of any length
+            file.attrs["fingerprint"] = np.bytes_(self.fingerprint)
             file.create_dataset("digests", data=digests, fletcher32=True)
             chunks = chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
 
     def clear(self) -> None:
-        """Delete every part."""
-        self.remove(self.paths())
-
-    def remove(self, read: Collection[Path]) -> None:
-        """Delete the parts that were read into the published file, not what another run adds."""
+        """Delete every part, also those that cannot be read; the lock of the target is held."""
         for path in self.folder.glob("part-*.h5"):
-            if path in read or not self._is_ours(path):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
 
