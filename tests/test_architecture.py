@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "src" / "featcache"
 # Data flows down this list, and a module imports only what stands above it.
 ORDER = [
-    *("errors", "progress", "quiet", "spec", "annotations", "decoding", "examples"),
+    *("errors", "files", "progress", "quiet", "spec", "annotations", "decoding", "examples"),
     *("sources", "images"),
     *("weights_memo", "efficientnet_lite0", "catalogue", "backbones", "runtime"),
     *(

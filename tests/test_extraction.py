@@ -402,4 +402,4 @@ def test_provenance_is_recorded_but_not_fingerprinted(photos, extract):
     assert features.provenance["source"] == os.fspath(photos.resolve())
     assert {"keras", "tensorflow", "created"} <= set(features.provenance)
     with h5py.File(features.path) as file:
-        assert "created" not in file.attrs["spec"]
+        assert b"created" not in file.attrs["spec"]

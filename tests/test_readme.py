@@ -85,7 +85,7 @@ def test_plain_h5py(program, tmp_path, monkeypatch, extract, capsys):
     shutil.copy(features.path, tmp_path / "FEATURES.h5")
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "format.md", "exec"), {})
-    assert capsys.readouterr().out == '(21, 12) 21 2 ["apple", "pear", "quince"] 0\n'
+    assert capsys.readouterr().out == "(21, 12) 21 2 ['apple', 'pear', 'quince'] 0\n"
 
 
 def test_demo(clipart, clipart_board, tmp_path):

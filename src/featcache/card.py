@@ -7,11 +7,11 @@ names, how images must be sized, and what was measured.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache import files
 from featcache.errors import StitchError
 from featcache.spec import ExtractionSpec
 
@@ -44,9 +44,7 @@ class Card:
     def write(self, model: Path) -> None:
         """Write the card beside a model file."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        temporary = path_of(model).with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path_of(model))
+        files.write_text(path_of(model), text + "\n")
 
 
 def is_card(file: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import heads, progress, splits, store, weights_memo
+from featcache import files, heads, progress, splits, store, weights_memo
 from featcache.errors import HeadError, SpecError
 from featcache.heads.dense import limit_threads
 from featcache.leaderboard import Leaderboard, Result, load_if_same, write
@@ -94,7 +94,7 @@ def fit_heads(
     # the first of equals: grids go from simple to flexible
     chosen = {name: int(scores[name].mean(axis=1).argmax()) for name in names}
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    store.sweep(folder.parent, f"{folder.name}.")
+    files.sweep(folder.parent, f"{folder.name}.")
     temporary.mkdir(parents=True)
     try:
         best = {name: (settings[name][chosen[name]], scores[name][chosen[name]]) for name in names}

@@ -213,8 +213,9 @@ def run(
             stop=stop,
             show_progress=show_progress,
         )
+        parts.sweep()
         if overwrite:
-            work.parts.clear()
+            parts.clear()
         features = _assemble(path, None if overwrite else cache, state, work)
     return done(features, work.n_computed, hit=False)
 
@@ -318,6 +319,7 @@ def _tidy(parts: store.Parts) -> None:
     if parts.folder.exists():
         # who holds the lock needs them, and a folder that cannot be written keeps them
         with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
+            parts.sweep()
             parts.clear()
 
 

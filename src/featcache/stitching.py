@@ -18,6 +18,7 @@ import numpy as np
 from featcache import (
     backbones,
     card,
+    files,
     images,
     leaderboard,
     progress,
@@ -290,7 +291,7 @@ def _card(
 
 def save(model: keras.Model, out: Path, described: card.Card) -> None:
     """Write a model and its card; the model appears whole or not at all."""
-    store.sweep(out.parent, f"{out.stem}.")
+    files.sweep(out.parent, f"{out.stem}.")
     temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
     try:
         model.save(temporary)

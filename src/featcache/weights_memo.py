@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from featcache import files
 
 FILE_NAME = ".weights.json"
 
@@ -29,9 +30,7 @@ def remember(memo: Path | None, name: str, weights: str | Path, digest: str) -> 
     key = _key(name, weights)
     if known.get(key) != digest:
         memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_name(f"{memo.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(known | {key: digest}, indent=1, sort_keys=True))
-        temporary.replace(memo)
+        files.write_text(memo, json.dumps(known | {key: digest}, indent=1, sort_keys=True))
 
 
 def digest_file(path: Path) -> str:

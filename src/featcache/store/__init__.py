@@ -12,7 +12,6 @@ from featcache.store.folders import (
     of_fingerprint,
     owner,
     source_folder,
-    sweep,
 )
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.locks import locked
@@ -36,6 +35,5 @@ __all__ = [
     "publish",
     "salvage",
     "source_folder",
-    "sweep",
     "verify",
 ]

@@ -15,9 +15,11 @@ import h5py
 import numpy as np
 
 from featcache.errors import StoreError
-from featcache.store.folders import OWNER_FILE, left_behind
+from featcache.files import left_behind
+from featcache.store.folders import OWNER_FILE
 from featcache.store.locks import locked
 from featcache.store.rows import Rows
+from featcache.store.text import read_attribute
 
 PARTS = ".parts"
 
@@ -96,8 +98,8 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         for path in sorted(folder.glob("part-*.h5")):
             try:
                 with h5py.File(path, "r", locking=False) as file:
-                    digests, fingerprint = file["digests"][:], file.attrs["fingerprint"].decode()
-            except (OSError, KeyError, RuntimeError, AttributeError):
+                    digests, fingerprint = file["digests"][:], read_attribute(file, "fingerprint")
+            except (OSError, KeyError, RuntimeError, ValueError):
                 yield _removable(path, "a part that cannot be read")
                 continue
             if f"-{fingerprint[:8]}" not in target.name:

@@ -19,6 +19,7 @@ from featcache.annotations import Annotations
 from featcache.errors import SpecError, StoreError
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.table import Failure, Table, checked_attributes, read_table
+from featcache.store.text import read_attribute
 
 KIND = "featcache features"
 SPLIT_NAMES = ("train", "val", "test")
@@ -53,7 +54,7 @@ class Features:
 
     def _read_attributes(self, file: h5py.File) -> None:
         version = file.attrs.get("format_version")
-        if file.attrs.get("kind") != KIND or version is None:
+        if version is None or "kind" not in file.attrs or read_attribute(file, "kind") != KIND:
             raise StoreError(f"'{self.path}' is an HDF5 file, but no feature file.")
         if version != FORMAT_VERSION:
             raise StoreError(
@@ -62,13 +63,13 @@ class Features:
             )
         if not file.attrs.get("complete", False):
             raise StoreError(f"Feature file '{self.path}' is incomplete. Extract again.")
-        self.spec = ExtractionSpec.from_dict(json.loads(file.attrs["spec"]))
-        if file.attrs["fingerprint"] != self.spec.fingerprint:
+        self.spec = ExtractionSpec.from_dict(json.loads(read_attribute(file, "spec")))
+        if read_attribute(file, "fingerprint") != self.spec.fingerprint:
             raise ValueError("the fingerprint is not that of the spec")
-        self.class_names: tuple[str, ...] = tuple(json.loads(file.attrs["class_names"]))
-        self.task: str = file.attrs["task"]
-        self._checksum: str = file.attrs["checksum"]
-        self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+        self.class_names: tuple[str, ...] = tuple(json.loads(read_attribute(file, "class_names")))
+        self.task: str = read_attribute(file, "task")
+        self._checksum: str = read_attribute(file, "checksum")
+        self.provenance: dict[str, Any] = json.loads(read_attribute(file, "provenance"))
         self.shape: tuple[int, ...] = tuple(file["features"].shape)
         self.dtype: np.dtype[Any] = file["features"].dtype
         for column in ("ids", "digests", "labels", "stamps"):
@@ -204,7 +205,7 @@ class Features:
 
     def _check_same(self, file: h5py.File) -> None:
         """Raise StoreError where another file took this one's place: its rows are others."""
-        if file.attrs.get("checksum") != self._checksum:
+        if read_attribute(file, "checksum") != self._checksum:
             raise StoreError(
                 f"Feature file '{self.path}' was written anew since it was opened here. Open it "
                 f"again."

@@ -6,14 +6,14 @@ import glob
 import hashlib
 import json
 import os
-import re
-import shutil
 from pathlib import Path
 
 import h5py
 
 from featcache.errors import HeadError, StoreError
+from featcache.files import write_text
 from featcache.spec import ExtractionSpec
+from featcache.store.text import read_attribute
 
 OWNER_FILE = "source.json"
 
@@ -31,7 +31,6 @@ def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
     digest = hashlib.blake2b(os.fsencode(origin), digest_size=3).hexdigest()
     for folder in (cache_dir / name, cache_dir / f"{name}-{digest}"):
         if owner(folder) in (origin, None):
-            sweep(folder)
             return folder
     raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
 
@@ -43,13 +42,6 @@ def claim(folder: Path, origin: str) -> None:
     prepare(folder.parent)
     folder.mkdir(exist_ok=True)
     write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file that appears whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def prepare(cache_dir: Path) -> None:
@@ -68,37 +60,6 @@ def owner(folder: Path) -> str | None:
         return None
 
 
-def sweep(folder: Path, prefix: str = "") -> None:
-    """Delete temporary files that a process left in `folder` when it died."""
-    for path in left_behind(folder, prefix):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def left_behind(folder: Path, prefix: str = "") -> list[Path]:
-    """Return temporary files and folders in `folder` of processes that run no more."""
-    return [
-        path
-        for path in folder.glob(f"{glob.escape(prefix)}*.tmp*")
-        if (match := re.search(r"\.(\d+)\.tmp(\.keras)?$", path.name))
-        and not _is_running(int(match[1]))
-    ]
-
-
-def _is_running(pid: int) -> bool:
-    if os.name != "posix":
-        return True  # asking would end the process there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def of_fingerprint(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
     """Return the feature files anywhere in the cache folder that have this spec.
 
@@ -112,9 +73,8 @@ def has_fingerprint(path: Path, fingerprint: str) -> bool:
     """Return whether an HDF5 file can be read and was made with this spec."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            found = file.attrs["fingerprint"]
-            return bool((found.decode() if isinstance(found, bytes) else found) == fingerprint)
-    except (OSError, KeyError, RuntimeError):
+            return read_attribute(file, "fingerprint") == fingerprint
+    except (OSError, KeyError, RuntimeError, ValueError):
         return False
 
 

@@ -18,6 +18,7 @@ from featcache.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.features import KIND, Features
 from featcache.store.folders import claim
 from featcache.store.table import Table, write_table
+from featcache.store.text import write_attribute
 
 if TYPE_CHECKING:
     from featcache.store.rows import Rows
@@ -64,7 +65,7 @@ def publish(
             "provenance": json.dumps(provenance, sort_keys=True),
         }
         write_table(file, table, attributes)
-        file.attrs["kind"] = KIND
+        write_attribute(file, "kind", KIND)
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["complete"] = True
     return Features(path)

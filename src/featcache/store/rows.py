@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,8 +12,9 @@ import h5py
 import numpy as np
 
 from featcache.errors import StoreError
-from featcache.store.folders import claim, has_fingerprint, sweep
+from featcache.store.folders import claim, has_fingerprint
 from featcache.store.publishing import chunk_shape, published
+from featcache.store.text import write_attribute
 
 
 class Parts:
@@ -32,8 +34,7 @@ class Parts:
         self.origin = origin
 
     def paths(self) -> list[Path]:
-        """Return the parts that can be used; what a dead process left unfinished is deleted."""
-        sweep(self.folder)
+        """Return the parts that can be used."""
         return [path for path in sorted(self.folder.glob("part-*.h5")) if self._is_ours(path)]
 
     def _is_ours(self, path: Path) -> bool:
@@ -45,11 +46,20 @@ class Parts:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"part-{uuid.uuid4().hex}.h5"
         with published(path, digests.nbytes + features.nbytes) as file:
-            # of fixed length: HDF5 may hang on a flipped bit where it keeps text of any length
-            file.attrs["fingerprint"] = np.bytes_(self.fingerprint)
+            write_attribute(file, "fingerprint", self.fingerprint)
             file.create_dataset("digests", data=digests, fletcher32=True)
             chunks = chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
+
+    def sweep(self) -> None:
+        """Delete what a process left half-written when it died; the lock of the target is held.
+
+        So whoever wrote it is gone, also where this process has its number, as in containers.
+        """
+        for path in self.target.parent.glob(f"{glob.escape(self.target.name)}.*.tmp"):
+            path.unlink(missing_ok=True)
+        for path in self.folder.glob("*.tmp"):
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete every part, also those that cannot be read; the lock of the target is held."""

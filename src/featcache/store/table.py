@@ -1,7 +1,7 @@
 """The columns of a feature file beside its features: what they are, how they lie in HDF5.
 
-HDF5 cannot checksum text of varying length, so one checksum over all columns and attributes is
-kept as an attribute.
+Beside HDF5's checksum of each chunk, one over all columns and attributes is kept as an attribute:
+it also tells that they belong together, and that a file took another's place.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from featcache.annotations import TASKS, Annotations
+from featcache.store.text import read_attribute, read_column, write_attribute, write_column
 
 ATTRIBUTES = ("spec", "fingerprint", "provenance")  # under the checksum, beside the columns
 
@@ -88,14 +89,14 @@ def write_table(file: h5py.File, table: Table, attributes: dict[str, str]) -> No
     """Write every column, its names, `attributes` and the checksum of all."""
     for name, column in table.columns():
         if not isinstance(column, np.ndarray):
-            file.create_dataset(name, data=list(column), dtype=h5py.string_dtype())
+            write_column(file, name, column)
         elif len(column):
             file.create_dataset(name, data=column, fletcher32=True)
         else:  # a dataset without rows cannot have chunks, nor needs it any
             file.create_dataset(name, data=column)
     for name, text in {**attributes, **table.names()}.items():
-        file.attrs[name] = text
-    file.attrs["checksum"] = table.checksum(attributes)
+        write_attribute(file, name, text)
+    write_attribute(file, "checksum", table.checksum(attributes))
 
 
 def read_table(file: h5py.File) -> Table:
@@ -106,22 +107,22 @@ def read_table(file: h5py.File) -> Table:
     OSError, KeyError, ValueError, TypeError
         When something is damaged, missing, or does not fit together.
     """
-    task = file.attrs["task"]
+    task = read_attribute(file, "task")
     annotations = Annotations(
         labels=np.asarray(file["labels"][:]),
-        class_names=tuple(json.loads(file.attrs["class_names"])),
-        splits=_text(file, "splits") if "splits" in file else None,
-        groups=_text(file, "groups") if "groups" in file else None,
+        class_names=tuple(json.loads(read_attribute(file, "class_names"))),
+        splits=read_column(file, "splits") if "splits" in file else None,
+        groups=read_column(file, "groups") if "groups" in file else None,
         targets=np.asarray(file["targets"][:]) if "targets" in file else None,
-        target_names=tuple(json.loads(file.attrs["target_names"])),
+        target_names=tuple(json.loads(read_attribute(file, "target_names"))),
         task=task,
     )
     if task not in TASKS:
         raise ValueError(f"unknown task '{task}'")
-    columns = (_text(file, "failures/id"), file["failures/digest"][:])
-    failures = zip(*columns, _text(file, "failures/reason"), strict=True)
+    columns = (read_column(file, "failures/id"), file["failures/digest"][:])
+    failures = zip(*columns, read_column(file, "failures/reason"), strict=True)
     return Table(
-        ids=_text(file, "ids"),
+        ids=read_column(file, "ids"),
         digests=np.asarray(file["digests"][:]),
         annotations=annotations,
         failures=tuple(Failure(id_, digest.tobytes(), reason) for id_, digest, reason in failures),
@@ -131,8 +132,4 @@ def read_table(file: h5py.File) -> Table:
 
 def checked_attributes(file: h5py.File) -> dict[str, str]:
     """Return the attributes that are under the checksum."""
-    return {name: file.attrs[name] for name in ATTRIBUTES}
-
-
-def _text(file: h5py.File, name: str) -> tuple[str, ...]:
-    return tuple(file[name].asstr()[:])
+    return {name: read_attribute(file, name) for name in ATTRIBUTES}
