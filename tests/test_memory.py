@@ -230,7 +230,7 @@ def test_images_from_memory_cannot_be_opened_again_by_name(extract):
 
 
 def test_colours():
-    assert decoding.colour("white") == decoding.BACKGROUND
+    assert decoding.colour("white") == "#ffffff"
     assert decoding.colour("Black") == "#000000"
     assert decoding.colour("rgb(1, 2, 3)") == "#010203"
     for text in ("", "hellgrün", "#12"):

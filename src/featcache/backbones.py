@@ -17,9 +17,8 @@ import numpy as np
 
 from featcache import efficientnet_lite0, quiet, weights_memo
 from featcache.catalogue import CATALOGUE, DEFAULT, LITE0, PREPROCESSING, Entry, find, is_own
-from featcache.decoding import BACKGROUND
 from featcache.errors import BackboneError, SpecError
-from featcache.spec import ExtractionSpec
+from featcache.spec import BACKGROUND, ExtractionSpec
 
 if TYPE_CHECKING:
     import keras

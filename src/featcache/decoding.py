@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import SpecError
-
-MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
-BACKGROUND = "#ffffff"
+from featcache.spec import BACKGROUND, MAX_PIXELS
 
 _EXIF_ORIENTATION = 0x0112
 # chunks that change nothing that is seen, with their length where it is fixed; Pillow judges others

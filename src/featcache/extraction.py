@@ -31,7 +31,7 @@ from featcache import (
 from featcache.computing import ON_ERROR, Work, stop_at_failure
 from featcache.errors import SourceError, SpecError, StoreError
 from featcache.inventory import Inventory, first_of_each, known_stamps, look
-from featcache.spec import ExtractionSpec, check_choice
+from featcache.spec import MAX_PIXELS, ExtractionSpec, check_choice
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
@@ -67,7 +67,7 @@ def extract(
     root: str | os.PathLike[str] | None = None,
     target: str | None = None,
     limit: int | None = None,
-    max_pixels: int = decoding.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     on_error: str = "skip",
     batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
@@ -141,7 +141,7 @@ def run(
     root: str | os.PathLike[str] | None = None,
     target: str | None = None,
     limit: int | None = None,
-    max_pixels: int = decoding.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     on_error: str = "skip",
     batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
@@ -255,7 +255,7 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
                 f"The weights of '{path}', {provenance['weights']}, are no longer the same; put "
                 f"them back and verify again."
             )
-        max_pixels = provenance.get("max_pixels", decoding.MAX_PIXELS)
+        max_pixels = provenance.get("max_pixels", MAX_PIXELS)
         state = look(samples, max_pixels, None, show_progress)
         work = Work(
             samples=samples,

@@ -17,9 +17,9 @@ from typing import Any, Union
 import numpy as np
 
 from featcache import decoding, quiet
-from featcache.decoding import MAX_PIXELS, UnreadableImageError, VanishedImageError, is_plain
+from featcache.decoding import UnreadableImageError, VanishedImageError, is_plain
 from featcache.sources import Scan, Source
-from featcache.spec import ExtractionSpec
+from featcache.spec import BACKGROUND, MAX_PIXELS, ExtractionSpec
 
 __all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "is_plain", "pixels", "resize"]
 
@@ -88,7 +88,7 @@ def batches(
 def pixels(
     source: Source,
     row: int,
-    background: str = decoding.BACKGROUND,
+    background: str = BACKGROUND,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Return one image of a source as upright RGB, (height, width, 3), 0 to 255.

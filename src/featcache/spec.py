@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 POOLINGS = ("avg", "max", "flatten")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
+BACKGROUND = "#ffffff"
+MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 # Fields that came after the first feature files were written. At their default they are left out
 # of the canonical JSON, so that a new field makes no file that is there already a miss.
 LATER = ("background",)
@@ -44,7 +46,7 @@ class ExtractionSpec:
     precision: str = "float32"  # numeric class of the forward pass
     dtype: str = "float32"  # stored dtype, one of DTYPES
     views: int = 1  # embeddings an image; 1 is the clean image alone
-    background: str = "#ffffff"  # colour under transparent pixels, #rrggbb
+    background: str = BACKGROUND  # colour under transparent pixels, #rrggbb
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from featcache import (
     weights_memo,
 )
 from featcache.errors import SourceError, SpecError, StitchError
+from featcache.spec import MAX_PIXELS
 
 if TYPE_CHECKING:
     import keras
@@ -220,7 +221,7 @@ def _unchanged(
     place = {id_: row for row, id_ in enumerate(samples.ids)}
     there = [row for row in wanted.tolist() if features.ids[row] in place]
     samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
-    max_pixels = features.provenance.get("max_pixels", images.MAX_PIXELS)
+    max_pixels = features.provenance.get("max_pixels", MAX_PIXELS)
     scanned = sources.scan(samples, functools.partial(images.is_plain, max_pixels=max_pixels))
     same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
     return samples.take(same), scanned.take(same), np.array(there, int)[same]

@@ -21,6 +21,22 @@ from featcache.errors import FeatcacheError
 __all__ = ["app", "cleaning", "extracting", "files", "main", "main_job"]
 
 
+_ORDER = (
+    "extract",
+    "fit-heads",
+    "stitch",
+    "predict",
+    "finetune",
+    "info",
+    "verify",
+    "clean",
+    "demo",
+)
+app.registered_commands.sort(  # as a person needs them, not as modules are imported
+    key=lambda verb: _ORDER.index(verb.name or str(getattr(verb.callback, "__name__", "")))
+)
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

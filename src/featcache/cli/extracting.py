@@ -18,7 +18,7 @@ from featcache.cli.options import (
     result,
     say,
 )
-from featcache.decoding import MAX_PIXELS
+from featcache.spec import MAX_PIXELS
 
 IMAGES = "Which images"
 NUMBERS = "What changes the numbers"
@@ -35,7 +35,7 @@ def extract(
     ] = "example:clipart",
     backbone: Annotated[
         Optional[str],
-        typer.Option(help="Name, as in keras.applications but kebab-case. [efficientnet-lite0]"),
+        typer.Option(help="Name, as in keras.applications but kebab-case. (efficientnet-lite0)"),
     ] = None,
     cache_dir: CacheDir = Path("cache"),
     overwrite: Annotated[
@@ -56,7 +56,7 @@ def extract(
     ] = None,
     image_size: Annotated[
         Optional[int],
-        typer.Option(help="Side in pixels. [the backbone's own]", rich_help_panel=NUMBERS),
+        typer.Option(help="Side in pixels. (the backbone's own)", rich_help_panel=NUMBERS),
     ] = None,
     resize: Annotated[
         str,
@@ -72,7 +72,7 @@ def extract(
     ] = "float32",
     root: Annotated[
         Optional[Path],
-        typer.Option(help="Folder of a manifest's paths. [the manifest's]", rich_help_panel=IMAGES),
+        typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=IMAGES),
     ] = None,
     target: Annotated[
         Optional[str],

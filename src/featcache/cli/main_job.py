@@ -30,7 +30,7 @@ SHOWN_PREDICTIONS = 20
 @app.command("fit-heads")
 def fit_heads(
     features: Annotated[
-        Optional[Path], typer.Argument(help="Feature file. [the newest in the cache folder]")
+        Optional[Path], typer.Argument(help="Feature file. (the newest in the cache folder)")
     ] = None,
     heads: Annotated[
         str, typer.Option(help="Comma-separated: logreg, linear-svm, rbf-svm, dense.")
@@ -83,12 +83,12 @@ def fit_heads(
 @app.command()
 def stitch(
     heads: Annotated[
-        Optional[Path], typer.Argument(help="Folder of fit-heads. [the newest in the cache folder]")
+        Optional[Path], typer.Argument(help="Folder of fit-heads. (the newest in the cache folder)")
     ] = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="The .keras file to write. [beside the heads]")
+        Optional[Path], typer.Option(help="The .keras file to write. (beside the heads)")
     ] = None,
-    head: Annotated[Optional[str], typer.Option(help="Which head. [the best]")] = None,
+    head: Annotated[Optional[str], typer.Option(help="Which head. (the best)")] = None,
     source: Annotated[
         Optional[str], typer.Option(help="The images, if they are elsewhere now.")
     ] = None,
@@ -157,7 +157,7 @@ def predict(
 def finetune(
     model: Annotated[Path, typer.Argument(help="A stitched .keras file.")],
     source: Annotated[
-        Optional[str], typer.Argument(help="Labelled images. [those of the features]")
+        Optional[str], typer.Argument(help="Labelled images. (those of the features)")
     ] = None,
     unfreeze: Annotated[
         int, typer.Option(help="Backbone layers, counted from the end among those with weights.")
@@ -166,7 +166,7 @@ def finetune(
     epochs: Annotated[int, typer.Option(help="The best by validation loss is kept.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
     out: Annotated[
-        Optional[Path], typer.Option(help="The new .keras file. [MODEL-finetuned.keras]")
+        Optional[Path], typer.Option(help="The new .keras file. (MODEL-finetuned.keras)")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
