@@ -200,6 +200,7 @@ def run(
     with store.locked(path, wait, lambda text: progress.note(text, show_progress)):
         finished = _open_if_good(path)  # another process may have been quicker
         if finished is not None and not overwrite and state.is_all_in(finished):
+            parts.clear()
             return done(finished, 0, hit=True)
         work = Work(
             samples=samples,
@@ -242,6 +243,7 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
         features = store.Features(path)
         damage = store.verify(features)
         if not damage:
+            store.Parts(path, features.fingerprint, features.provenance["source"]).clear()
             return damage, 0
         spec, provenance = features.spec, features.provenance
         samples = sources.reopen(provenance)
@@ -319,7 +321,6 @@ def _tidy(parts: store.Parts) -> None:
     if parts.folder.exists():
         # who holds the lock needs them, and a folder that cannot be written keeps them
         with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
-            parts.sweep()
             parts.clear()
 
 

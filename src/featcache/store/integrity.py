@@ -23,30 +23,38 @@ class Damage:
 
     def __str__(self) -> str:
         texts = [f"features of rows {shown_spans(self.rows)}"] if self.rows else []
-        texts += [f"column '{name}'" if name != TEXT else TEXT for name in self.columns]
+        texts += [f"column '{name}'" if name != OTHERS else OTHERS for name in self.columns]
         return " and ".join(texts)
 
 
-TEXT = "ids, names or other text"
+OTHERS = "columns that are not those the file was written with"
 
 
 def verify(features: Features) -> Damage:
     """Read everything in a feature file; HDF5 checks each chunk against its checksum."""
     columns = []
     with h5py.File(features.path, "r", locking=False) as file:
-        for name in (*file, *(f"failures/{name}" for name in file["failures"])):
+        for name in _columns(file):
             try:
-                if name not in ("features", "failures"):
-                    file[name][:]
-            except (OSError, KeyError):
+                file[name][:]
+            except (OSError, KeyError, RuntimeError):
                 columns.append(name)
         rows = damaged_spans(file["features"])
     if not columns:
         try:
             assert features.table
-        except StoreError:  # text has no checksum of its own, so which column is unknown
-            columns.append(TEXT)
+        except StoreError:  # each chunk is whole, but they do not belong together
+            columns.append(OTHERS)
     return Damage(tuple(rows), tuple(columns))
+
+
+def _columns(file: h5py.File) -> list[str]:
+    """Return every dataset but the features; a group that cannot be opened stands for its own."""
+    names = [name for name in file if name not in ("features", "failures")]
+    try:
+        return [*names, *(f"failures/{name}" for name in file["failures"])]
+    except (OSError, KeyError, RuntimeError):
+        return [*names, "failures"]
 
 
 def salvage(features: Features, damage: Damage) -> None:

@@ -84,62 +84,56 @@ def published(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w+b", buffering=0) as raw:
-            out = _Out(raw)
+        with _Out(temporary, "w+") as out:
             try:
                 # from HDF5 1.10 on, what finds the data has checksums as well
                 with h5py.File(out, "w", libver=("v110", "v110")) as file:
-                    _reserve(raw, size_bytes, path)  # HDF5 cuts off what it does not need
+                    _reserve(out, size_bytes, path)  # HDF5 cuts off what it does not need
                     yield file
             finally:
                 if out.error is not None:  # the cause of whatever HDF5 made of it
                     raise OSError(out.error.errno, out.error.strerror, os.fspath(path.parent))
-            os.fsync(raw.fileno())
+            os.fsync(out.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-class _Out:
+class _Out(FileIO):
     """A file for HDF5 to write to, which never fails.
 
     HDF5 may crash the process when a write fails, at the latest when the file is closed. So the
     first error is kept for the caller, who asks afterwards, and the rest goes nowhere.
     """
 
-    def __init__(self, raw: FileIO):
-        self.raw = raw
-        self.error: OSError | None = None
+    error: OSError | None = None
 
-    def write(self, data: memoryview) -> int:
+    def write(self, data: Any) -> int:
         """Write all of it."""
         left = memoryview(data).cast("B")
         n_bytes = len(left)
         try:
             while self.error is None and len(left):
-                left = left[self.raw.write(left) :]
+                left = left[super().write(left) :]
         except OSError as error:
             self.error = error
         return n_bytes
 
-    def truncate(self, size: int) -> int:
+    def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file."""
         try:
-            return self.raw.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
-            return size
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.raw, name)  # read, seek, tell, flush
+            return size or 0
 
 
-def _reserve(raw: FileIO, size_bytes: int, path: Path) -> None:
+def _reserve(file: FileIO, size_bytes: int, path: Path) -> None:
     """Raise OSError now if the disk has no room, not after hours of gathering."""
     if hasattr(os, "posix_fallocate") and size_bytes:
         try:
-            os.posix_fallocate(raw.fileno(), 0, size_bytes)
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                 return  # this file system cannot reserve

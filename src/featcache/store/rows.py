@@ -62,7 +62,8 @@ class Parts:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete every part, also those that cannot be read; the lock of the target is held."""
+        """Delete every part, also damaged and half-written ones; the target's lock is held."""
+        self.sweep()
         for path in self.folder.glob("part-*.h5"):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or never made
