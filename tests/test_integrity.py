@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import make_photos
+from conftest import make_image, make_photos
 
 from featcache import extraction, store
 from featcache.errors import SourceError, StoreError
@@ -116,3 +116,35 @@ def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
     flip(features.path, 0)
     extraction.repair(features.path)
     assert store.Features(features.path).ids == features.ids
+
+
+def test_a_repair_keeps_the_limit_whatever_the_folder_has_meanwhile(tmp_path, extract):
+    root = make_photos(tmp_path / "p")
+    path = extract(root, limit=9).features.path
+    for name in ("apple", "pear"):
+        (root / name).rename(tmp_path / name)
+    flip(path, 0)
+    extraction.repair(path)
+    assert len(store.Features(path)) == 7
+    make_photos(root)
+    flip(path, 0)
+    extraction.repair(path)
+    assert len(store.Features(path)) == 9
+
+
+def test_a_repair_that_can_read_no_image_leaves_the_file(photos, extract):
+    features = extract(photos).features
+    flip(features.path, 0)
+    for path in photos.rglob("*.*"):
+        path.write_bytes(b"")
+    with pytest.raises(SourceError, match="could be read"):
+        extraction.repair(features.path)
+    assert features.path.exists()
+
+
+def test_many_damaged_lenders_are_all_passed_by(photos, extract, tmp_path):
+    for i in range(7):
+        make_image(tmp_path / f"d{i}" / "a" / "x.png", (1, 2, 3), 1000 + i, (9, 9))
+        make_image(tmp_path / "all" / "a" / f"{i}.png", (1, 2, 3), 1000 + i, (9, 9))
+        flip(extract(tmp_path / f"d{i}").features.path, 0)
+    assert extract(tmp_path / "all").n_computed == 7

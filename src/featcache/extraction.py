@@ -273,18 +273,23 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
         )
         work.build()  # while the whole rows still lie in the file
         store.salvage(features, damage)
-        _assemble(path, path.parent.parent, state, work)
+        _assemble(path, path.parent.parent, state, work, passed_by=path)
     return damage, work.n_computed
 
 
-def _assemble(path: Path, cache: Path | None, state: Inventory, work: Work) -> store.Features:
+def _assemble(
+    path: Path, cache: Path | None, state: Inventory, work: Work, passed_by: Path | None = None
+) -> store.Features:
     """Compute what no file has, and publish; the lock of `path` is held.
 
-    `cache` is the folder whose files may lend rows; None uses this run's parts alone.
+    `cache` is the folder whose files may lend rows, but for the one `passed_by`; None uses this
+    run's parts alone.
     """
     samples, spec = state.samples, work.resolved.spec
-    damaged: set[Path] = set()
-    for _ in range(MAX_ATTEMPTS):
+    damaged = {passed_by}
+    # each lender may turn out damaged, and then its rows are computed
+    attempts = MAX_ATTEMPTS + 2 * (len(store.of_fingerprint(cache, spec)) if cache else 0)
+    for _ in range(attempts):
         # again from the top when a file that was to lend rows turns out damaged, or is gone
         lenders = [*work.parts.paths(), *(store.of_fingerprint(cache, spec) if cache else ())]
         kept = store.Rows([lender for lender in lenders if lender not in damaged])
@@ -311,7 +316,7 @@ def _assemble(path: Path, cache: Path | None, state: Inventory, work: Work) -> s
         work.parts.clear()  # every row of the source is in the file now
         return features
     raise StoreError(
-        f"Rows for '{path}' disappeared {MAX_ATTEMPTS} times. Does another program write there? "
+        f"Rows for '{path}' disappeared {attempts} times. Does another program write there? "
         f"Run the same command again, or use another --cache-dir."
     )
 

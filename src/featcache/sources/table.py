@@ -88,7 +88,7 @@ class Source:
     def limit(self, n: int) -> Source:
         """Return `n` samples spread evenly over the sorted ids: every class keeps its share."""
         if n >= len(self):
-            return self
+            return replace(self, limited_to=n)
         rows = np.linspace(0, len(self) - 1, n).round().astype(np.int64)
         return replace(self.take(rows), limited_to=n)
 

@@ -58,10 +58,10 @@ def _columns(file: h5py.File) -> list[str]:
 
 
 def salvage(features: Features, damage: Damage) -> None:
-    """Put the whole rows of a damaged file into parts and delete it; the caller holds its lock.
+    """Put the whole rows of a damaged file into parts; the caller holds its lock.
 
-    The next extraction takes the parts up and computes the other rows. Nothing whole is lost if
-    this is cut short: a part that exists is whole, and the file goes last.
+    The next extraction takes the parts up and computes the other rows. The file itself stays until
+    another takes its place.
     """
     parts = Parts(features.path, features.fingerprint, features.provenance["source"])
     bad = {first for first, _ in damage.rows}
@@ -72,7 +72,3 @@ def salvage(features: Features, damage: Damage) -> None:
                 if start not in bad:
                     block = file["features"][start : start + size]
                     parts.write(file["digests"][start : start + size], block)
-    try:
-        features.path.unlink()
-    except OSError as error:
-        raise StoreError(f"'{features.path}' cannot be replaced: {error.strerror}.") from error
