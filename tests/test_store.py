@@ -265,7 +265,7 @@ def test_a_changed_column_is_an_error(published, name):
     features = store.Features(published.path)
     with pytest.raises(StoreError, match="the checksum of its columns does not match"):
         features.arrays()
-    assert store.verify(features).columns == ("columns that are not those the file was written with",)
+    assert store.verify(features).columns == ("columns changed since they were written",)
 
 
 def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path, features, monkeypatch):

@@ -27,7 +27,7 @@ class Damage:
         return " and ".join(texts)
 
 
-OTHERS = "columns that are not those the file was written with"
+OTHERS = "columns changed since they were written"
 
 
 def verify(features: Features) -> Damage:
