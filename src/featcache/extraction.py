@@ -96,7 +96,7 @@ def extract(
     limit : use only so many images, spread evenly over the sorted list.
     max_pixels : larger images are failures.
     on_error : skip records an image that cannot be read as a failure; stop raises at the first.
-    batch_size : images a forward pass; does not change the numbers.
+    batch_size : images a forward pass; changes no more than the last bits of the numbers.
     device : auto, cpu or gpu; auto is the GPU where TensorFlow sees one.
     check : stat trusts a file whose size and modification time are those of last time; content
         reads every file.
