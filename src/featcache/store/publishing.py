@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk at most
 CHUNK_BYTES = 8 << 20  # and bytes: unpooled maps have long rows
-BLOCK_BYTES = 24 << 20  # rows gathered at once; bounds the memory of publishing
+BLOCK_BYTES = 16 << 20  # rows gathered at once; bounds the memory of publishing
 
 
 def chunk_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
