@@ -99,6 +99,17 @@ def test_what_another_process_works_on_stays(extract, photos, tmp_path):
     assert not path.parent.exists()  # nothing was left in it but whose it was
 
 
+def test_what_died_beside_the_sources_goes_and_nothing_is_made_outside(extract, photos, tmp_path):
+    cache = extract(photos).features.path.parent.parent
+    outside = sorted(tmp_path.iterdir())
+    dead = [cache / ".weights.json.999999.tmp", cache / "my photos" / "source.json.999999.tmp"]
+    for path in dead:
+        path.write_text("{")
+    assert [one.path for one in cleaning.remove(cleaning.removable(cache))] == dead
+    assert not any(path.exists() for path in dead)
+    assert sorted(tmp_path.iterdir()) == outside  # no lock or .gitignore beside the cache folder
+
+
 def test_heads_and_models_stay(extract, photos, tmp_path):
     path = extract(photos).features.path
     (path.with_suffix(".heads")).mkdir()

@@ -18,10 +18,8 @@ from featcache.errors import StoreError
 from featcache.files import left_behind
 from featcache.store.folders import OWNER_FILE
 from featcache.store.locks import locked
-from featcache.store.rows import Rows
+from featcache.store.rows import PARTS, Rows
 from featcache.store.text import read_attribute
-
-PARTS = ".parts"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Removable:
     path: Path
     why: str
     size_bytes: int
-    target: Path  # the feature file whose lock guards it
+    target: Path | None  # the feature file whose lock guards it; a small file has none
 
 
 def removable(
@@ -70,16 +68,21 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
 
     What another process is working on stays.
     """
-    gone = []
-    for target in sorted({one.target for one in some}):
+    by_target: dict[Path | None, list[Removable]] = {}
+    for one in some:
+        by_target.setdefault(one.target, []).append(one)
+    gone = by_target.pop(None, [])
+    for one in gone:
+        one.path.unlink(missing_ok=True)
+    for target, mine in by_target.items():
+        assert target is not None
         try:
             with locked(target, False, lambda message: None):
-                for one in some:
-                    if one.target == target:
-                        one.path.unlink(missing_ok=True)
-                        gone.append(one)
+                for one in mine:
+                    one.path.unlink(missing_ok=True)
         except StoreError:
             continue  # its lock is held
+        gone += mine
         _remove_if_empty(target.with_name(target.name + PARTS))
         if [path.name for path in target.parent.iterdir()] == [OWNER_FILE]:
             (target.parent / OWNER_FILE).unlink()
@@ -93,7 +96,8 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
             if path.is_file():
                 yield _removable(path, "left by a process that died")
     for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
-        target = folder.with_name(folder.name.removesuffix(PARTS))
+        target = _target_of(folder)
+        assert target is not None
         published = Rows([target] if target.is_file() else [])
         for path in sorted(folder.glob("part-*.h5")):
             try:
@@ -109,9 +113,14 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
 
 
 def _removable(path: Path, why: str) -> Removable:
-    folder = path.parent
-    target = folder.with_name(folder.name.removesuffix(PARTS)) if PARTS in folder.name else path
-    return Removable(path, why, path.stat().st_size, target)
+    return Removable(path, why, path.stat().st_size, _target_of(path))
+
+
+def _target_of(path: Path) -> Path | None:
+    """Return the feature file that a file is, or that it or a folder of parts is made for."""
+    made = path.parent if path.parent.name.endswith(PARTS) else path
+    name, suffix, _ = made.name.partition(".h5")  # NAME.h5, NAME.h5.parts or NAME.h5.PID.tmp
+    return made.with_name(name + suffix) if suffix else None
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -16,6 +16,8 @@ from featcache.store.folders import claim, has_fingerprint
 from featcache.store.publishing import chunk_shape, published
 from featcache.store.text import write_attribute
 
+PARTS = ".parts"  # after the name of a feature file: the folder of its parts
+
 
 class Parts:
     """The part files of one extraction: rows kept so far, in the order they were computed.
@@ -29,7 +31,7 @@ class Parts:
 
     def __init__(self, target: Path, fingerprint: str, origin: str):
         self.target = target
-        self.folder = target.with_name(target.name + ".parts")
+        self.folder = target.with_name(target.name + PARTS)
         self.fingerprint = fingerprint
         self.origin = origin
 
