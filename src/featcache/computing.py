@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from featcache import backbones, images, progress, runtime, sources, store
+from featcache import backbones, images, progress, runtime, store
 from featcache.errors import SourceError
+from featcache.inventory import Inventory
 from featcache.spec import ExtractionSpec
 
 ON_ERROR = ("skip", "stop")
@@ -33,16 +34,13 @@ def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:
 class Work:
     """Running the backbone over rows of a source into parts."""
 
-    samples: sources.Source
-    scanned: sources.Scan
-    failed: dict[int, str]  # filled with what fails here
+    found: Inventory  # its `failed` is filled with what fails here
     resolved: backbones.Resolved
     parts: store.Parts
-    batch_size: int
-    device: str
-    max_pixels: int
-    stop: bool  # at the first failure
     show_progress: bool
+    batch_size: int = 32
+    device: str = "auto"
+    stop: bool = False  # at the first failure
     n_computed: int = 0
 
     def compute(self, rows: np.ndarray) -> None:
@@ -52,17 +50,17 @@ class Work:
         with progress.bar("Extracting", len(rows), "images", self.show_progress) as advance:
             try:
                 for numbers, batch in images.batches(
-                    self.samples,
-                    self.scanned,
+                    self.found.samples,
+                    self.found.scanned,
                     rows.tolist(),
                     spec=spec,
                     batch_size=self.batch_size,
-                    failures=self.failed,
-                    max_pixels=self.max_pixels,
+                    failures=self.found.failed,
+                    max_pixels=self.found.max_pixels,
                 ):
                     embeddings = _as_stored(self.run_backbone(batch), spec)
                     good = self._check(numbers, embeddings)
-                    keep.add(self.scanned.digests[numbers[good]], embeddings[good])
+                    keep.add(self.found.scanned.digests[numbers[good]], embeddings[good])
                     self.n_computed += int(good.sum())
                     advance(len(numbers))
                     self._stop_if_asked()
@@ -86,26 +84,24 @@ class Work:
 
     def _stop_if_asked(self) -> None:
         if self.stop:
-            stop_at_failure(
-                (self.samples.ids[row], why) for row, why in sorted(self.failed.items())
-            )
+            stop_at_failure(self.found.named_failures())
 
     def _check(self, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Return which rows of a batch may be kept; the others become failures."""
         good: np.ndarray = np.isfinite(embeddings).all(axis=1)
         for place, row in enumerate(numbers.tolist()):
             if not good[place]:
-                self.failed[row] = f"its features are not finite in {embeddings.dtype}"
+                self.found.failed[row] = f"its features are not finite in {embeddings.dtype}"
             elif not self._is_unchanged(row):
                 # its digest is of other bytes than its pixels; the next run looks at it afresh
-                self.failed[row] = "it changed while it was read"
-                self.scanned.digests[row] = 0
+                self.found.failed[row] = "it changed while it was read"
+                self.found.scanned.digests[row] = 0
                 good[place] = False
         return good
 
     def _is_unchanged(self, row: int) -> bool:
         try:
-            return self.samples.stamp(row) == self.scanned.stamp(row)
+            return self.found.samples.stamp(row) == self.found.scanned.stamp(row)
         except OSError:
             return False
 

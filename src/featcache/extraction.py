@@ -175,7 +175,7 @@ def run(
     state = look(samples, max_pixels, known, show_progress)
     stop = on_error == "stop"
     if stop:
-        stop_at_failure((samples.ids[row], why) for row, why in sorted(state.failed.items()))
+        stop_at_failure(state.named_failures())
 
     def done(features: store.Features, n_computed: int, hit: bool) -> Extraction:
         if stop:
@@ -202,22 +202,11 @@ def run(
         if finished is not None and not overwrite and state.is_all_in(finished):
             parts.clear()
             return done(finished, 0, hit=True)
-        work = Work(
-            samples=samples,
-            scanned=state.scanned,
-            failed=state.failed,
-            resolved=resolved,
-            parts=parts,
-            batch_size=batch_size,
-            device=device,
-            max_pixels=max_pixels,
-            stop=stop,
-            show_progress=show_progress,
-        )
+        work = Work(state, resolved, parts, show_progress, batch_size, device, stop)
         parts.sweep()
         if overwrite:
             parts.clear()
-        features = _assemble(path, None if overwrite else cache, state, work)
+        features = _assemble(path, None if overwrite else cache, work)
     return done(features, work.n_computed, hit=False)
 
 
@@ -241,11 +230,12 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
         )
     with store.locked(path, True, progress.note):
         features = store.Features(path)
+        spec, provenance = features.spec, features.provenance
+        parts = store.Parts(path, spec.fingerprint, provenance["source"])
         damage = store.verify(features)
         if not damage:
-            store.Parts(path, features.fingerprint, features.provenance["source"]).clear()
+            parts.clear()
             return damage, 0
-        spec, provenance = features.spec, features.provenance
         samples = sources.reopen(provenance)
         if limit := provenance.get("limit"):
             samples = samples.limit(limit)
@@ -259,33 +249,23 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
             )
         max_pixels = provenance.get("max_pixels", MAX_PIXELS)
         state = look(samples, max_pixels, None, show_progress)
-        work = Work(
-            samples=samples,
-            scanned=state.scanned,
-            failed=state.failed,
-            resolved=resolved,
-            parts=store.Parts(path, spec.fingerprint, samples.origin),
-            batch_size=32,
-            device="auto",
-            max_pixels=max_pixels,
-            stop=False,
-            show_progress=show_progress,
-        )
-        work.build()  # while the whole rows still lie in the file
-        store.salvage(features, damage)
-        _assemble(path, path.parent.parent, state, work, passed_by=path)
+        work = Work(state, resolved, parts, show_progress)
+        work.build()  # its errors come before anything is written
+        store.salvage(features, damage, parts)
+        _assemble(path, path.parent.parent, work, passed_by=path)
     return damage, work.n_computed
 
 
 def _assemble(
-    path: Path, cache: Path | None, state: Inventory, work: Work, passed_by: Path | None = None
+    path: Path, cache: Path | None, work: Work, passed_by: Path | None = None
 ) -> store.Features:
     """Compute what no file has, and publish; the lock of `path` is held.
 
     `cache` is the folder whose files may lend rows, but for the one `passed_by`; None uses this
     run's parts alone.
     """
-    samples, spec = state.samples, work.resolved.spec
+    state, spec = work.found, work.resolved.spec
+    samples = state.samples
     damaged = {passed_by}
     # each lender may turn out damaged, and then its rows are computed
     attempts = MAX_ATTEMPTS + 2 * (len(store.of_fingerprint(cache, spec)) if cache else 0)
@@ -335,14 +315,13 @@ def _say_why(
     """Say which field of the spec differs from that of the newest file of the same source."""
     if published is not None or not folder.is_dir():
         return
-    earlier = []
-    for other in sorted(folder.glob("*.h5"), key=lambda file: file.stat().st_mtime):
+    newest_first = sorted(folder.glob("*.h5"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for other in newest_first:
         found = _open_if_good(other)
         if found is not None and found.spec != spec:
-            earlier.append(found.spec)
-    if earlier:
-        differences = "; ".join(spec.differences(earlier[-1]))
-        progress.note(f"No cached features: {differences}.", show)
+            differences = "; ".join(spec.differences(found.spec))
+            progress.note(f"No cached features: {differences}.", show)
+            return
 
 
 def _open_if_good(path: Path) -> store.Features | None:

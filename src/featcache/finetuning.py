@@ -168,7 +168,6 @@ class _Data:
         self.scanned = sources.scan(self.samples, images.is_plain)
         self.failures = dict(self.scanned.unreadable)
         digests = self.scanned.digests
-        labels, groups = self.samples.labels, self.samples.annotations.groups
         part = splits.parts(self.samples.annotations, digests, described.seed)
         readable = np.ones(len(self.samples), bool)
         readable[list(self.failures)] = False
@@ -176,11 +175,9 @@ class _Data:
         validation = np.flatnonzero(part["val"] & readable)
         if not len(validation):
             # another salt than the held-out part's, else the same images would always come first
+            about = self.samples.annotations.take(train)
             is_val = splits.held_out(
-                labels[train],
-                digests[train],
-                described.seed + 1,
-                groups=None if groups is None else tuple(groups[row] for row in train),
+                about.strata, digests[train], described.seed + 1, groups=about.groups
             )
             validation, train = train[is_val], train[~is_val]
         self.train, self.validation = train, validation

@@ -61,6 +61,10 @@ class Inventory:
             if (reason := reasons.get(digest.tobytes())) is not None:
                 self.failed.setdefault(row, reason)
 
+    def named_failures(self) -> list[tuple[str, str]]:
+        """Return id and reason of what failed so far, in the order of the source."""
+        return [(self.samples.ids[row], self.failed[row]) for row in sorted(self.failed)]
+
     def _stamps(self) -> np.ndarray:
         """Return (n, 2) stamps, -1 where a file is so new that it may change unseen."""
         stamps: np.ndarray = self.scanned.stamps.copy()

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def open_dataset(dataset: Any, given: Given) -> Source:
         )
     if given.labels is None and labels[0] is not None:
         names = given.class_names or getattr(dataset, "class_names", None)
-        given = Given(**(vars(given) | {"labels": np.array(labels), "class_names": names}))
+        given = replace(given, labels=np.array(labels), class_names=names)
     n = len(digests)
     all_digests = np.stack(digests)
     contents = Streamed(dataset, np.arange(n), all_digests, dtype)

@@ -164,7 +164,15 @@ class Features:
     @cached_property
     def X(self) -> np.ndarray:  # noqa: N802
         """(n, d) features as stored, float32 or float16, read on first use."""
-        return np.asarray(self._read("features"))
+        with self._open() as file:
+            self._check_same(file)
+            try:
+                return np.asarray(file["features"][:])
+            except (OSError, KeyError) as error:
+                where = "'features' cannot be read"
+                if spans := damaged_spans(file["features"]):
+                    where = f"checksum of rows {shown_spans(spans)} does not match"
+                raise self._to_repair(where) from error
 
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
         """Return the row numbers of train, val or test (see `splits.parts`), or all labelled ones.
@@ -191,17 +199,6 @@ class Features:
         """
         rows = self.rows(part, seed)
         return self.X[rows], self.annotations.y[rows]
-
-    def _read(self, name: str) -> Any:
-        with self._open() as file:
-            self._check_same(file)
-            try:
-                return file[name][:]
-            except (OSError, KeyError) as error:
-                where = f"'{name}' cannot be read"
-                if name == "features" and (spans := damaged_spans(file[name])):
-                    where = f"checksum of rows {shown_spans(spans)} does not match"
-                raise self._to_repair(where) from error
 
     def _check_same(self, file: h5py.File) -> None:
         """Raise StoreError where another file took this one's place: its rows are others."""

@@ -57,13 +57,12 @@ def _columns(file: h5py.File) -> list[str]:
         return [*names, "failures"]
 
 
-def salvage(features: Features, damage: Damage) -> None:
+def salvage(features: Features, damage: Damage, parts: Parts) -> None:
     """Put the whole rows of a damaged file into parts; the caller holds its lock.
 
     The next extraction takes the parts up and computes the other rows. The file itself stays until
     another takes its place.
     """
-    parts = Parts(features.path, features.fingerprint, features.provenance["source"])
     bad = {first for first, _ in damage.rows}
     if "digests" not in damage.columns:
         with h5py.File(features.path, "r", locking=False) as file:
