@@ -39,6 +39,7 @@ PART_ROWS = 16  # as in faults_child, which is not imported here: that would imp
 CHUNK_ROWS = 64  # likewise
 BATCH_SIZE = 4  # likewise
 LARGEST_PART = PART_ROWS + BATCH_SIZE - 1  # a part ends with the batch that fills it
+IN_FLIGHT = 3 * BATCH_SIZE  # two batches are computed while a third is kept or a part is written
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 TIMEOUT_S = 60
@@ -177,7 +178,7 @@ class Lab:
         return self.start(cache, source, **options).result()
 
     def repair(self, cache: Path, **options: Any) -> dict[str, Any]:
-        """Run `extraction.repair` on the feature file of a cache folder."""
+        """Run `assembling.repair` on the feature file of a cache folder."""
         counts = str(self.folder / "counts")
         return start("repair", path=str(feature_file(cache)), counts=counts, **options).result()
 
@@ -318,8 +319,9 @@ def leftovers(cache: Path) -> list[str]:
     """Return what lies in a cache folder and should not."""
     source = feature_file(cache).parent
     wanted = {
-        *(cache / name for name in (".gitignore", ".locks", ".weights.json")),
+        *(cache / name for name in (".gitignore", ".locks", ".models", ".weights.json")),
         *(cache / ".locks").glob("*.lock"),
+        *(path for path in (cache / ".models").rglob("*") if ".tmp" not in path.name),
         source,
         source / "source.json",
         feature_file(cache),
@@ -426,10 +428,13 @@ def killed_over_and_over(
         check(lab, cache, row, what)
         shutil.rmtree(cache)
     row.computed_again = computed - n_rounds * lab.n
-    if row.computed_again > n_kills * PART_ROWS:
+    if row.computed_again > n_kills * (PART_ROWS + IN_FLIGHT):
         row.problems.append(f"computed {row.computed_again} images again in {n_kills} kills")
-    if most_lost > LARGEST_PART:
-        row.problems.append(f"one kill lost {most_lost} images, a part has {LARGEST_PART}")
+    if most_lost > LARGEST_PART + IN_FLIGHT:
+        row.problems.append(
+            f"one kill lost {most_lost} images, a part and what is in flight have "
+            f"{LARGEST_PART + IN_FLIGHT}"
+        )
     row.happened = f"resumed, finished {n_rounds} times, lost at most {most_lost} images a kill"
     return row
 
@@ -704,7 +709,7 @@ def no_room(
         row.problems.append(f"{what}: there is a feature file")
         return
     kept = sum(map(rows_of, parts(cache)))
-    if computed - kept > LARGEST_PART:
+    if computed - kept > LARGEST_PART + IN_FLIGHT:
         row.problems.append(f"{what}: of {computed} computed rows only {kept} are kept")
     make_room()
     row.computed_again += computed - lab.n
@@ -885,7 +890,7 @@ def one_of_two_killed(lab: Lab, times: int) -> Row:
             row.problems.append(f"{number}: {told(other)}")
         computed = lab.counted() - lab.n
         row.computed_again += computed
-        if computed > LARGEST_PART:
+        if computed > LARGEST_PART + IN_FLIGHT:
             row.problems.append(f"{number}: computed {computed} images again")
         check(lab, cache, row, f"{number}")
         shutil.rmtree(cache)

@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache import computing, extraction, quiet, runtime, store
+from featcache import assembling, extraction, keeping, quiet, runtime, store
 from featcache.errors import FeatcacheError
 from featcache.store import publishing
 
@@ -120,22 +120,30 @@ def extract(
 
 def prepare(counts: str, say: Callable[[Any], None]) -> None:
     """Make parts and chunks small, and count what goes through the backbone."""
-    computing.PART_ROWS = PART_ROWS
+    keeping.PART_ROWS = PART_ROWS
     publishing.CHUNK_ROWS = CHUNK_ROWS
     compile_frozen = runtime.compile_frozen
     log = os.open(counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def counting(*arguments: Any) -> Any:
-        run = compile_frozen(*arguments)
-        say("ready")
+    class Counting(runtime.Compiled):
+        """A compiled model that writes down how many images each batch has."""
 
-        def count(images: Any) -> np.ndarray:
+        def __init__(self, compiled: runtime.Compiled):
+            self.compiled = compiled
+            self.name, self.where, self.ahead = compiled.name, compiled.where, compiled.ahead
+
+        def start(self, images: Any) -> Any:
             os.write(log, f"{len(images)}\n".encode())
-            return run(images)
+            return self.compiled.start(images)
 
-        return count
+    def counting(*arguments: Any, **options: Any) -> runtime.Compiled:
+        compiled = compile_frozen(*arguments, **options)
+        say("ready")
+        return Counting(compiled)
 
+    perfect = runtime.Agreement(0.0, 1.0)
     runtime.compile_frozen = counting
+    runtime.agree = lambda compiled, *others: (compiled, perfect)  # its images would be counted
 
 
 def set_clock(ahead: float, drift: float) -> None:
@@ -245,7 +253,7 @@ def repair(
     """Repair a feature file."""
     prepare(counts, say)
     events = count_events(Path(path).parent.parent, kill_at)
-    damage, n_computed = extraction.repair(Path(path), show_progress=False)
+    damage, n_computed = assembling.repair(Path(path), show_progress=False)
     return {"path": path, "damage": str(damage), "computed": n_computed, "events": dict(events)}
 
 

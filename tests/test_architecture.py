@@ -13,13 +13,17 @@ PACKAGE = REPOSITORY / "src" / "featcache"
 # Data flows down this list, and a module imports only what stands above it.
 ORDER = [
     *("errors", "files", "progress", "quiet", "spec", "annotations", "decoding", "examples"),
-    *("sources", "images"),
+    *("views", "sources", "images"),
     *("weights_memo", "efficientnet_lite0", "catalogue", "backbones", "runtime"),
     *(
         "splits",
         "store",
         "inventory",
+        "targets",
+        "keeping",
+        "networks",
         "computing",
+        "assembling",
         "extraction",
         "heads",
         "leaderboard",

@@ -34,8 +34,18 @@ from hypothesis.stateful import (
 )
 from PIL import Image
 
-from featcache import backbones, computing, extraction, images, runtime, sources, store
+from featcache import (
+    assembling,
+    backbones,
+    extraction,
+    images,
+    keeping,
+    runtime,
+    sources,
+    store,
+)
 from featcache.errors import SourceError, StoreError
+from featcache.spec import ExtractionSpec
 from featcache.store import publishing
 
 EXAMPLES = int(os.environ.get("FEATCACHE_MODEL_EXAMPLES", "0"))  # more, and others every time
@@ -91,19 +101,22 @@ RARELY = st.sampled_from((False, False, False, True))
 CHECK = st.sampled_from(extraction.CHECKS)
 
 
-class Backbone:
+class Backbone(runtime.Compiled):
     """Stands in for the compiled backbone: writes down what it sees, can be interrupted."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.stop_after: int | None = None
 
-    def __call__(self, batch: Any) -> np.ndarray:
+    name, where, ahead = "sums", "CPU", 1
+
+    def start(self, batch: Any) -> Callable[[], tuple[np.ndarray]]:
         if self.stop_after is not None and len(self.ran) >= self.stop_after:
             raise KeyboardInterrupt
         rows = [embed(image) for image in batch]
         self.ran += [BY_EMBEDDING[row.tobytes()] for row in rows]
-        return np.stack(rows)
+        outputs = (np.stack(rows),)
+        return lambda: outputs
 
 
 class Target(NamedTuple):
@@ -322,13 +335,13 @@ class CacheMachine(RuleBasedStateMachine):
             self._damage(file, chunk, 3)
         with self._watched(stop_after):
             if not file.damaged:
-                damage, n_computed = extraction.repair(file.path, show_progress=False)
+                damage, n_computed = assembling.repair(file.path, show_progress=False)
                 assert (bool(damage), n_computed) == (False, 0)
                 self._was_computed(set())
                 return
             if not seen.good:
                 with pytest.raises(SourceError):
-                    extraction.repair(file.path, show_progress=False)
+                    assembling.repair(file.path, show_progress=False)
                 self._verify(target)  # it is left as it is; its whole rows may lie in parts now
                 kept = parts_in(file.path.with_name(f"{file.path.name}.parts"))
                 assert kept in (self._parts(target), self._parts(target) | file.whole_rows())
@@ -337,7 +350,7 @@ class CacheMachine(RuleBasedStateMachine):
             self._parts(target).update(file.whole_rows())
             missing = self._missing(seen, {one for one in self.files if one != target})
             try:
-                damage, n_computed = extraction.repair(file.path, show_progress=False)
+                damage, n_computed = assembling.repair(file.path, show_progress=False)
             except KeyboardInterrupt:
                 self._was_killed(target, missing)
                 if not file.path.exists():
@@ -623,25 +636,26 @@ def interrupted(function: Callable[..., Any] | None = None) -> Callable[..., Any
     return run
 
 
-def batches(
+def stacks(
     source: sources.Source,
     scanned: sources.Scan,
     rows: list[int],
     *,
+    specs: list[ExtractionSpec],
     batch_size: int,
     failures: dict[int, str],
     **_: Any,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stand in for `images.batches`, in the same order: TensorFlow would trace two graphs a run."""
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray]]]:
+    """Stand in for `images.stacks`, in the same order: TensorFlow would trace two graphs a run."""
     decoded = []
     for row in sorted(rows, key=lambda row: not scanned.plain[row]):
         try:
-            decoded.append((row, images.pixels(source, row)))
+            decoded.append((row, images.pixels(source, row, specs[0])))
         except images.UnreadableImageError as error:
             failures[row] = str(error)
     for start in range(0, len(decoded), batch_size):
         numbers, pixels = zip(*decoded[start : start + batch_size], strict=True)
-        yield np.array(numbers), np.stack(pixels)
+        yield np.array(numbers), (np.stack(pixels)[:, None],)
 
 
 def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,14 +668,15 @@ def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sources.table, "digest", lambda raw: read.append(1) or digest(raw))
     monkeypatch.setattr(backbones, "build", lambda *arguments: None)
     monkeypatch.setattr(backbones, "frozen_extractor", lambda *arguments: None)
-    monkeypatch.setattr(runtime, "pick_device", lambda device: device)
-    monkeypatch.setattr(runtime, "compile_frozen", lambda *arguments: backbone)
-    monkeypatch.setattr(images, "batches", batches)
+    perfect = runtime.Agreement(0.0, 1.0)
+    monkeypatch.setattr(runtime, "agree", lambda compiled, *others: (compiled, perfect))
+    monkeypatch.setattr(runtime, "compile_frozen", lambda *arguments, **options: backbone)
+    monkeypatch.setattr(images, "stacks", stacks)
     # most of the time that a small file takes
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
     monkeypatch.setattr(publishing, "CHUNK_ROWS", CHUNK_ROWS)
-    monkeypatch.setattr(computing, "PART_ROWS", 2)
+    monkeypatch.setattr(keeping, "PART_ROWS", 2)
 
     class Machine(CacheMachine):
         pass

@@ -1,35 +1,37 @@
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
-from conftest import make_image, parse_single_json
+from conftest import make_image, parse_single_json, wrap_runs
 
-from featcache import computing, runtime, store
+from featcache import keeping, store
 from featcache.store import cleaning
+
+
+@pytest.fixture
+def extract(extract):
+    """Without a runtime that keeps converted models: there is a test of these."""
+    return functools.partial(extract, runtime="tensorflow")
 
 
 @pytest.fixture
 def cut_short(photos, extract, monkeypatch):
     """A run that was interrupted after its first parts; returns their folder."""
-    compile_frozen = runtime.compile_frozen
     done = []
 
-    def failing(*arguments):
-        run = compile_frozen(*arguments)
-
-        def once(batch):
-            if len(done) == 3:
-                raise KeyboardInterrupt
-            done.append(1)
-            return run(batch)
-
-        return once
+    def failing(run, batch):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run(batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runtime, "compile_frozen", failing)
-        patch.setattr(computing, "PART_ROWS", 4)
+        wrap_runs(patch, failing)
+        patch.setattr(keeping, "PART_ROWS", 4)
         with pytest.raises(KeyboardInterrupt):
             extract(photos)
     (folder,) = photos.parent.glob("cache/*/*.parts")
@@ -60,7 +62,8 @@ def test_what_nothing_needs_is_found(cut_short, tmp_path, extract, photos):
     features = extract(photos).features
     shutil.copytree(kept, cut_short)  # as if a run had died between publishing and tidying up
     (cut_short / "part-x.h5").write_bytes(b"damaged")
-    other = store.Parts(features.path, "f" * 32, features.provenance["source"])
+    spec = replace(features.spec, pooling="max")
+    other = store.Parts(features.path, spec, features.provenance["source"])
     other.write(features.digests[:2], features.X[:2])
     dead = features.path.with_name(f"{features.path.name}.999999.tmp")
     dead.write_bytes(b"half a file")
@@ -108,6 +111,25 @@ def test_what_died_beside_the_sources_goes_and_nothing_is_made_outside(extract, 
     assert [one.path for one in cleaning.remove(cleaning.removable(cache))] == dead
     assert not any(path.exists() for path in dead)
     assert sorted(tmp_path.iterdir()) == outside  # no lock or .gitignore beside the cache folder
+
+
+def test_converted_models_go_by_age_and_size(extract, photos, tmp_path):
+    extract(photos, runtime="openvino")
+    cache = tmp_path / "cache"
+    (model,) = cache.glob(".models/*/*")
+    assert cleaning.removable(cache) == []
+    age(model, 10)
+    (old,) = cleaning.removable(cache, older_than_s=7 * 86400)
+    assert old.path == model
+    assert old.size_bytes == sum(file.stat().st_size for file in model.iterdir())
+    dead = model.with_name(f"{model.name}.999999.tmp")
+    dead.mkdir()
+    (dead / "model.xml").write_text("half")
+    assert {one.path for one in cleaning.removable(cache, older_than_s=7 * 86400)} == {model, dead}
+    cleaning.remove(cleaning.removable(cache, older_than_s=7 * 86400))
+    assert not (cache / ".models").exists()
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 902, (30, 30))
+    assert extract(photos, runtime="openvino").n_computed == 1
 
 
 def test_heads_and_models_stay(extract, photos, tmp_path):

@@ -9,10 +9,9 @@ import sys
 
 import h5py
 import pytest
-from conftest import make_photos, parse_single_json
+from conftest import make_photos, parse_single_json, wrap_runs
 
 from featcache import cli as command_line
-from featcache import runtime
 
 VERBS = [
     command.name or command.callback.__name__ for command in command_line.app.registered_commands
@@ -219,22 +218,16 @@ def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(photos, tiny_backbone, cli, monkeypatch):
-    compile_frozen = runtime.compile_frozen
+    batches = iter(range(3))
 
-    def interrupted(*arguments):
-        run = compile_frozen(*arguments)
-        batches = iter(range(3))
-
-        def once(images):
-            if next(batches) == 2:
-                raise KeyboardInterrupt
-            return run(images)
-
-        return once
+    def interrupted(run, images):
+        if next(batches) == 2:
+            raise KeyboardInterrupt
+        return run(images)
 
     arguments = ("extract", photos, "--weights", tiny_backbone, "--batch-size", "4", "--json")
     with monkeypatch.context() as patch:
-        patch.setattr(runtime, "compile_frozen", interrupted)
+        wrap_runs(patch, interrupted)
         done = cli(*arguments)
     assert done.returncode == 130
     assert done.stdout == ""

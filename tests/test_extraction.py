@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import CLASSES, make_image
+from conftest import CLASSES, make_image, wrap_runs
 
-from featcache import backbones, computing, decoding, images, runtime, sources, store
+from featcache import backbones, decoding, images, keeping, sources, store
 from featcache.errors import SourceError, SpecError, StoreError
 
 
@@ -78,7 +78,7 @@ def test_a_hit_decodes_nothing_and_does_not_import_tensorflow(photos, extract, t
     code = f"""
 import sys
 from featcache import decoding, extraction, images
-decoding.decode = images.batches = None
+decoding.decode = images.stacks = None
 done = extraction.run(
     {str(photos)!r}, weights={str(tiny_backbone)!r}, cache_dir={str(path.parent.parent)!r}
 )
@@ -210,23 +210,17 @@ def test_a_second_dataset_shares_rows(photos, extract, images_run, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(photos, extract, monkeypatch, images_run):
-    monkeypatch.setattr(computing, "PART_ROWS", 4)
+    monkeypatch.setattr(keeping, "PART_ROWS", 4)
     undisturbed = extract(photos, cache_dir=photos.parent / "other").features.X
     images_run.clear()
-    compile_frozen = runtime.compile_frozen
 
-    def failing(*arguments):
-        run = compile_frozen(*arguments)
-
-        def once(batch):
-            if sum(images_run) >= 12:
-                raise KeyboardInterrupt
-            return run(batch)
-
-        return once
+    def failing(run, batch):
+        if sum(images_run) >= 12:
+            raise KeyboardInterrupt
+        return run(batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runtime, "compile_frozen", failing)
+        wrap_runs(patch, failing)
         with pytest.raises(KeyboardInterrupt):
             extract(photos)
     assert not list(photos.parent.glob("cache/*/*.h5"))
@@ -288,13 +282,11 @@ def test_half_precision(photos, extract):
 
 
 def test_features_that_are_not_finite_are_failures(photos, extract, monkeypatch):
-    compile_frozen = runtime.compile_frozen
+    def huge(run, batch):
+        (outputs,) = run(batch)
+        return (outputs * np.where(np.arange(len(batch)) == 0, 1e8, 1)[:, None],)
 
-    def huge(*arguments):
-        run = compile_frozen(*arguments)
-        return lambda batch: run(batch) * np.where(np.arange(len(batch)) == 0, 1e8, 1)[:, None]
-
-    monkeypatch.setattr(runtime, "compile_frozen", huge)
+    wrap_runs(monkeypatch, huge)
     features = extract(photos, dtype="float16").features
     assert 0 < len(features.failures) < 21
     assert all("not finite in float16" in failure.reason for failure in features.failures)
@@ -329,14 +321,14 @@ def test_an_image_that_changes_meanwhile_gets_no_row_of_its_old_digest(
 ):
     changing = photos / "pear" / "pear ü1.jpg"
     before = changing.read_bytes()
-    batches = images.batches
+    stacks = images.stacks
 
     def change_first(*args, **options):
         changing.write_bytes((photos / "apple" / "apple ü1.jpg").read_bytes())
-        yield from batches(*args, **options)
+        yield from stacks(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "batches", change_first)
+        patch.setattr(images, "stacks", change_first)
         features = extract(photos).features
     assert [failure.reason for failure in features.failures] == ["it changed while it was read"]
     changing.write_bytes(before)

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_image
 from PIL import Image
 
-from featcache import computing, images, runtime, store
+from featcache import images, keeping, runtime, store
 from featcache.errors import SourceError, SpecError
 
 
@@ -26,7 +26,7 @@ def test_overwrite_computes_everything_again(photos, extract, images_run, tmp_pa
 
 
 def test_overwrite_starts_afresh_from_parts_too(photos, extract, images_run, monkeypatch):
-    monkeypatch.setattr(computing, "PART_ROWS", 4)
+    monkeypatch.setattr(keeping, "PART_ROWS", 4)
     write = store.Parts.write
 
     def stop_after_one(self, *args):
@@ -120,14 +120,14 @@ def test_a_file_that_vanishes_before_it_is_read_is_a_failure_and_comes_back(
 ):
     gone = photos / "apple" / "apple ü1.jpg"
     data = gone.read_bytes()
-    batches = images.batches
+    stacks = images.stacks
 
     def vanish_first(*args, **options):
         gone.unlink()
-        yield from batches(*args, **options)
+        yield from stacks(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "batches", vanish_first)
+        patch.setattr(images, "stacks", vanish_first)
         done = extract(photos)
     assert [one.id for one in done.features.failures] == ["apple/apple ü1.jpg"]
     assert "No such file" in done.features.failures[0].reason
@@ -151,7 +151,7 @@ def test_a_cache_folder_that_cannot_be_written_is_one_line(photos, tiny_backbone
 
 
 def test_a_disk_that_is_full_keeps_the_parts_and_resumes(photos, extract, monkeypatch, images_run):
-    monkeypatch.setattr(computing, "PART_ROWS", 4)
+    monkeypatch.setattr(keeping, "PART_ROWS", 4)
     fallocate = os.posix_fallocate
     written = []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_image, make_photos
 
-from featcache import extraction, store
+from featcache import assembling, store
 from featcache.errors import SourceError, StoreError
 from featcache.store import publishing
 
@@ -43,7 +43,7 @@ def test_repair_computes_just_the_damaged_rows(photos, extract, small_chunks, im
     first, last = 4 * chunk, min(4 * chunk + 3, 20)
     assert damage.rows == ((first, last),)
     assert str(damage) == f"features of rows {first}–{last}"
-    assert extraction.repair(features.path) == (damage, last - first + 1)
+    assert assembling.repair(features.path) == (damage, last - first + 1)
     assert sum(images_run) == last - first + 1
     mended = store.Features(features.path)
     np.testing.assert_allclose(mended.X, before, rtol=1e-5, atol=1e-6)
@@ -77,7 +77,7 @@ def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, i
     damaged = store.Features(features.path)
     damage = store.verify(damaged)
     assert damage.columns == ("digests",)
-    extraction.repair(features.path)
+    assembling.repair(features.path)
     assert sum(images_run) == 21
     assert not store.verify(store.Features(features.path))
 
@@ -87,7 +87,7 @@ def test_repair_without_the_images_leaves_the_file(photos, extract, tmp_path):
     flip(features.path, 0)
     photos.rename(tmp_path / "gone")
     with pytest.raises(SourceError, match="does not exist"):
-        extraction.repair(features.path)
+        assembling.repair(features.path)
     assert features.path.exists()
 
 
@@ -97,7 +97,7 @@ def test_repair_with_other_weights_leaves_the_file(photos, extract, tiny_backbon
     flip(features.path, 0)
     Path(own).write_bytes(Path(own).read_bytes() + b"x")
     with pytest.raises(StoreError, match=r"The weights of .* are no longer the same"):
-        extraction.repair(features.path)
+        assembling.repair(features.path)
     assert features.path.exists()
 
 
@@ -106,7 +106,7 @@ def test_repair_of_a_copy_elsewhere_is_refused(photos, extract, tmp_path):
     copy = shutil.copy(features.path, tmp_path / "copy.h5")
     flip(Path(copy), 0)
     with pytest.raises(StoreError, match="does not lie in the cache folder it was made for"):
-        extraction.repair(Path(copy))
+        assembling.repair(Path(copy))
     assert not (tmp_path.parent / ".locks").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
     root = make_photos(tmp_path / "p")
     features = extract(root, limit=9).features
     flip(features.path, 0)
-    extraction.repair(features.path)
+    assembling.repair(features.path)
     assert store.Features(features.path).ids == features.ids
 
 
@@ -124,11 +124,11 @@ def test_a_repair_keeps_the_limit_whatever_the_folder_has_meanwhile(tmp_path, ex
     for name in ("apple", "pear"):
         (root / name).rename(tmp_path / name)
     flip(path, 0)
-    extraction.repair(path)
+    assembling.repair(path)
     assert len(store.Features(path)) == 7
     make_photos(root)
     flip(path, 0)
-    extraction.repair(path)
+    assembling.repair(path)
     assert len(store.Features(path)) == 9
 
 
@@ -138,7 +138,7 @@ def test_a_repair_that_can_read_no_image_leaves_the_file(photos, extract):
     for path in photos.rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="could be read"):
-        extraction.repair(features.path)
+        assembling.repair(features.path)
     assert features.path.exists()
 
 

@@ -120,7 +120,7 @@ def test_pixels_of_row_i_are_those_of_image_i(kind, root, expected):
         failures=failures,
         max_pixels=MAX_PIXELS,
     ):
-        for row, pixels in zip(np.asarray(numbers).tolist(), batch.numpy(), strict=True):
+        for row, pixels in zip(numbers.tolist(), batch, strict=True):
             assert ids[row] not in differences  # every row comes once
             one = expected[ids[row]]
             wrong = np.inf if one.pixels is None else np.abs(pixels - at_size(one)).max()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -20,8 +21,10 @@ OTHER_VALUES = {
     "resize": "antialias",
     "precision": "bfloat16",
     "dtype": "float16",
-    "views": 2,
+    "views": {"views": 2, "augment": ("flip",)},
     "background": "#000000",
+    "decode_scale": True,
+    "augment": {"views": 2, "augment": ("crop",)},
     "format_version": 2,
 }
 
@@ -33,11 +36,26 @@ def test_golden_fingerprint():
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ExtractionSpec)])
 def test_every_field_changes_the_fingerprint(name):
-    assert replace(SPEC, **{name: OTHER_VALUES[name]}).fingerprint != SPEC.fingerprint
+    other = OTHER_VALUES[name]
+    changed = replace(SPEC, **(other if isinstance(other, dict) else {name: other}))
+    flipped = replace(SPEC, views=2, augment=("flip",))
+    assert changed.fingerprint != (flipped if name == "augment" else SPEC).fingerprint
 
 
 def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
+
+
+@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer"])
+def test_round_trip_of_what_differs(name):
+    other = OTHER_VALUES[name]
+    changed = replace(SPEC, **(other if isinstance(other, dict) else {name: other}))
+    assert ExtractionSpec.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+
+
+def test_clean_is_the_spec_without_views():
+    assert replace(SPEC, views=3, augment=("flip", "crop")).clean == SPEC
+    assert SPEC.clean == SPEC
 
 
 def test_a_later_field_at_its_default_leaves_fingerprints_as_they_were():

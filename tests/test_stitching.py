@@ -43,12 +43,8 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
 ):
     source = sources.open_source("example:clipart").limit(9)
     rows = [clipart.ids.index(id_) for id_ in source.ids]
-    batch = np.stack(
-        [
-            np.asarray(images.resize(images.pixels(source, row), (224, 224), "bilinear"))
-            for row in range(len(source))
-        ]
-    )
+    decoded = [images.pixels(source, row, clipart.spec) for row in range(len(source))]
+    batch = np.stack([images.resize(one, (224, 224), "bilinear") for one in decoded])
     paths, outputs = [], []
     for name in heads.CATALOGUE:
         # every image through the best model, a good part of them through the others

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -36,7 +37,7 @@ def table(n=N, failures=()):
 
 def publish(path, rows, features, order=None):
     """Publish features that lie in shuffled parts."""
-    parts = store.Parts(path, SPEC.fingerprint, "x")
+    parts = store.Parts(path, SPEC, "x")
     order = np.random.default_rng(1).permutation(len(features)) if order is None else order
     for chunk in np.array_split(order, 4):
         parts.write(rows.digests[chunk], features[chunk])
@@ -96,7 +97,7 @@ def test_arrays(published):
 def test_no_temporary_file_is_left(published):
     published_again = sorted(path.name for path in published.path.parent.iterdir())
     assert published_again == ["f.h5", "f.h5.parts", "source.json"]
-    parts = store.Parts(published.path, SPEC.fingerprint, "x")
+    parts = store.Parts(published.path, SPEC, "x")
     parts.paths()[0].write_bytes(b"damaged")
     parts.clear()
     assert sorted(path.name for path in published.path.parent.iterdir()) == ["f.h5", "source.json"]
@@ -115,7 +116,7 @@ import test_store
 from featcache.store import publishing
 from pathlib import Path
 publishing._reserve = lambda *args: None  # as on file systems that cannot
-parts = test_store.store.Parts(Path({str(published.path)!r}), test_store.SPEC.fingerprint, "x")
+parts = test_store.store.Parts(Path({str(published.path)!r}), test_store.SPEC, "x")
 rows = test_store.store.Rows(parts.paths())
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
@@ -144,12 +145,12 @@ def test_a_failed_publishing_leaves_the_old_file(published, features, monkeypatc
 
 
 def test_parts_of_another_spec_are_not_used(tmp_path, features):
-    store.Parts(tmp_path / "f.h5", "one", "x").write(table().digests, features)
-    assert store.Parts(tmp_path / "f.h5", "another", "x").paths() == []
+    store.Parts(tmp_path / "f.h5", SPEC, "x").write(table().digests, features)
+    assert store.Parts(tmp_path / "f.h5", replace(SPEC, pooling="max"), "x").paths() == []
 
 
 def test_unfinished_parts_are_deleted(tmp_path, features):
-    parts = store.Parts(tmp_path / "f.h5", SPEC.fingerprint, "x")
+    parts = store.Parts(tmp_path / "f.h5", SPEC, "x")
     parts.write(table().digests, features)
     (parts.folder / "part-x.h5.99999999.tmp").write_bytes(b"half")
     running = parts.folder / f"part-z.h5.{os.getpid()}.tmp"
@@ -173,7 +174,7 @@ def test_rows_are_found_by_digest(tmp_path, features):
 
 def test_half_precision(tmp_path, features):
     spec = ExtractionSpec.from_dict(SPEC.to_dict() | {"dtype": "float16"})
-    parts = store.Parts(tmp_path / "h.h5", spec.fingerprint, "x")
+    parts = store.Parts(tmp_path / "h.h5", spec, "x")
     parts.write(table().digests, features.astype(np.float16))
     rows = store.Rows(parts.paths())
     got = store.publish(tmp_path / "h.h5", spec, table(), rows, {"source": "x"})

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from featcache.compare import fit_heads
     from featcache.errors import FeatcacheError
-    from featcache.extraction import extract
+    from featcache.extraction import extract, extract_all
     from featcache.finetuning import finetune
     from featcache.leaderboard import FittedHead, Leaderboard
     from featcache.predict import Model, load
@@ -37,6 +37,7 @@ _HOME = {
     "Model": "predict",
     "Source": "sources",
     "extract": "extraction",
+    "extract_all": "extraction",
     "finetune": "finetuning",
     "fit_heads": "compare",
     "load": "predict",
@@ -53,6 +54,7 @@ __all__ = [
     "Model",
     "Source",
     "extract",
+    "extract_all",
     "finetune",
     "fit_heads",
     "load",

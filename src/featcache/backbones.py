@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ def resolve(
     resize: str = "bilinear",
     background: str = BACKGROUND,
     dtype: str = "float32",
+    precision: str = "float32",
+    views: int = 1,
+    augment: tuple[str, ...] = (),
+    decode_scale: bool = False,
     memo: Path | None = None,
 ) -> Resolved:
     """Return the spec of an extraction; TensorFlow is imported only when `memo` cannot answer.
@@ -53,6 +57,8 @@ def resolve(
     weights : "imagenet", "random", or the path of a weights file or of a .keras backbone.
     image_size : pixels, one number for a square or (height, width); None is the network's own.
     memo : file that remembers the digests of weights; None remembers nothing.
+
+    The other options are fields of `ExtractionSpec`.
 
     Raises
     ------
@@ -95,6 +101,10 @@ def resolve(
         resize=resize,
         background=background,
         dtype=dtype,
+        precision=precision,
+        views=views,
+        augment=augment,
+        decode_scale=decode_scale,
     )
     weights_memo.remember(memo, name, file or weights, digest)
     return Resolved(spec, weights, backbone)
@@ -102,15 +112,11 @@ def resolve(
 
 def options_of(spec: ExtractionSpec, weights: str) -> tuple[str | None, dict[str, Any]]:
     """Return the name and the options with which `resolve` gives this spec again."""
+    own = {"backbone", "weights", "preprocessing", "format_version"}
     options = {
-        "weights": weights,
-        "layer": spec.layer,
-        "pooling": spec.pooling,
-        "image_size": spec.image_size,
-        "resize": spec.resize,
-        "background": spec.background,
-        "dtype": spec.dtype,
+        field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in own
     }
+    options["weights"] = weights
     return None if is_own(spec.backbone) else spec.backbone, options
 
 
@@ -154,22 +160,24 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     return backbone
 
 
-def frozen_extractor(backbone: keras.Model, spec: ExtractionSpec) -> keras.Model:
+def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Model:
     """Return one Keras model from RGB, 0 to 255, (n, height, width, 3), to features (n, d).
 
     Layers, in order: the preprocessing, the backbone up to the tapped layer as one nested model,
-    the pooling. Nothing in it is trainable.
+    the pooling. Nothing in it is trainable. Several specs, which differ in `layer` and `pooling`
+    alone, give several outputs from one forward pass.
 
     Raises
     ------
     SpecError
-        When the backbone lacks the layer, or its output cannot be pooled.
+        When the backbone lacks a layer, or its output cannot be pooled.
     """
     keras = quiet.keras()
-    if spec.layer is not None:
-        backbone = keras.Model(
-            backbone.inputs[0], _tap(backbone, spec.layer), name=backbone.name or spec.backbone
-        )
+    spec = specs[0]
+    if any(one.layer is not None for one in specs):
+        taps = [_tap(backbone, one.layer) for one in specs]
+        name = backbone.name or spec.backbone
+        backbone = keras.Model(backbone.inputs[0], taps if len(taps) > 1 else taps[0], name=name)
     backbone.trainable = False
     inputs = keras.Input((*spec.image_size, 3), name="image")
     x = PREPROCESSING[spec.preprocessing](inputs)
@@ -179,25 +187,36 @@ def frozen_extractor(backbone: keras.Model, spec: ExtractionSpec) -> keras.Model
         raise SpecError(
             f"{spec.backbone} does not take images of {_by(spec.image_size)}: {_line(error)}"
         ) from error
+    if len(specs) == 1:
+        return keras.Model(inputs, _pooled(x, spec), name="features")
+    outputs = [
+        _pooled(tap, one, f"_{i}") for i, (tap, one) in enumerate(zip(x, specs, strict=True))
+    ]
+    return keras.Model(inputs, outputs, name="features")
+
+
+def _pooled(x: Any, spec: ExtractionSpec, suffix: str = "") -> Any:
     if len(x.shape) == 4:
-        x = _POOLING[spec.pooling](keras.layers)(x)
-    elif len(x.shape) != 2:
+        return _POOLING[spec.pooling](quiet.keras().layers, f"pooling{suffix}")(x)
+    if len(x.shape) != 2:
         raise SpecError(
             f"{f'Layer {spec.layer!r}' if spec.layer else 'The output'} of {spec.backbone} gives "
             f"{len(x.shape)} dimensions; a vector or a map of height, width and channels is "
             f"expected. Tap another layer with --layer."
         )
-    return keras.Model(inputs, x, name="features")
+    return x
 
 
-_POOLING: dict[str, Callable[[Any], Any]] = {
-    "avg": lambda layers: layers.GlobalAveragePooling2D(name="pooling"),
-    "max": lambda layers: layers.GlobalMaxPooling2D(name="pooling"),
-    "flatten": lambda layers: layers.Flatten(name="pooling"),
+_POOLING: dict[str, Callable[[Any, str], Any]] = {
+    "avg": lambda layers, name: layers.GlobalAveragePooling2D(name=name),
+    "max": lambda layers, name: layers.GlobalMaxPooling2D(name=name),
+    "flatten": lambda layers, name: layers.Flatten(name=name),
 }
 
 
-def _tap(backbone: keras.Model, name: str) -> Any:
+def _tap(backbone: keras.Model, name: str | None) -> Any:
+    if name is None:
+        return backbone.output
     names = [layer.name for layer in backbone.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]

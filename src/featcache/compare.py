@@ -123,11 +123,11 @@ def fit_heads(
 class _Data:
     """The training part with its folds, and the held-out part."""
 
-    X: np.ndarray
-    y: np.ndarray
-    X_test: np.ndarray
+    views: np.ndarray  # (n, v, d) features of the training part: all views, the clean one first
+    y: np.ndarray  # (n,)
+    X_test: np.ndarray  # (m, d) clean images
     y_test: np.ndarray
-    folds: list[tuple[np.ndarray, np.ndarray]]  # (train rows, test rows) of X
+    folds: list[tuple[np.ndarray, np.ndarray]]  # (train rows, test rows) of `views`
 
     @classmethod
     def of(cls, features: store.Features, cv: int, seed: int) -> _Data:
@@ -145,7 +145,20 @@ class _Data:
             about.labels, features.digests[train], cv, seed, features.class_names, about.groups
         )
         X, y = features.X, features.labels
-        return cls(X[train], y[train], X[test], y[test], folds)
+        views = features.views[train] if features.spec.views > 1 else X[train][:, None]
+        return cls(views, y[train], X[test], y[test], folds)
+
+
+def _fit(
+    name: str, params: dict[str, Any], views: np.ndarray, y: np.ndarray, rows: np.ndarray
+) -> heads.Head:
+    """Fit a head to all views of some rows; which are of one image is said to it."""
+    some = views[rows]
+    n, v, d = some.shape
+    groups = np.repeat(np.arange(n), v) if v > 1 else None
+    return heads.CATALOGUE[name](**params).fit(
+        some.reshape(n * v, d), np.repeat(y[rows], v), groups
+    )
 
 
 def _search(
@@ -167,7 +180,7 @@ def _search(
             _Call(
                 _score_fold,
                 (name, number, fold),
-                (name, settings[name][number], data.X, data.y, *data.folds[fold]),
+                (name, settings[name][number], data.views, data.y, *data.folds[fold]),
             )
             for name, number, fold in tasks
         )
@@ -182,7 +195,7 @@ def _refit_all(
 ) -> list[Result]:
     """Fit each head's best setting on the whole training part, save it, score the held-out part."""
     folder = folder.resolve()  # a worker process may have another current folder
-    parts = (data.X, data.y, data.X_test, data.y_test)
+    parts = (data.views, data.y, data.X_test, data.y_test)
     results = []
     with _parallel(jobs) as run:
         done = run(
@@ -253,23 +266,24 @@ def _parallel(jobs: int) -> Iterator[Any]:
 def _score_fold(
     name: str,
     params: dict[str, Any],
-    X: np.ndarray,
+    views: np.ndarray,
     y: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
 ) -> float:
+    """Fit on all views of the training rows, return the accuracy on the clean test rows."""
     limit_threads()
     with warnings.catch_warnings():
         # a setting that does not converge is a worse candidate; the chosen one is looked at again
         warnings.simplefilter("ignore")
-        head = heads.CATALOGUE[name](**params).fit(X[train], y[train])
-    return float(np.mean(head.predict(X[test]) == y[test]))
+        head = _fit(name, params, views, y, train)
+    return float(np.mean(head.predict(views[test, 0]) == y[test]))
 
 
 def _refit(
     name: str,
     params: dict[str, Any],
-    X: np.ndarray,
+    views: np.ndarray,
     y: np.ndarray,
     X_test: np.ndarray,
     y_test: np.ndarray,
@@ -282,7 +296,7 @@ def _refit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         started = time.perf_counter()
-        head = heads.CATALOGUE[name](**params).fit(X, y)
+        head = _fit(name, params, views, y, np.arange(len(y)))
         seconds = time.perf_counter() - started
     predicted = head.predict(X_test)
     messages = [" ".join(str(warning.message).split())[:200] for warning in caught]

@@ -1,24 +1,30 @@
-"""Rows that are nowhere yet: images through the backbone into parts."""
+"""Rows that are nowhere yet: images through the backbones into parts.
+
+An image is read and decoded once for all that is made of it: several backbones at their own sizes,
+several layers of one forward pass, several views. Decoding, the backbones and the writing of parts
+overlap.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from featcache import backbones, images, progress, runtime, store
+from featcache import images, progress, runtime
 from featcache.errors import SourceError
-from featcache.inventory import Inventory
+from featcache.inventory import first_of_each
+from featcache.keeping import Keeper
+from featcache.networks import Network, Settings
 from featcache.spec import ExtractionSpec
+from featcache.targets import Target
 
 ON_ERROR = ("skip", "stop")
-PART_ROWS = 2048
-PART_SECONDS = 30.0
-PART_BYTES = 32 << 20
 
 
 def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:
@@ -31,103 +37,192 @@ def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:
 
 
 @dataclass
+class Pass:
+    """Rows that need the same views from the same networks."""
+
+    rows: np.ndarray
+    views: tuple[int, ...]  # made of each image
+    needed: list[tuple[Network, list[int]]]  # places in `views` that a network gets
+
+
+@dataclass
 class Work:
-    """Running the backbone over rows of a source into parts."""
+    """Running backbones over the rows of one source into the parts of several targets."""
 
-    found: Inventory  # its `failed` is filled with what fails here
-    resolved: backbones.Resolved
-    parts: store.Parts
-    show_progress: bool
-    batch_size: int = 32
-    device: str = "auto"
-    stop: bool = False  # at the first failure
-    n_computed: int = 0
-
-    def compute(self, rows: np.ndarray) -> None:
-        """Compute these rows; whatever ends this early, finished rows are kept."""
-        spec = self.resolved.spec
-        keep = _Keeper(self.parts)
-        with progress.bar("Extracting", len(rows), "images", self.show_progress) as advance:
-            try:
-                for numbers, batch in images.batches(
-                    self.found.samples,
-                    self.found.scanned,
-                    rows.tolist(),
-                    spec=spec,
-                    batch_size=self.batch_size,
-                    failures=self.found.failed,
-                    max_pixels=self.found.max_pixels,
-                ):
-                    embeddings = _as_stored(self.run_backbone(batch), spec)
-                    good = self._check(numbers, embeddings)
-                    keep.add(self.found.scanned.digests[numbers[good]], embeddings[good])
-                    self.n_computed += int(good.sum())
-                    advance(len(numbers))
-                    self._stop_if_asked()
-            finally:
-                keep.flush()
-        self._stop_if_asked()
-
-    def build(self) -> None:
-        """Build the backbone now, so that its errors come before anything is touched."""
-        _ = self.run_backbone
+    targets: list[Target]
+    settings: Settings
+    waited_s: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "backbone": 0.0})
+    seconds: float = 0.0  # in `compute`, all in all
 
     @cached_property
-    def run_backbone(self) -> Callable[[Any], np.ndarray]:
-        """The compiled backbone, built when the first row needs it."""
-        where = runtime.pick_device(self.device)
-        spec = self.resolved.spec
-        backbone = self.resolved.backbone or backbones.build(
-            spec.backbone, self.resolved.weights, spec.image_size
+    def networks(self) -> list[Network]:
+        """The forward passes: targets that differ in the layer alone share one."""
+        by_pass: dict[tuple[Any, ...], list[Target]] = {}
+        for target in self.targets:
+            spec = target.spec
+            key = (spec.backbone, spec.weights, spec.image_size, spec.precision)
+            by_pass.setdefault(key, []).append(target)
+        return [Network(some, self.settings) for some in by_pass.values()]
+
+    def build(self) -> None:
+        """Build the backbones now, so that their errors come before anything is touched."""
+        for network in self.networks:
+            _ = network.compiled
+
+    def compute(self, missing: Sequence[np.ndarray]) -> None:
+        """Compute what is missing, (n, views) bool for each target.
+
+        Whatever ends this early, finished rows are kept.
+        """
+        started = time.monotonic()
+        wanted = {id(target): mask for target, mask in zip(self.targets, missing, strict=True)}
+        passes = [some for group in self._groups() for some in self._passes(group, wanted)]
+        n_images = sum(len(one.rows) for one in passes)
+        with (
+            ExitStack() as stack,
+            progress.bar("Extracting", n_images, "images", self.settings.show_progress) as advance,
+        ):
+            keepers = {id(t): stack.enter_context(Keeper(t.parts)) for t in self.targets}
+            for one in passes:
+                for numbers, outputs in self._run(one):
+                    for (network, places), arrays in zip(one.needed, outputs, strict=True):
+                        views = [one.views[place] for place in places]
+                        for target, array in zip(network.targets, arrays, strict=True):
+                            mine = wanted[id(target)][numbers][:, views]
+                            self._keep(target, keepers[id(target)], numbers, views, mine, array)
+                    advance(len(numbers), self._bound_by())
+                    self._stop_if_asked()
+        self.seconds += time.monotonic() - started
+        self._stop_if_asked()
+
+    def _groups(self) -> Iterator[list[Network]]:
+        """Part the networks by what can be decoded at once: a scaled image is for one size."""
+        by_size: dict[Any, list[Network]] = {}
+        for network in self.networks:
+            size = network.spec.image_size if network.spec.decode_scale else None
+            by_size.setdefault(size, []).append(network)
+        yield from by_size.values()
+
+    def _passes(self, networks: list[Network], wanted: dict[int, np.ndarray]) -> Iterator[Pass]:
+        need = np.stack(
+            [np.any([wanted[id(t)] for t in network.targets], axis=0) for network in networks],
+            axis=1,
+        )  # (n, n_networks, n_views)
+        rows = first_of_each(
+            self.targets[0].found.scanned.digests, np.flatnonzero(need.any(axis=(1, 2)))
         )
-        return runtime.compile_frozen(backbones.frozen_extractor(backbone, spec), where)
+        if not len(rows):
+            return
+        patterns, which = np.unique(need[rows], axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            made = np.flatnonzero(pattern.any(axis=0)).tolist()
+            needed = [
+                (network, [made.index(view) for view in np.flatnonzero(views).tolist()])
+                for network, views in zip(networks, pattern, strict=True)
+                if views.any()
+            ]
+            yield Pass(rows[which.ravel() == number], tuple(made), needed)
 
-    def _stop_if_asked(self) -> None:
-        if self.stop:
-            stop_at_failure(self.found.named_failures())
+    def _run(self, one: Pass) -> Iterator[tuple[np.ndarray, list[list[np.ndarray]]]]:
+        """Yield row numbers with, for each network and target, embeddings (b, v, d)."""
+        found = self.targets[0].found
+        failures: dict[int, str] = {}
+        stacks = images.stacks(
+            found.samples,
+            found.scanned,
+            one.rows.tolist(),
+            specs=[network.spec for network, _ in one.needed],
+            view_numbers=one.views,
+            batch_size=self.settings.batch_size,
+            failures=failures,
+            max_pixels=found.max_pixels,
+        )
 
-    def _check(self, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        def start(made: tuple[np.ndarray, ...]) -> Callable[[], list[list[np.ndarray]]]:
+            finish = []
+            for (network, places), stack in zip(one.needed, made, strict=True):
+                mine = stack if len(places) == stack.shape[1] else stack[:, places]
+                network.check(mine[:, 0])
+                finish.append(network.start(mine))
+            return lambda: [done() for done in finish]
+
+        for network, _ in one.needed:
+            _ = network.compiled
+        ahead = max(network.compiled.ahead for network, _ in one.needed)
+        done = runtime.in_order(self._timed(stacks), start, ahead)
+        before = time.monotonic()
+        for numbers, outputs in done:
+            self.waited_s["backbone"] += time.monotonic() - before
+            self._fail(one, failures)
+            yield numbers, outputs
+            before = time.monotonic()
+        self._fail(one, failures)
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass batches on; what is waited for them is decoding, not the backbone."""
+        while True:
+            before = time.monotonic()
+            batch = next(batches, None)
+            waited = time.monotonic() - before
+            self.waited_s["decoding"] += waited
+            self.waited_s["backbone"] -= waited  # which is timed around this
+            if batch is None:
+                return
+            yield batch
+
+    def _bound_by(self) -> str:
+        """Say which part of the pipeline the others wait for."""
+        decoding, backbone = self.waited_s["decoding"], self.waited_s["backbone"]
+        share = decoding / (decoding + backbone) if decoding + backbone > 0 else 0.0
+        return f"bound by {'decoding' if share > 0.5 else 'the backbone'}"
+
+    def _fail(self, one: Pass, failures: dict[int, str]) -> None:
+        for network, _ in one.needed:
+            for target in network.targets:
+                target.found.failed.update(failures)
+        failures.clear()
+
+    def _keep(
+        self,
+        target: Target,
+        keeper: Keeper,
+        numbers: np.ndarray,
+        views: list[int],
+        mine: np.ndarray,
+        array: np.ndarray,
+    ) -> None:
+        embeddings = _as_stored(array, target.spec)
+        good = self._check(target, numbers, embeddings)
+        some = [good & mine[:, place] for place in range(len(views))]
+        keys = [target.keys(numbers[rows], view) for rows, view in zip(some, views, strict=True)]
+        rows = [embeddings[rows, place] for place, rows in enumerate(some)]
+        keeper.add(np.concatenate(keys), np.concatenate(rows))
+        target.computed.update(numbers[good & mine.any(axis=1)].tolist())
+
+    def _check(self, target: Target, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Return which rows of a batch may be kept; the others become failures."""
-        good: np.ndarray = np.isfinite(embeddings).all(axis=1)
+        found = target.found
+        good: np.ndarray = np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim)))
         for place, row in enumerate(numbers.tolist()):
             if not good[place]:
-                self.found.failed[row] = f"its features are not finite in {embeddings.dtype}"
-            elif not self._is_unchanged(row):
+                found.failed[row] = f"its features are not finite in {embeddings.dtype}"
+            elif not self._is_unchanged(target, row):
                 # its digest is of other bytes than its pixels; the next run looks at it afresh
-                self.found.failed[row] = "it changed while it was read"
-                self.found.scanned.digests[row] = 0
+                found.failed[row] = "it changed while it was read"
+                found.scanned.digests[row] = 0
                 good[place] = False
         return good
 
-    def _is_unchanged(self, row: int) -> bool:
+    def _is_unchanged(self, target: Target, row: int) -> bool:
         try:
-            return self.found.samples.stamp(row) == self.found.scanned.stamp(row)
+            return target.found.samples.stamp(row) == target.found.scanned.stamp(row)
         except OSError:
             return False
 
-
-class _Keeper:
-    """Gathers rows and writes a part when there are enough, or enough time has gone by."""
-
-    def __init__(self, parts: store.Parts):
-        self.parts = parts
-        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self.last = time.monotonic()
-
-    def add(self, digests: np.ndarray, embeddings: np.ndarray) -> None:
-        self.waiting.append((digests, embeddings))
-        n_rows = sum(len(block) for block, _ in self.waiting)
-        n_bytes = sum(block.nbytes for _, block in self.waiting)
-        is_full = n_rows >= PART_ROWS or n_bytes >= PART_BYTES
-        if is_full or time.monotonic() - self.last >= PART_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        blocks = [block for block in self.waiting if len(block[0])]
-        self.waiting = []
-        if blocks:
-            self.parts.write(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
-        self.last = time.monotonic()
+    def _stop_if_asked(self) -> None:
+        if self.settings.stop:
+            for target in self.targets:
+                stop_at_failure(target.found.named_failures())
 
 
 def _as_stored(embeddings: np.ndarray, spec: ExtractionSpec) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ _PLAIN_CHUNKS: dict[bytes, int | None] = {
     b"bKGD": None,
     b"sBIT": None,
 }
+RATIOS = (8, 4, 2)  # JPEG decoders shrink by these at almost no cost
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the entropy-coded data of a scan
 # what the suffixes of a folder's images stand for; Pillow would run a program for PostScript
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "PPM")
 
@@ -53,8 +56,23 @@ def is_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     return False
 
 
-def decode(data: bytes, background: str = BACKGROUND, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def shortest_side(ratio: int, side: int) -> int:
+    """Return from which shorter side on, in pixels, an image for `side` is decoded at 1/`ratio`.
+
+    It then still has twice as many pixels a side as needed, upright or not.
+    """
+    return 2 * ratio * side
+
+
+def decode(
+    data: bytes,
+    background: str = BACKGROUND,
+    max_pixels: int = MAX_PIXELS,
+    side: int | None = None,
+) -> np.ndarray:
     """Return upright RGB, (height, width, 3) uint8, composited on `background`.
+
+    For images that will have this longer `side`, large JPEGs are decoded at 1/2, 1/4 or 1/8.
 
     Raises
     ------
@@ -71,6 +89,11 @@ def decode(data: bytes, background: str = BACKGROUND, max_pixels: int = MAX_PIXE
                 raise UnreadableImageError(
                     f"{image.width} x {image.height} pixels are more than {max_pixels}"
                 )
+            if side is not None and image.format in ("JPEG", "MPO"):
+                for ratio in RATIOS:
+                    if min(image.size) >= shortest_side(ratio, side):
+                        image.draft(image.mode, (image.width // ratio, image.height // ratio))
+                        break
             return composite(upright(image), background)
     except UnreadableImageError:
         raise
@@ -162,7 +185,7 @@ def colour(text: str) -> str:
 
 
 def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Baseline, grey or three components, complete, upright by all that is said, not too large."""
+    """Grey or three components, complete, upright by all that is said, not too large."""
     position, frame = 2, None
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -189,10 +212,43 @@ def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
             kind, height, width, components = frame
             if components not in (1, 3) or not 0 < height * width <= max_pixels:
                 return False
-            # where scans of a progressive file are missing, decoders smooth over it variously
+            if kind == 0xC2:
+                # where scans of a progressive file are missing, decoders smooth over it variously
+                return _has_every_scan(data, position, components)
             return kind in (0xC0, 0xC1)
         position += 2 + length
     return False
+
+
+def _has_every_scan(data: bytes, position: int, n_components: int) -> bool:
+    """Follow a progressive JPEG's scans, from the first one's marker: is every bit of it there?"""
+    bits_missing = np.full((n_components, 64), -1)  # of each coefficient; -1 is all of them
+    names: dict[int, int] = {}
+    while position + 4 <= len(data):
+        marker = data[position + 1]
+        if marker == 0xD9:
+            return not bits_missing.any()
+        if marker not in (0xC4, 0xDA, 0xDD, 0xFE):  # tables, scans, restarts, comments
+            return False
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        end = position + 2 + length
+        if marker == 0xDA:
+            segment = data[position + 4 : end]
+            n = segment[0] if segment else 0
+            if len(segment) != 4 + 2 * n or not 1 <= n <= n_components:
+                return False
+            first, last, accuracy = segment[1 + 2 * n], segment[2 + 2 * n], segment[3 + 2 * n]
+            for name in segment[1 : 1 + 2 * n : 2]:
+                component = names.setdefault(name, len(names))
+                if component >= n_components:
+                    return False
+                bits_missing[component, first : last + 1] = accuracy & 15
+            found = _MARKER.search(data, end)
+            if found is None:
+                return False
+            end = found.start()
+        position = end
+    return not bits_missing.any() and data[position : position + 2] == b"\xff\xd9"
 
 
 def _is_upright(exif: bytes) -> bool:

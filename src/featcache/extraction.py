@@ -1,42 +1,35 @@
-"""Run a frozen backbone once over the images of a source: source x backbone -> feature file.
+"""Run frozen backbones once over the images of a source: source x backbones -> feature files.
 
-The order of work: list and hash the images; if a file holds exactly these rows, stop there; else
-find every row that was ever computed with this spec, compute the rest into parts, publish.
+The order of work: list and hash the images; where files hold exactly these rows, stop there; else
+find every row that was ever computed with these specs, compute the rest into parts, publish.
 TensorFlow is imported only when something has to be computed.
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import os
-import platform
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-import numpy as np
-
-from featcache import (
-    backbones,
-    decoding,
-    progress,
-    runtime,
-    sources,
-    store,
-    weights_memo,
-)
+from featcache import backbones, catalogue, decoding, progress, sources, store, weights_memo
+from featcache import runtime as compilation
+from featcache.assembling import assemble
 from featcache.computing import ON_ERROR, Work, stop_at_failure
-from featcache.errors import SourceError, SpecError, StoreError
-from featcache.inventory import Inventory, first_of_each, known_stamps, look
-from featcache.spec import MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.errors import SpecError, StoreError
+from featcache.inventory import known_stamps, look
+from featcache.networks import Settings
+from featcache.spec import AUGMENTATIONS, MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.targets import Target, open_if_good
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
-MAX_ATTEMPTS = 10
 CHECKS = ("stat", "content")
+
+Names = Union[str, Sequence[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,9 @@ class Extraction:
     n_removed: int  # rows of the file before whose image is no longer in the source
     n_failed: int  # images that could not be read, named in the file's `failures`
     n_passed_over: int  # files that are no images
-    seconds: float
+    seconds: float  # until all files of the run were there
+    computing_s: float = 0.0  # of it with images going through the backbones
+    waited_s: dict[str, float] = field(default_factory=dict)  # of that, for which part
 
 
 def extract(
@@ -63,7 +58,11 @@ def extract(
     image_size: int | tuple[int, int] | None = None,
     resize: str = "bilinear",
     background: str = "white",
+    decode_scale: bool = False,
+    views: int = 1,
+    augment: Names = None,
     dtype: str = "float32",
+    precision: str = "float32",
     root: str | os.PathLike[str] | None = None,
     target: str | None = None,
     limit: int | None = None,
@@ -71,6 +70,7 @@ def extract(
     on_error: str = "skip",
     batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
+    runtime: str = "auto",
     device: str = "auto",
     check: str = "stat",
     wait: bool = True,
@@ -91,13 +91,21 @@ def extract(
     image_size : pixels, one number or (height, width); None is the backbone's own size.
     resize : bilinear (as Keras does), or antialias (better for large photographs, slower).
     background : colour under transparent pixels, a name or #rrggbb.
+    decode_scale : decode JPEGs at 1/2, 1/4 or 1/8 as long as they keep at least twice the size.
+    views : embeddings an image: the clean one and `views` - 1 augmented ones, for heads that train
+        on `Features.views`.
+    augment : how, of flip, crop and color; None is all of them where there are views.
     dtype : float32 or float16, as stored.
+    precision : float32, bfloat16 or float16, in which the backbone computes; other numbers, faster
+        where the machine has it.
     root, target : see `open_source`; for a manifest or tar files.
     limit : use only so many images, spread evenly over the sorted list.
     max_pixels : larger images are failures.
     on_error : skip records an image that cannot be read as a failure; stop raises at the first.
-    batch_size : images a forward pass; changes no more than the last bits of the numbers.
-    device : auto, cpu or gpu; auto is the GPU where TensorFlow sees one.
+    batch_size : images decoded and computed together, views counted; changes no more than the last
+        bits of the numbers.
+    runtime : auto, tensorflow or openvino; auto is OpenVINO on a CPU where it is installed.
+    device : auto, cpu or gpu; auto is every GPU that TensorFlow sees, else the CPU.
     check : stat trusts a file whose size and modification time are those of last time; content
         reads every file.
     wait : wait for another process that extracts into the same file, instead of raising.
@@ -117,7 +125,11 @@ def extract(
         image_size=image_size,
         resize=resize,
         background=background,
+        decode_scale=decode_scale,
+        views=views,
+        augment=augment,
         dtype=dtype,
+        precision=precision,
         root=root,
         target=target,
         limit=limit,
@@ -125,6 +137,7 @@ def extract(
         on_error=on_error,
         batch_size=batch_size,
         cache_dir=cache_dir,
+        runtime=runtime,
         device=device,
         check=check,
         wait=wait,
@@ -133,10 +146,46 @@ def extract(
     ).features
 
 
-def run(
+def extract_all(
     source: Any = DEFAULT_SOURCE,
-    backbone: str | None = None,
+    backbones: Sequence[str] | None = None,
     *,
+    layers: Sequence[str] | None = None,
+    **options: Any,
+) -> list[store.Features]:
+    """Return the features of several backbones, or of several layers of one, from one pass.
+
+    Each image is read and decoded once; layers of one backbone share its forward pass.
+
+    Parameters
+    ----------
+    backbones : names, each run at its own image size; None is the default.
+    layers : names of layers of one backbone; None is its output.
+    **options : as for `extract`.
+
+    Raises
+    ------
+    SourceError, SpecError, BackboneError, StoreError
+        As `extract`; SpecError also for layers of several backbones.
+    """
+    done = run_all(source, backbones, layer=layers, **options)
+    return [one.features for one in done]
+
+
+def run(source: Any = DEFAULT_SOURCE, backbone: str | None = None, **options: Any) -> Extraction:
+    """Do what `extract` does for one file, and also say what was computed, reused and failed."""
+    (done,) = run_all(source, backbone, **options)
+    return done
+
+
+def run_all(
+    source: Any = DEFAULT_SOURCE,
+    backbone: Names = None,
+    *,
+    layer: Names = None,
+    augment: Names = None,
+    views: int = 1,
+    precision: str = "float32",
     background: str = "white",
     root: str | os.PathLike[str] | None = None,
     target: str | None = None,
@@ -145,160 +194,147 @@ def run(
     on_error: str = "skip",
     batch_size: int = 32,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
+    runtime: str = "auto",
     device: str = "auto",
     check: str = "stat",
     wait: bool = True,
     overwrite: bool = False,
     show_progress: bool = True,
     **spec_options: Any,
-) -> Extraction:
-    """Do what `extract` does and also say what was computed, reused and failed."""
+) -> list[Extraction]:
+    """Do what `extract` does, and also say what was computed, reused and failed for each file."""
     started = time.monotonic()
-    check_choice("device", device, runtime.DEVICES)
+    compilation.check_options(runtime, device, precision)
     check_choice("check", check, CHECKS)
     check_choice("on_error", on_error, ON_ERROR)
     for name, value in (("batch_size", batch_size), ("limit", limit), ("max_pixels", max_pixels)):
         if value is not None and value < 1:
             raise SpecError(f"{name} must be 1 or more; got {value}.")
-    spec_options["background"] = decoding.colour(background)
+    spec_options |= {
+        "background": decoding.colour(background),
+        "views": views,
+        "augment": _augmentations(augment, views),
+        "precision": precision,
+    }
     cache = Path(cache_dir)
+    models = cache / compilation.MODELS_FOLDER
     samples = sources.open_source(source, root=root, target=target)
     path_suffix = ""
     if limit is not None and limit < len(samples):
         samples, path_suffix = samples.limit(limit), f"-limit{limit}"
-    resolved = backbones.resolve(backbone, memo=cache / weights_memo.FILE_NAME, **spec_options)
+    every = [
+        backbones.resolve(name, layer=tap, memo=cache / weights_memo.FILE_NAME, **spec_options)
+        for name, tap in _combined(backbone, layer, spec_options.get("weights"))
+    ]
     folder = store.source_folder(cache, samples.name, samples.origin)
-    path = folder / f"{resolved.spec.short_name}{path_suffix}.h5"
+    paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
 
-    published = _open_if_good(path)
-    known = known_stamps(published) if published is not None and check == "stat" else None
+    published = [open_if_good(path) for path in paths]
+    known = _stamps_in_all(published) if check == "stat" else None
     state = look(samples, max_pixels, known, show_progress)
     stop = on_error == "stop"
     if stop:
         stop_at_failure(state.named_failures())
-
-    def done(features: store.Features, n_computed: int, hit: bool) -> Extraction:
-        if stop:
+    targets = [
+        Target(path, one, replace(state, failed=dict(state.failed)))
+        for path, one in zip(paths, every, strict=True)
+    ]
+    files: dict[Path, store.Features] = {}
+    todo = []
+    for mine, before in zip(targets, published, strict=True):
+        if before is not None and not overwrite and mine.found.is_all_in(before):
+            _tidy(mine.parts)
+            files[mine.path] = before
+        else:
+            todo.append(mine)
+            if not overwrite and before is None:
+                _say_why(folder, mine.spec, show_progress)
+    settings = Settings(batch_size, device, runtime, stop, show_progress, models)
+    with ExitStack() as stack:
+        # always in the same order: two runs that want each other's files must not wait for ever
+        for path in sorted(mine.path for mine in todo):
+            stack.enter_context(
+                store.locked(path, wait, lambda text: progress.note(text, show_progress))
+            )
+        for mine in list(todo):
+            finished = mine.published  # another process may have been quicker
+            if finished is not None and not overwrite and mine.found.is_all_in(finished):
+                mine.parts.clear()
+                files[mine.path] = finished
+                todo.remove(mine)
+                continue
+            mine.parts.sweep()
+            if overwrite:
+                mine.parts.clear()
+        work = Work(todo, settings)
+        files |= assemble(work, None if overwrite else cache)
+    if stop:
+        for features in files.values():
             stop_at_failure((failure.id, failure.reason) for failure in features.failures)
-        return Extraction(
-            features=features,
-            hit=hit,
-            n_computed=n_computed,
-            n_reused=len(features) - n_computed,
-            n_removed=len(set(published.ids) - set(samples.ids)) if published else 0,
-            n_failed=len(features.failures),
+    return [
+        Extraction(
+            features=files[mine.path],
+            hit=mine not in todo,
+            n_computed=len(mine.computed),
+            n_reused=len(files[mine.path]) - len(mine.computed),
+            n_removed=len(set(before.ids) - set(samples.ids)) if before else 0,
+            n_failed=len(files[mine.path].failures),
             n_passed_over=samples.n_passed_over,
             seconds=time.monotonic() - started,
+            computing_s=work.seconds,
+            waited_s=work.waited_s,
         )
-
-    parts = store.Parts(path, resolved.spec.fingerprint, samples.origin)
-    if published is not None and not overwrite and state.is_all_in(published):
-        _tidy(parts)
-        return done(published, 0, hit=True)
-    if not overwrite:
-        _say_why(published, folder, resolved.spec, show_progress)
-    with store.locked(path, wait, lambda text: progress.note(text, show_progress)):
-        finished = _open_if_good(path)  # another process may have been quicker
-        if finished is not None and not overwrite and state.is_all_in(finished):
-            parts.clear()
-            return done(finished, 0, hit=True)
-        work = Work(state, resolved, parts, show_progress, batch_size, device, stop)
-        parts.sweep()
-        if overwrite:
-            parts.clear()
-        features = _assemble(path, None if overwrite else cache, work)
-    return done(features, work.n_computed, hit=False)
+        for mine, before in zip(targets, published, strict=True)
+    ]
 
 
-def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
-    """Compute the damaged rows of a feature file again from its source, and publish it anew.
+def _names(names: Names) -> list[str | None]:
+    """Return names without repetitions; None is one of them."""
+    return [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names))
 
-    Returns
-    -------
-    What was damaged, and the number of rows computed.
 
-    Raises
-    ------
-    SourceError, BackboneError, StoreError
-        When the images or the weights are no longer where they were, or the file does not lie in a
-        cache folder; it is left as it is.
-    """
-    if store.owner(path.parent) != store.Features(path).provenance["source"]:
-        raise StoreError(
-            f"'{path}' does not lie in the cache folder it was made for. Move it back to its "
-            f"folder there, beside source.json, and verify again."
+def _combined(
+    backbone: Names, layer: Names, weights: str | None
+) -> list[tuple[str | None, str | None]]:
+    """Return backbone and layer of each file to be made."""
+    names, layers = _names(backbone), _names(layer)
+    if not names or not layers:
+        raise SpecError("backbone and layer must name at least one; got an empty list.")
+    if len(names) > 1 and layers != [None]:
+        raise SpecError(
+            f"layer names a layer of one backbone; {len(names)} are given. Extract each with its "
+            f"own layers."
         )
-    with store.locked(path, True, progress.note):
-        features = store.Features(path)
-        spec, provenance = features.spec, features.provenance
-        parts = store.Parts(path, spec.fingerprint, provenance["source"])
-        damage = store.verify(features)
-        if not damage:
-            parts.clear()
-            return damage, 0
-        samples = sources.reopen(provenance)
-        if limit := provenance.get("limit"):
-            samples = samples.limit(limit)
-        name, options = backbones.options_of(spec, provenance["weights"])
-        memo = path.parent.parent / weights_memo.FILE_NAME
-        resolved = backbones.resolve(name, memo=memo, **options)
-        if resolved.spec != spec:
-            raise StoreError(
-                f"The weights of '{path}', {provenance['weights']}, are no longer the same; put "
-                f"them back and verify again."
-            )
-        max_pixels = provenance.get("max_pixels", MAX_PIXELS)
-        state = look(samples, max_pixels, None, show_progress)
-        work = Work(state, resolved, parts, show_progress)
-        work.build()  # its errors come before anything is written
-        store.salvage(features, damage, parts)
-        _assemble(path, path.parent.parent, work, passed_by=path)
-    return damage, work.n_computed
+    if len(names) > 1 and weights not in (None, "imagenet", "random"):
+        raise SpecError(
+            f"weights '{weights}' are of one backbone; {len(names)} are given. Extract each with "
+            f"its own weights."
+        )
+    for name in names if len(names) > 1 else ():
+        if name is not None:
+            catalogue.find(name)  # its error comes before another one's weights are fetched
+    return [(name, tap) for name in names for tap in layers]
 
 
-def _assemble(
-    path: Path, cache: Path | None, work: Work, passed_by: Path | None = None
-) -> store.Features:
-    """Compute what no file has, and publish; the lock of `path` is held.
+def _augmentations(augment: Names, views: int) -> tuple[str, ...]:
+    """Return augmentations in the order in which they are applied."""
+    if augment is None:
+        return AUGMENTATIONS if views > 1 else ()
+    names = [augment] if isinstance(augment, str) else list(augment)
+    for name in names:
+        check_choice("augment", name, AUGMENTATIONS)
+    return tuple(name for name in AUGMENTATIONS if name in names)
 
-    `cache` is the folder whose files may lend rows, but for the one `passed_by`; None uses this
-    run's parts alone.
-    """
-    state, spec = work.found, work.resolved.spec
-    samples = state.samples
-    damaged = {passed_by}
-    # each lender may turn out damaged, and then its rows are computed
-    attempts = MAX_ATTEMPTS + 2 * (len(store.of_fingerprint(cache, spec)) if cache else 0)
-    for _ in range(attempts):
-        # again from the top when a file that was to lend rows turns out damaged, or is gone
-        lenders = [*work.parts.paths(), *(store.of_fingerprint(cache, spec) if cache else ())]
-        kept = store.Rows([lender for lender in lenders if lender not in damaged])
-        is_missing = kept.find(state.scanned.digests) < 0
-        is_missing[list(state.failed)] = False
-        missing = np.flatnonzero(is_missing)
-        if len(missing):
-            work.compute(first_of_each(state.scanned.digests, missing))
-            state.fail_copies()
-            continue
-        table = state.table()
-        if not table.ids:
-            example = table.failures[0]
-            raise SourceError(
-                f"None of the {len(samples)} images in '{samples.origin}' could be read; "
-                f"the first, '{example.id}': {example.reason}."
-            )
-        try:
-            provenance = _provenance(state, work.resolved.weights)
-            features = store.publish(path, spec, table, kept, provenance)
-        except store.DamagedFileError as error:
-            damaged.add(error.path)
-            continue
-        work.parts.clear()  # every row of the source is in the file now
-        return features
-    raise StoreError(
-        f"Rows for '{path}' disappeared {attempts} times. Does another program write there? "
-        f"Run the same command again, or use another --cache-dir."
-    )
+
+def _stamps_in_all(
+    published: Sequence[store.Features | None],
+) -> dict[str, tuple[sources.Stamp, bytes]] | None:
+    """Return what is known of files that every target has: others must be read anyway."""
+    stamps = [known_stamps(features) for features in published if features is not None]
+    if len(stamps) < len(published):
+        return None
+    first, *others = stamps
+    return {id_: one for id_, one in first.items() if all(o.get(id_) == one for o in others)}
 
 
 def _tidy(parts: store.Parts) -> None:
@@ -309,43 +345,14 @@ def _tidy(parts: store.Parts) -> None:
             parts.clear()
 
 
-def _say_why(
-    published: store.Features | None, folder: Path, spec: ExtractionSpec, show: bool
-) -> None:
+def _say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
     """Say which field of the spec differs from that of the newest file of the same source."""
-    if published is not None or not folder.is_dir():
+    if not folder.is_dir():
         return
     newest_first = sorted(folder.glob("*.h5"), key=lambda file: file.stat().st_mtime, reverse=True)
     for other in newest_first:
-        found = _open_if_good(other)
+        found = open_if_good(other)
         if found is not None and found.spec != spec:
             differences = "; ".join(spec.differences(found.spec))
             progress.note(f"No cached features: {differences}.", show)
             return
-
-
-def _open_if_good(path: Path) -> store.Features | None:
-    """Return a feature file whose columns can be read; whether its features can is not asked."""
-    try:
-        features = store.Features(path)
-        assert features.table
-    except StoreError:
-        return None
-    return features
-
-
-def _provenance(state: Inventory, weights: str) -> dict[str, Any]:
-    """Return what is worth knowing about a run but does not change its numbers."""
-    samples = state.samples
-    packages = ("tensorflow", "keras", "numpy", "h5py", "pillow")
-    return {
-        "source": samples.origin,
-        "source_options": dict(samples.options),
-        "limit": samples.limited_to,
-        "max_pixels": state.max_pixels,
-        "weights": weights,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }

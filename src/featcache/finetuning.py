@@ -100,7 +100,7 @@ def finetune(
             "The votes of rbf-svm have no gradient, so it cannot be fine-tuned. "
             "Stitch another head: `featcache stitch HEADS --head logreg`."
         )
-    runtime.pick_device(device)
+    runtime.gpus(device)  # its error comes before anything is loaded
     data = _Data(described, source, batch_size, seed)
     network = predict.load_keras(path, described)
     unfrozen = _unfreeze(network, unfreeze)

@@ -1,4 +1,4 @@
-"""Images of a source to batches at the network's size.
+"""Images of a source to batches at the networks' sizes.
 
 Plain JPEG and PNG files are decoded by TensorFlow inside `tf.data`. Whatever TensorFlow would read
 otherwise than a person sees it (EXIF rotation, alpha, palettes, CMYK, 16 bits) and every other
@@ -8,22 +8,25 @@ why not. Both are resized by the same TensorFlow op. No normalisation here; valu
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
 
-from featcache import decoding, quiet
+from featcache import decoding, quiet, views
 from featcache.decoding import UnreadableImageError, VanishedImageError, is_plain
 from featcache.sources import Scan, Source
-from featcache.spec import BACKGROUND, MAX_PIXELS, ExtractionSpec
+from featcache.spec import MAX_PIXELS, ExtractionSpec
 
 __all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "is_plain", "pixels", "resize"]
 
 Decoded = Union[np.ndarray, UnreadableImageError]
+CLEAN = (0,)
 
 
 def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
@@ -59,22 +62,66 @@ def batches(
 
     Yields
     ------
-    (b,) int64 and (b, height, width, 3) float32 on the device, b <= `batch_size`.
+    (b,) int64 and (b, height, width, 3) float32, b <= `batch_size`.
     """
+    for numbers, (images,) in stacks(
+        source,
+        scanned,
+        rows,
+        specs=[spec],
+        batch_size=batch_size,
+        failures=failures,
+        max_pixels=max_pixels,
+    ):
+        yield numbers, images[:, 0]
+
+
+def stacks(
+    source: Source,
+    scanned: Scan,
+    rows: Sequence[int],
+    *,
+    specs: Sequence[ExtractionSpec],
+    view_numbers: tuple[int, ...] = CLEAN,
+    batch_size: int,
+    failures: dict[int, str],
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """Yield what `batches` does for several specs and views; each image is decoded once.
+
+    Parameters
+    ----------
+    specs : the images of each; they differ in nothing about images but `image_size`, and not in
+        that with `decode_scale`, which goes by it.
+    view_numbers : which views to make, 0 is the clean one.
+    batch_size : images a batch, all views counted.
+
+    Yields
+    ------
+    (b,) int64, and for each spec (b, n_views, height, width, 3) float32.
+    """
+    recipe = _Recipe(
+        spec=specs[0],
+        sizes=tuple(dict.fromkeys(spec.image_size for spec in specs)),
+        views=view_numbers,
+        digests=scanned.digests,
+        batch_size=max(1, batch_size // len(view_numbers)),
+    )
+    assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
+    place = [recipe.sizes.index(spec.image_size) for spec in specs]
     in_graph = [row for row in rows if scanned.plain[row]]
     # what TensorFlow fails on never arrives; it stays in `left` and Pillow has the last word
     left = dict.fromkeys(rows)
     with decoding.own_limit():
         if in_graph:
-            for numbers, images in _decoded_by_tensorflow(source, in_graph, spec, batch_size):
-                numbers = numbers.numpy()
+            for numbers, images in _decoded_by_tensorflow(source, in_graph, recipe):
                 for row in numbers.tolist():
                     del left[row]
-                yield numbers, images
+                yield numbers, tuple(images[i] for i in place)
         if left:
 
             def readable() -> Iterator[tuple[int, np.ndarray]]:
-                for row, image in _in_threads(source, left, spec.background, max_pixels):
+                for row, image in _in_threads(source, left, recipe, max_pixels):
                     if isinstance(image, np.ndarray):
                         yield row, image
                         continue
@@ -82,16 +129,19 @@ def batches(
                     if isinstance(image, VanishedImageError):
                         scanned.digests[row] = 0
 
-            yield from _batched(readable, source.contents.dtype, spec, batch_size)
+            for numbers, images in _decoded_already(readable, source.contents.dtype, recipe):
+                yield numbers, tuple(images[i] for i in place)
 
 
 def pixels(
     source: Source,
     row: int,
-    background: str = BACKGROUND,
+    spec: ExtractionSpec,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Return one image of a source as upright RGB, (height, width, 3), 0 to 255.
+
+    With `spec.decode_scale` a large JPEG is smaller already, but at least twice the spec's size.
 
     Raises
     ------
@@ -103,13 +153,63 @@ def pixels(
     except OSError as error:
         raise VanishedImageError(error.strerror or str(error)) from error
     if isinstance(raw, bytes):
-        return decoding.decode(raw, background, max_pixels)
-    return decoding.composite(raw, background)
+        side = max(spec.image_size) if spec.decode_scale else None
+        return decoding.decode(raw, spec.background, max_pixels, side)
+    return decoding.composite(raw, spec.background)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What becomes of each decoded image."""
+
+    spec: ExtractionSpec  # for all but the size
+    sizes: tuple[tuple[int, int], ...]
+    views: tuple[int, ...]
+    digests: np.ndarray  # (n, 16) uint8 by row
+    batch_size: int
+
+    def made(self, row: Any, image: Any) -> tuple[Any, ...]:
+        """Return row and images (n_views, height, width, 3), one tensor a size."""
+        drawn = self._draws(row) if self.views != CLEAN else None
+        stacks = []
+        for size in self.sizes:
+            made = [self._view(image, size, place, drawn) for place in range(len(self.views))]
+            stack = made[0][None] if len(made) == 1 else quiet.tensorflow().stack(made)
+            stack.set_shape((len(self.views), *size, 3))
+            stacks.append(stack)
+        return (row, *stacks)
+
+    def _view(self, image: Any, size: tuple[int, int], place: int, drawn: Any) -> Any:
+        """One view; what is cheap on a small image comes after resizing."""
+        if self.views[place] == 0:
+            return resize(image, size, self.spec.resize)
+        augment, mine = self.spec.augment, drawn[place]
+        image = resize(
+            views.crop(image, mine) if "crop" in augment else image, size, self.spec.resize
+        )
+        if "flip" in augment:
+            image = views.flip(image, mine)
+        return views.color(image, mine) if "color" in augment else image
+
+    def _draws(self, row: Any) -> Any:
+        tf = quiet.tensorflow()
+        drawn = tf.numpy_function(
+            lambda number: views.draws(self.digests[number], self.views),
+            [row],
+            tf.float32,
+            stateful=False,
+        )
+        return tf.ensure_shape(drawn, (len(self.views), views.N_DRAWS))
+
+    def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+        """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
+        for numbers, *images in dataset.batch(self.batch_size).prefetch(2):
+            yield numbers.numpy(), tuple(stack.numpy() for stack in images)
 
 
 def _decoded_by_tensorflow(
-    source: Source, rows: Sequence[int], spec: ExtractionSpec, batch_size: int
-) -> Iterator[tuple[Any, Any]]:
+    source: Source, rows: Sequence[int], recipe: _Recipe
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
     tf = quiet.tensorflow()
     numbers = np.array(rows, np.int64)
     if source.paths is not None:
@@ -122,13 +222,31 @@ def _decoded_by_tensorflow(
             lambda: _read(source, rows), output_signature=signature
         )
 
-    def load(row: Any, data: Any) -> Any:
+    def decode(data: Any, ratio: int = 1) -> Any:
         # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
-        image = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")
-        return row, _sized(image, spec)
+        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    dataset = dataset.map(load, tf.data.AUTOTUNE).ignore_errors()
-    yield from dataset.batch(batch_size).prefetch(2)
+    def decode_small(data: Any) -> Any:
+        side = max(recipe.spec.image_size)
+        shortest = tf.cond(
+            tf.image.is_jpeg(data),
+            lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),
+            lambda: 0,
+        )
+        cases = [
+            (
+                shortest >= decoding.shortest_side(ratio, side),
+                functools.partial(decode, data, ratio),
+            )
+            for ratio in decoding.RATIOS
+        ]
+        return tf.case(cases, default=functools.partial(decode, data))
+
+    def load(row: Any, data: Any) -> Any:
+        image = decode_small(data) if recipe.spec.decode_scale else decode(data)
+        return recipe.made(row, image)
+
+    yield from recipe.batched(dataset.map(load, tf.data.AUTOTUNE).ignore_errors())
 
 
 def _read(source: Source, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
@@ -140,35 +258,23 @@ def _read(source: Source, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
             continue
 
 
-def _batched(
-    decoded: Callable[[], Iterator[tuple[int, np.ndarray]]],
-    dtype: str,
-    spec: ExtractionSpec,
-    batch_size: int,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yield batches of images that are decoded already, resized."""
+def _decoded_already(
+    decoded: Callable[[], Iterator[tuple[int, np.ndarray]]], dtype: str, recipe: _Recipe
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
     tf = quiet.tensorflow()
     signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), dtype))
     dataset = tf.data.Dataset.from_generator(decoded, output_signature=signature)
-    dataset = dataset.map(lambda row, image: (row, _sized(image, spec)), tf.data.AUTOTUNE)
-    for numbers, images in dataset.batch(batch_size).prefetch(2):
-        yield numbers.numpy(), images
-
-
-def _sized(image: Any, spec: ExtractionSpec) -> Any:
-    image = resize(image, spec.image_size, spec.resize)
-    image.set_shape((*spec.image_size, 3))
-    return image
+    yield from recipe.batched(dataset.map(recipe.made, tf.data.AUTOTUNE))
 
 
 def _in_threads(
-    source: Source, rows: Iterable[int], background: str, max_pixels: int
+    source: Source, rows: Iterable[int], recipe: _Recipe, max_pixels: int
 ) -> Iterator[tuple[int, Decoded]]:
     """Yield rows in order with their pixels or the reason there are none, a few ahead."""
 
     def attempt(row: int) -> Decoded:
         try:
-            return pixels(source, row, background, max_pixels)
+            return pixels(source, row, recipe.spec, max_pixels)
         except UnreadableImageError as error:
             return error
 

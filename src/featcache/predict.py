@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import card, images, progress, quiet, runtime, sources, weights_memo
+from featcache import card, images, progress, quiet, sources, weights_memo
+from featcache import runtime as compilation
 from featcache.errors import SourceError, SpecError, StitchError
 
 if TYPE_CHECKING:
@@ -46,17 +47,35 @@ class Model:
     ----------
     path : the .keras file; its card lies beside it.
     device : auto, cpu or gpu.
+    runtime : auto, tensorflow or openvino.
+    cache_dir : where a converted model is kept for the next time, if the folder is there.
 
     Raises
     ------
     StitchError
         When the model or its card is missing or damaged, or they do not belong together.
+    SpecError
+        When an option is wrong, or this machine has not what it asks for.
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: str = "auto"):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        runtime: str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        compilation.check_options(runtime, device, "float32")
         self.card = card.read(Path(path))
         self.keras_model = load_keras(Path(path), self.card)
-        self._run = runtime.compile_frozen(self.keras_model, device)
+        kept = None
+        if cache_dir is not None and Path(cache_dir).is_dir() and self.card.model_digest:
+            models = Path(cache_dir, compilation.MODELS_FOLDER)
+            kept = compilation.Kept(models, self.card.model_digest, {"model": "stitched"})
+        self._compiled = compilation.compile_frozen(
+            self.keras_model, runtime=runtime, device=device, kept=kept, say=progress.note
+        )
+        self._is_checked = False
 
     def predict(
         self,
@@ -87,15 +106,16 @@ class Model:
         found: dict[int, Prediction] = {}
         readable = [row for row in range(len(samples)) if row not in failures]
         with progress.bar("Predicting", len(samples), "images", show_progress) as advance:
-            for rows, batch in images.batches(
+            batches = images.batches(
                 samples,
                 scanned,
                 readable,
                 spec=self.card.spec,
                 batch_size=BATCH_SIZE,
                 failures=failures,
-            ):
-                outputs = self._run(batch)
+            )
+            ahead = self._compiled.ahead
+            for rows, (outputs,) in compilation.in_order(batches, self._start, ahead):
                 order = np.argsort(-outputs, axis=1, kind="stable")[:, :top]
                 for row, best, output in zip(rows.tolist(), order, outputs, strict=True):
                     found[row] = Prediction(
@@ -113,10 +133,23 @@ class Model:
         }
         return [(found | unreadable)[row] for row in range(len(samples))]
 
+    def _start(self, batch: np.ndarray) -> Callable[[], compilation.Outputs]:
+        if not self._is_checked:
+            self._compiled, _ = compilation.agree(
+                self._compiled, self.keras_model, batch, "float32", progress.note
+            )
+            self._is_checked = True
+        return self._compiled.start(batch)
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Model:
-    """Return a stitched model, ready to predict."""
-    return Model(path, device)
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    runtime: str = "auto",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Return a stitched model, ready to predict; see `Model`."""
+    return Model(path, device, runtime, cache_dir)
 
 
 def load_keras(path: Path, described: card.Card) -> keras.Model:

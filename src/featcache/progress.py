@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 PLAIN_EVERY_S = 10.0
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Told how many units are done since last time, and what the work is waiting for if known."""
+
+    def __call__(self, n: int, remark: str = "") -> None:
+        """Show it."""
 
 
 @contextmanager
 def bar(label: str, total: int, unit: str, show: bool = True) -> Iterator[Advance]:
     """Yield a function that takes the number of units done since its last call."""
     if not show or not total:
-        yield lambda n: None
+        yield lambda n, remark="": None
     elif sys.stderr.isatty():
         with _rich_bar(label, total, unit) as advance:
             yield advance
@@ -46,19 +52,21 @@ def _rich_bar(label: str, total: int, unit: str) -> Iterator[Advance]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:.0f} {unit}/s")
+            rate = f"{task.finished_speed or task.speed or 0:.0f} {unit}/s"
+            remark = task.fields["remark"]
+            return Text(f"{rate}, {remark}" if remark else rate)
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda n: progress.update(task, advance=n)
+        task = progress.add_task(label, total=total, remark="")
+        yield lambda n, remark="": progress.update(task, advance=n, remark=remark)
 
 
 def _plain_lines(label: str, total: int, unit: str) -> Advance:
     start = last = time.monotonic()
     done = 0
 
-    def advance(n: int) -> None:
+    def advance(n: int, remark: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
@@ -66,6 +74,7 @@ def _plain_lines(label: str, total: int, unit: str) -> Advance:
             last = now
             rate = done / (now - start)
             left = (total - done) / rate if rate else 0.0
-            note(f"{label}: {done} of {total}, {rate:.1f} {unit}/s, {left:.0f} s left")
+            text = f"{label}: {done} of {total}, {rate:.1f} {unit}/s, {left:.0f} s left"
+            note(f"{text}, {remark}" if remark else text)
 
     return advance

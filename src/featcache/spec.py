@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from featcache.errors import SpecError
@@ -19,11 +19,13 @@ FORMAT_VERSION = 1
 POOLINGS = ("avg", "max", "flatten")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16")
+AUGMENTATIONS = ("flip", "crop", "color")
 BACKGROUND = "#ffffff"
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 # Fields that came after the first feature files were written. At their default they are left out
 # of the canonical JSON, so that a new field makes no file that is there already a miss.
-LATER = ("background",)
+LATER = ("background", "decode_scale", "augment")
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,31 @@ class ExtractionSpec:
     layer: str | None = None  # tapped layer; None is the backbone's output
     pooling: str = "avg"  # one of POOLINGS
     resize: str = "bilinear"  # one of RESIZES
-    precision: str = "float32"  # numeric class of the forward pass
+    precision: str = "float32"  # numeric class of the forward pass, one of PRECISIONS
     dtype: str = "float32"  # stored dtype, one of DTYPES
-    views: int = 1  # embeddings an image; 1 is the clean image alone
+    views: int = 1  # embeddings an image; the first is the clean image, 1 is that alone
     background: str = BACKGROUND  # colour under transparent pixels, #rrggbb
+    decode_scale: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8
+    augment: tuple[str, ...] = ()  # how the other views are made, of AUGMENTATIONS
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES), ("dtype", DTYPES)):
+        for name, allowed in (
+            ("pooling", POOLINGS),
+            ("resize", RESIZES),
+            ("dtype", DTYPES),
+            ("precision", PRECISIONS),
+        ):
             check_choice(name, getattr(self, name), allowed)
+        for name in self.augment:
+            check_choice("augment", name, AUGMENTATIONS)
+        if not isinstance(self.views, int) or self.views < 1:
+            raise SpecError(f"views must be 1 or more; got {self.views}.")
+        if (self.views > 1) != bool(self.augment):
+            raise SpecError(
+                f"views is {self.views} and augment is {', '.join(self.augment) or 'nothing'}; "
+                f"views beyond the clean image are augmented, and augmenting needs some: 2 or more."
+            )
         if not re.fullmatch("#[0-9a-f]{6}", self.background):
             raise SpecError(f"background must be a colour as #rrggbb; got '{self.background}'.")
         sides = self.image_size
@@ -63,11 +81,11 @@ class ExtractionSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types, without later ones at their default."""
-        values = asdict(self) | {"image_size": list(self.image_size)}
+        values = asdict(self)
         for field in fields(self):
             if field.name in LATER and values[field.name] == field.default:
                 del values[field.name]
-        return values
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ExtractionSpec:
@@ -84,7 +102,11 @@ class ExtractionSpec:
             raise SpecError(
                 f"This is no extraction spec of this version; fields that differ: {odd}."
             )
-        return cls(**(values | {"image_size": tuple(values["image_size"])}))
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**given)
 
     def differences(self, other: ExtractionSpec) -> list[str]:
         """Return a phrase for each field in which `other`, an earlier spec, differs from this."""
@@ -102,6 +124,11 @@ class ExtractionSpec:
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
     @property
+    def clean(self) -> ExtractionSpec:
+        """The same spec for the clean images alone: it says what rows of any view can be shared."""
+        return replace(self, views=1, augment=())
+
+    @property
     def short_name(self) -> str:
         """File name without ending: backbone and the fingerprint's first eight digits."""
         return f"{self.backbone}-{self.fingerprint[:8]}"
@@ -109,7 +136,8 @@ class ExtractionSpec:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        return " x ".join(map(str, value))
+        numbers = all(isinstance(one, int) for one in value)
+        return (" x " if numbers else ",").join(map(str, value)) or "nothing"
     text = "the default" if value is None else str(value)
     return text if len(text) <= 24 else f"{text[:8]}…"  # a digest
 

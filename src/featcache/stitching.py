@@ -28,15 +28,16 @@ from featcache import (
     weights_memo,
 )
 from featcache.errors import SourceError, SpecError, StitchError
-from featcache.spec import MAX_PIXELS
+from featcache.spec import MAX_PIXELS, ExtractionSpec
 
 if TYPE_CHECKING:
     import keras
 
 MAX_PARITY_IMAGES = 2000
-# Largest difference allowed, relative to the largest value (at least 1). Half-precision features
-# carry a relative error of 5e-4 each, which the head adds up.
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+# Largest difference allowed, relative to the largest value (at least 1). Features stored in half
+# precision carry a relative error of 5e-4 each, which the head adds up; features computed in lower
+# precision are of another network, so to speak, and the class alone decides.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 BATCH_SIZE = 32
 
 
@@ -59,7 +60,7 @@ class Parity:
         return same and self.largest_difference <= self.tolerance
 
     def __str__(self) -> str:
-        ties = f" and {self.n_ties} exact tie(s)" if self.n_ties else ""
+        ties = f" and {self.n_ties} tie(s) within tolerance" if self.n_ties else ""
         left_out = f"; {self.n_left_out} changed or missing left out" if self.n_left_out else ""
         return (
             f"same class for {self.n_same_class}{ties} of {self.n_images} images, largest "
@@ -183,7 +184,7 @@ def check_parity(
     X = features.X[rows_of[done]]
     expected = head.parity_values(X)
     got = np.stack([values[number] for number in done])
-    tolerance = TOLERANCE[features.spec.dtype] * max(1.0, float(np.abs(expected).max()))
+    tolerance = tolerance_of(features.spec) * max(1.0, float(np.abs(expected).max()))
     same = np.stack([outputs[number] for number in done]).argmax(1) == head.outputs(X).argmax(1)
     return Parity(
         n_images=len(done),
@@ -194,6 +195,11 @@ def check_parity(
         layer=head.parity_layer,
         n_left_out=len(wanted) - len(done),
     )
+
+
+def tolerance_of(spec: ExtractionSpec) -> float:
+    """Return the relative difference that the precision of the features allows."""
+    return max(TOLERANCE[spec.dtype], TOLERANCE[spec.precision])
 
 
 def _hangs_on_a_tie(head: Any, values: np.ndarray, tolerance: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -12,13 +12,18 @@ from featcache.cli.options import (
     CacheDir,
     Device,
     Json,
+    Runtime,
     app,
     learnable,
+    listed,
     one_line,
     result,
     say,
 )
 from featcache.spec import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from featcache.extraction import Extraction
 
 IMAGES = "Which images"
 NUMBERS = "What changes the numbers"
@@ -35,7 +40,10 @@ def extract(
     ] = "example:clipart",
     backbone: Annotated[
         Optional[str],
-        typer.Option(help="Name, as in keras.applications but kebab-case. (efficientnet-lite0)"),
+        typer.Option(
+            help="Name, as in keras.applications but kebab-case, or several: a,b. "
+            "(efficientnet-lite0)"
+        ),
     ] = None,
     cache_dir: CacheDir = Path("cache"),
     overwrite: Annotated[
@@ -52,7 +60,8 @@ def extract(
         str, typer.Option(help="avg, max or flatten.", rich_help_panel=NUMBERS)
     ] = "avg",
     layer: Annotated[
-        Optional[str], typer.Option(help="Take this layer's output.", rich_help_panel=NUMBERS)
+        Optional[str],
+        typer.Option(help="Take this layer's output, or several: x,y.", rich_help_panel=NUMBERS),
     ] = None,
     image_size: Annotated[
         Optional[int],
@@ -67,6 +76,26 @@ def extract(
     background: Annotated[
         str, typer.Option(help="Colour under transparent pixels.", rich_help_panel=NUMBERS)
     ] = "white",
+    decode_scale: Annotated[
+        bool,
+        typer.Option(
+            "--decode-scale", help="Decode large JPEGs at 1/2 to 1/8.", rich_help_panel=NUMBERS
+        ),
+    ] = False,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="Embeddings an image: the clean one, the rest augmented.", rich_help_panel=NUMBERS
+        ),
+    ] = 1,
+    augment: Annotated[
+        Optional[str],
+        typer.Option(help="How: flip,crop,color. (all three)", rich_help_panel=NUMBERS),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="Computed in float32, bfloat16 or float16.", rich_help_panel=NUMBERS),
+    ] = "float32",
     dtype: Annotated[
         str, typer.Option(help="Stored as float32 or float16.", rich_help_panel=NUMBERS)
     ] = "float32",
@@ -97,6 +126,7 @@ def extract(
     batch_size: Annotated[
         int, typer.Option(help="Images a forward pass.", rich_help_panel=RARE)
     ] = 32,
+    runtime: Runtime = "auto",
     device: Device = "auto",
     wait: Annotated[
         bool,
@@ -108,15 +138,19 @@ def extract(
     """Run a frozen backbone once over images; keep the embeddings as HDF5."""
     from featcache import extraction
 
-    done = extraction.run(
+    every = extraction.run_all(
         source,
-        backbone,
+        listed(backbone) or None,
         weights=weights,
         pooling=pooling,
-        layer=layer,
+        layer=listed(layer) or None,
         image_size=image_size,
         resize=resize,
         background=background,
+        decode_scale=decode_scale,
+        views=views,
+        augment=listed(augment) or None,
+        precision=precision,
         dtype=dtype,
         root=root,
         target=target,
@@ -125,36 +159,65 @@ def extract(
         on_error=on_error,
         batch_size=batch_size,
         cache_dir=cache_dir,
+        runtime=runtime,
         device=device,
         check=check,
         wait=wait,
         overwrite=overwrite,
     )
+    failures = {one.id: one.reason for done in every for one in done.features.failures}
+    for id_, reason in list(failures.items())[:5]:
+        say(one_line(f"unreadable: {id_}: {reason}"))
+    if len(failures) > 5:
+        say(f"unreadable: {len(failures) - 5} more, see 'failures' in the file")
+    values = [_described(done) for done in every]
+    text = "\n".join(_told(done) for done in every)
+    text += f"\n{_timed(every[0], sum(done.n_computed for done in every))}"
+    result(as_json, values[0] if len(every) == 1 else {"extractions": values}, text)
+
+
+def _described(done: Extraction) -> dict[str, Any]:
     features = done.features
-    for failure in features.failures[:5]:
-        say(one_line(f"unreadable: {failure.id}: {failure.reason}"))
-    if len(features.failures) > 5:
-        say(f"unreadable: {len(features.failures) - 5} more, see 'failures' in the file")
+    return {
+        "features": str(features.path),
+        "shape": list(features.shape),
+        "views": features.spec.views,
+        "hit": done.hit,
+        "computed": done.n_computed,
+        "reused": done.n_reused,
+        "removed": done.n_removed,
+        "failed": done.n_failed,
+        "passed_over": done.n_passed_over,
+        "task": features.task,
+        "classes": list(features.class_names),
+        "fingerprint": features.fingerprint,
+        "seconds": round(done.seconds, 3),
+        "computing_seconds": round(done.computing_s, 3),
+        "waited_seconds": {name: round(value, 3) for name, value in done.waited_s.items()},
+    }
+
+
+def _told(done: Extraction) -> str:
+    features = done.features
     n, d = features.shape
-    result(
-        as_json,
-        {
-            "features": str(features.path),
-            "shape": [n, d],
-            "hit": done.hit,
-            "computed": done.n_computed,
-            "reused": done.n_reused,
-            "removed": done.n_removed,
-            "failed": done.n_failed,
-            "passed_over": done.n_passed_over,
-            "task": features.task,
-            "classes": list(features.class_names),
-            "fingerprint": features.fingerprint,
-            "seconds": round(done.seconds, 3),
-        },
+    views = f", {features.spec.views} views" if features.spec.views > 1 else ""
+    return (
         f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
-        f"{learnable(features)}, {d} features each.\n"
+        f"{learnable(features)}{views}, {d} features each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
-        f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s), "
-        f"in {done.seconds:.1f} s.",
+        f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s)."
+    )
+
+
+def _timed(done: Extraction, n_computed: int) -> str:
+    if not n_computed:
+        return f"It took {done.seconds:.1f} s."
+    total = sum(done.waited_s.values()) or 1.0
+    shares = " and ".join(
+        f"{100 * seconds / total:.0f} % for {'decoding' if name == 'decoding' else 'the backbone'}"
+        for name, seconds in done.waited_s.items()
+    )
+    return (
+        f"It took {done.seconds:.1f} s, {done.computing_s:.1f} s of it for images on their way; "
+        f"waited {shares}."
     )

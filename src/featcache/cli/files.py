@@ -78,9 +78,9 @@ def verify(
             f"Feature file '{path}' is damaged: {damage}. Run `featcache verify --repair` to "
             f"compute just that again."
         )
-    from featcache import extraction
+    from featcache import assembling
 
-    damage, n_computed = extraction.repair(path)
+    damage, n_computed = assembling.repair(path)
     values = {
         "path": str(path),
         "damaged": True,
@@ -103,6 +103,7 @@ def _described(features: Any) -> dict[str, Any]:
         "path": str(features.path),
         "n_images": len(features),
         "n_features": features.shape[1],
+        "n_views": features.spec.views,
         "dtype": str(features.dtype),
         "size_bytes": features.path.stat().st_size,
         "task": features.task,
@@ -128,6 +129,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "file": described["path"],
         "images": described["n_images"],
         "features": f"{described['n_features']} {described['dtype']}",
+        "views": _views(described["spec"]),
         "size": amount(described["size_bytes"]),
         "task": described["task"],
         "classes": _counts(described["classes"]) or "no labels",
@@ -140,6 +142,8 @@ def _file_table(described: dict[str, Any]) -> Any:
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
         "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
         "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
+        "decoded": "large JPEGs at 1/2, 1/4 or 1/8" if spec.get("decode_scale") else "",
+        "precision": spec["precision"],
         "background": spec.get("background", ""),
         **described["provenance"] | {"source_options": ""},
         **described["provenance"]["source_options"],
@@ -150,6 +154,13 @@ def _file_table(described: dict[str, Any]) -> Any:
     for one in described["failures"][:10]:
         table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
     return table
+
+
+def _views(spec: dict[str, Any]) -> str:
+    """Say which views there are, where there are any but the clean one."""
+    if spec["views"] == 1:
+        return ""
+    return f"{spec['views']}: the clean image, {spec['views'] - 1} by {', '.join(spec['augment'])}"
 
 
 def _folder_table(files: list[dict[str, Any]]) -> Any:

@@ -14,6 +14,7 @@ from featcache.cli.options import (
     Jobs,
     Json,
     Overwrite,
+    Runtime,
     Seed,
     app,
     by,
@@ -74,9 +75,10 @@ def fit_heads(
         result(True, board.to_dict() | {"folder": str(board.folder)}, "")
         return
     print_table(board)
+    views = f", {board.spec.views} views each," if board.spec.views > 1 else ""
     typer.echo(
-        f"{board.n_train} training and {board.n_test} held-out images; always naming the largest "
-        f"class scores {board.majority:.3f}.\nWrote {board.folder}"
+        f"{board.n_train} training images{views} and {board.n_test} held-out ones; always naming "
+        f"the largest class scores {board.majority:.3f}.\nWrote {board.folder}"
     )
 
 
@@ -124,6 +126,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
     out: Annotated[Optional[Path], typer.Option(help="CSV file: path,class,score.")] = None,
     top: Annotated[int, typer.Option(help="Classes an image, best first.")] = 1,
+    cache_dir: CacheDir = Path("cache"),
+    runtime: Runtime = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -132,7 +136,7 @@ def predict(
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
-    loaded = prediction.load(model, device)
+    loaded = prediction.load(model, device, runtime, cache_dir)
     predictions = loaded.predict(images, top=top)
     unreadable = [one for one in predictions if one.error]
     for one in unreadable[:5]:

@@ -28,6 +28,12 @@ DENSE = "Dense head (instead of its grid)"
 CacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=RARE)]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="auto, tensorflow or openvino; auto is the fastest here.", rich_help_panel=RARE
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Do it again even if nothing changed.")
 ]
@@ -65,6 +71,11 @@ def learnable(features: Features) -> str:
         return "without labels"
     several = "several of " if features.task == "multi-label" else ""
     return f"of {several}{len(features.class_names)} classes"
+
+
+def listed(names: str | None) -> list[str]:
+    """Return the names in a comma-separated option."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def amount(size_bytes: int) -> str:

@@ -39,8 +39,12 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     n_features_in_: int
 
     @abstractmethod
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """Fit to features (n, d) and class indices (n,)."""
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        """Fit to features (n, d) and class indices (n,).
+
+        `groups` (n,) int says which rows are views of one image: a head that holds rows back to
+        judge itself never parts them.
+        """
 
     @abstractmethod
     def outputs(self, X: np.ndarray) -> np.ndarray:
@@ -85,7 +89,7 @@ class SklearnHead(Head):
     def make_classifier(self, n_features: int) -> Any:
         """Return the unfitted scikit-learn classifier."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         # float64 also for features stored as float16: scaling in half precision overflows
         X = np.asarray(X, np.float64)
         check_choice("scaling", self.scaling, tuple(SCALINGS))

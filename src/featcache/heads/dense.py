@@ -72,7 +72,7 @@ class Dense(Head):
         self.validation_fraction = validation_fraction
         self.seed = seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         self._check()
         X = np.asarray(X, np.float64)
         self.classes_, targets = np.unique(y, return_inverse=True)
@@ -87,7 +87,7 @@ class Dense(Head):
         self.scale_ = np.where(deviation > 1e-12, deviation, 1.0).astype(np.float32)
 
         rng = np.random.default_rng(self.seed)
-        fit_rows, val_rows = _stratified(targets, self.validation_fraction, rng)
+        fit_rows, val_rows = _stratified(targets, self.validation_fraction, rng, groups)
         standardised = ((X - self.mean_) / self.scale_).astype(np.float32)
         trainer = _trainer(
             X.shape[1], len(self.classes_), tuple(self.hidden), self.dropout, self.batch_norm
@@ -265,9 +265,22 @@ def _initial(variable: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stratified(
-    targets: np.ndarray, fraction: float, rng: np.random.Generator
+    targets: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return shuffled (fit rows, validation rows); every class keeps a row to fit on."""
+    """Return (fit rows, validation rows); every class keeps a row to fit on.
+
+    Rows of one group, which have one target, stay together.
+    """
+    if groups is not None:
+        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+        _, val_groups = _stratified(targets[first], fraction, rng)
+        is_val = np.isin(group_of, val_groups)
+        if is_val.all():
+            return np.arange(len(targets)), np.arange(len(targets))
+        return np.flatnonzero(~is_val), np.flatnonzero(is_val)
     is_val = np.zeros(len(targets), bool)
     for target in np.unique(targets):
         rows = rng.permutation(np.flatnonzero(targets == target))

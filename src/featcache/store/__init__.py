@@ -9,7 +9,7 @@ from featcache.store.features import Features
 from featcache.store.folders import (
     newest_features,
     newest_heads,
-    of_fingerprint,
+    of_spec,
     owner,
     source_folder,
 )
@@ -30,7 +30,7 @@ __all__ = [
     "locked",
     "newest_features",
     "newest_heads",
-    "of_fingerprint",
+    "of_spec",
     "owner",
     "publish",
     "salvage",

@@ -6,6 +6,7 @@ too. Heads and models are results and stay.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,18 @@ from featcache.store.locks import locked
 from featcache.store.rows import PARTS, Rows
 from featcache.store.text import read_attribute
 
+MODELS_OF_WEIGHTS = ".models/*/"  # folders of converted models, see `runtime`
+MODELS = f"{MODELS_OF_WEIGHTS}*/"
+
 
 @dataclass(frozen=True)
 class Removable:
-    """A file that can go, and why."""
+    """What can go, and why."""
 
-    path: Path
+    path: Path  # a file, or the folder of a converted model
     why: str
     size_bytes: int
-    target: Path | None  # the feature file whose lock guards it; a small file has none
+    target: Path | None  # the feature file whose lock guards it; others need none
 
 
 def removable(
@@ -39,7 +43,8 @@ def removable(
 
     Parameters
     ----------
-    older_than_s : also feature files and parts that were written longer ago, in seconds.
+    older_than_s : also feature files, parts and converted models that were written longer ago, in
+        seconds.
     max_bytes : also the oldest of those until the others take no more than this.
     """
     found = list(_leftovers(cache_dir))
@@ -50,12 +55,12 @@ def removable(
         for path in cache_dir.glob(pattern)
         if path not in known and path.is_file()
     ]
+    kept += [path for path in cache_dir.glob(MODELS) if path not in known]
     kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     total, now = 0, time.time()
     for path in kept:  # from the newest on
-        status = path.stat()
-        total += status.st_size
-        age_s = now - status.st_mtime
+        total += _size(path)
+        age_s = now - path.stat().st_mtime
         if older_than_s is not None and age_s > older_than_s:
             found.append(_removable(path, f"written {age_s / 86400:.1f} days ago"))
         elif max_bytes is not None and total > max_bytes:
@@ -73,7 +78,12 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
         by_target.setdefault(one.target, []).append(one)
     gone = by_target.pop(None, [])
     for one in gone:
-        one.path.unlink(missing_ok=True)
+        if one.path.is_dir():  # a converted model
+            shutil.rmtree(one.path, ignore_errors=True)
+            _remove_if_empty(one.path.parent)
+            _remove_if_empty(one.path.parent.parent)
+        else:
+            one.path.unlink(missing_ok=True)
     for target, mine in by_target.items():
         assert target is not None
         try:
@@ -95,6 +105,9 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         for path in left_behind(folder):
             if path.is_file():
                 yield _removable(path, "left by a process that died")
+    for folder in cache_dir.glob(MODELS_OF_WEIGHTS):
+        for path in left_behind(folder):
+            yield _removable(path, "left by a process that died")
     for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
         target = _target_of(folder)
         assert target is not None
@@ -113,7 +126,13 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
 
 
 def _removable(path: Path, why: str) -> Removable:
-    return Removable(path, why, path.stat().st_size, _target_of(path))
+    return Removable(path, why, _size(path), _target_of(path))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    some = path.iterdir() if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in some)
 
 
 def _target_of(path: Path) -> Path | None:

@@ -72,7 +72,8 @@ class Features:
         self.provenance: dict[str, Any] = json.loads(read_attribute(file, "provenance"))
         self.shape: tuple[int, ...] = tuple(file["features"].shape)
         self.dtype: np.dtype[Any] = file["features"].dtype
-        for column in ("ids", "digests", "labels", "stamps"):
+        columns = ["ids", "digests", "labels", "stamps"]
+        for column in columns + ["views"] * (self.spec.views > 1):
             n_rows = len(file[column])
             if n_rows != self.shape[0]:
                 raise ValueError(f"'{column}' has {n_rows} rows, not {self.shape[0]}")
@@ -163,14 +164,32 @@ class Features:
 
     @cached_property
     def X(self) -> np.ndarray:  # noqa: N802
-        """(n, d) features as stored, float32 or float16, read on first use."""
+        """(n, d) features of the clean images as stored, float32 or float16, read on first use."""
+        return self._read("features")
+
+    @cached_property
+    def views(self) -> np.ndarray:
+        """(n, v, d) features of each image's views as stored, the clean one first.
+
+        Raises
+        ------
+        StoreError
+            When the file was made without `--views`.
+        """
+        if self.spec.views == 1:
+            raise StoreError(
+                f"Feature file '{self.path}' has the clean images alone. Extract with --views."
+            )
+        return self._read("views")
+
+    def _read(self, name: str) -> np.ndarray:
         with self._open() as file:
             self._check_same(file)
             try:
-                return np.asarray(file["features"][:])
+                return np.asarray(file[name][:])
             except (OSError, KeyError) as error:
-                where = "'features' cannot be read"
-                if spans := damaged_spans(file["features"]):
+                where = f"'{name}' cannot be read"
+                if name in file and (spans := damaged_spans(file[name])):
                     where = f"checksum of rows {shown_spans(spans)} does not match"
                 raise self._to_repair(where) from error
 

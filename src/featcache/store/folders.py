@@ -13,9 +13,10 @@ import h5py
 from featcache.errors import HeadError, StoreError
 from featcache.files import write_text
 from featcache.spec import ExtractionSpec
-from featcache.store.text import read_attribute
+from featcache.store.text import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
+CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
 
 
 def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
@@ -60,22 +61,30 @@ def owner(folder: Path) -> str | None:
         return None
 
 
-def of_fingerprint(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
-    """Return the feature files anywhere in the cache folder that have this spec.
+def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
+    """Return the feature files anywhere in the cache folder that have rows of this spec.
 
-    Only that is asked: a file whose text is damaged can still lend its rows.
+    Only the fingerprint is asked: a file whose text is damaged can still lend its rows. Files with
+    views and files of clean images alone lend each other theirs.
     """
-    paths = sorted(cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5"))
-    return [path for path in paths if has_fingerprint(path, spec.fingerprint)]
+    paths = sorted(cache_dir.glob(f"*/{glob.escape(spec.backbone)}-*.h5"))
+    return [path for path in paths if has_rows_of(path, spec)]
 
 
-def has_fingerprint(path: Path, fingerprint: str) -> bool:
-    """Return whether an HDF5 file can be read and was made with this spec."""
+def has_rows_of(path: Path, spec: ExtractionSpec) -> bool:
+    """Return whether an HDF5 file can be read and has rows of this spec, of whichever views."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return read_attribute(file, "fingerprint") == fingerprint
+            name = CLEAN_FINGERPRINT if CLEAN_FINGERPRINT in file.attrs else "fingerprint"
+            return read_attribute(file, name) == spec.clean.fingerprint
     except (OSError, KeyError, RuntimeError, ValueError):
         return False
+
+
+def mark_clean(file: h5py.File, spec: ExtractionSpec) -> None:
+    """Say in a file with views to which clean images they belong; `has_rows_of` reads it."""
+    if spec.clean != spec:
+        write_attribute(file, CLEAN_FINGERPRINT, spec.clean.fingerprint)
 
 
 def newest_features(cache_dir: Path) -> Path:

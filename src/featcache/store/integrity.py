@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import h5py
 
+from featcache import views
 from featcache.errors import StoreError
 from featcache.store.features import Features, damaged_spans, shown_spans
 from featcache.store.rows import Parts
@@ -27,6 +28,7 @@ class Damage:
         return " and ".join(texts)
 
 
+ROWS = ("features", "views")  # what is computed, in chunks of the same rows
 OTHERS = "columns changed since they were written"
 
 
@@ -39,18 +41,18 @@ def verify(features: Features) -> Damage:
                 file[name][:]
             except (OSError, KeyError, RuntimeError):
                 columns.append(name)
-        rows = damaged_spans(file["features"])
+        spans = {span for name in ROWS if name in file for span in damaged_spans(file[name])}
     if not columns:
         try:
             assert features.table
         except StoreError:  # each chunk is whole, but they do not belong together
             columns.append(OTHERS)
-    return Damage(tuple(rows), tuple(columns))
+    return Damage(tuple(sorted(spans)), tuple(columns))
 
 
 def _columns(file: h5py.File) -> list[str]:
     """Return every dataset but the features; a group that cannot be opened stands for its own."""
-    names = [name for name in file if name not in ("features", "failures")]
+    names = [name for name in file if name not in (*ROWS, "failures")]
     try:
         return [*names, *(f"failures/{name}" for name in file["failures"])]
     except (OSError, KeyError, RuntimeError):
@@ -68,6 +70,11 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
         with h5py.File(features.path, "r", locking=False) as file:
             size = file["features"].chunks[0]
             for start in range(0, len(features), size):
-                if start not in bad:
-                    block = file["features"][start : start + size]
-                    parts.write(file["digests"][start : start + size], block)
+                if start in bad:
+                    continue
+                some = slice(start, start + size)
+                digests = file["digests"][some]
+                parts.write(digests, file["features"][some])
+                for view in range(1, features.spec.views):
+                    keys = views.keys(digests, view, features.spec.augment)
+                    parts.write(keys, file["views"][some, view])

@@ -16,7 +16,7 @@ import numpy as np
 
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.features import KIND, Features
-from featcache.store.folders import claim
+from featcache.store.folders import claim, mark_clean
 from featcache.store.table import Table, write_table
 from featcache.store.text import write_attribute
 
@@ -47,24 +47,46 @@ def publish(
     -------
     Features, opened from `path`.
     """
-    numbers = rows.find(table.digests)
-    assert (numbers >= 0).all(), "every image of the table has a computed row"
+    numbers = rows.find_views(table.digests, spec)
+    assert (numbers >= 0).all(), "every view of every image of the table has a computed row"
     claim(path.parent, provenance["source"])
-    first = rows.read(numbers[:1])
-    size_bytes = len(numbers) * (first.nbytes + 32) + sum(map(len, table.ids))
+    first = rows.read(numbers[:1, 0])
+    n_stored = len(numbers) * (1 if spec.views == 1 else 1 + spec.views)
+    size_bytes = n_stored * first.nbytes + 32 * len(numbers) + sum(map(len, table.ids))
     with published(path, size_bytes) as file:
         shape = (len(numbers), *first.shape[1:])
         chunks = chunk_shape(shape, spec.dtype)
-        out = file.create_dataset("features", shape, spec.dtype, chunks=chunks, fletcher32=True)
         step = chunks[0] * max(1, BLOCK_BYTES // (chunks[0] * first.nbytes))
-        for start in range(0, len(numbers), step):
-            out[start : start + step] = rows.read(numbers[start : start + step])
+
+        def blocks(view: int) -> Iterator[tuple[slice, np.ndarray]]:
+            for start in range(0, len(numbers), step):
+                some = slice(start, start + step)
+                yield some, rows.read(numbers[some, view])
+
+        features = file.create_dataset(
+            "features", shape, spec.dtype, chunks=chunks, fletcher32=True
+        )
+        for some, block in blocks(0):
+            features[some] = block
+        if spec.views > 1:
+            # a chunk is of one view, so that one view is read without the others
+            views = file.create_dataset(
+                "views",
+                (shape[0], spec.views, *shape[1:]),
+                spec.dtype,
+                chunks=(chunks[0], 1, *chunks[1:]),
+                fletcher32=True,
+            )
+            for view in range(spec.views):
+                for some, block in blocks(view):
+                    views[some, view] = block
         attributes = {
             "spec": json.dumps(spec.to_dict(), sort_keys=True),
             "fingerprint": spec.fingerprint,
             "provenance": json.dumps(provenance, sort_keys=True),
         }
         write_table(file, table, attributes)
+        mark_clean(file, spec)
         write_attribute(file, "kind", KIND)
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["complete"] = True

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import glob
+import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from featcache import views
 from featcache.errors import StoreError
-from featcache.store.folders import claim, has_fingerprint
+from featcache.spec import ExtractionSpec
+from featcache.store.folders import claim, has_rows_of, mark_clean
 from featcache.store.publishing import chunk_shape, published
-from featcache.store.text import write_attribute
+from featcache.store.text import read_attribute, write_attribute
 
 PARTS = ".parts"  # after the name of a feature file: the folder of its parts
 
@@ -25,30 +28,29 @@ class Parts:
     Parameters
     ----------
     target : the feature file they are for; parts lie in `target` + ".parts".
-    fingerprint : of the spec; parts of another one are not used.
+    spec : of the target; parts of another one are not used.
     origin : of the source, whose folder the target lies in.
     """
 
-    def __init__(self, target: Path, fingerprint: str, origin: str):
+    def __init__(self, target: Path, spec: ExtractionSpec, origin: str):
         self.target = target
         self.folder = target.with_name(target.name + PARTS)
-        self.fingerprint = fingerprint
+        self.spec = spec
         self.origin = origin
 
     def paths(self) -> list[Path]:
         """Return the parts that can be used."""
-        return [path for path in sorted(self.folder.glob("part-*.h5")) if self._is_ours(path)]
-
-    def _is_ours(self, path: Path) -> bool:
-        return has_fingerprint(path, self.fingerprint)
+        paths = sorted(self.folder.glob("part-*.h5"))
+        return [path for path in paths if has_rows_of(path, self.spec)]
 
     def write(self, digests: np.ndarray, features: np.ndarray) -> None:
-        """Keep rows: digests (b, 16) uint8 and features (b, d)."""
+        """Keep rows: digests, or keys of other views, (b, 16) uint8 and features (b, d)."""
         claim(self.folder.parent, self.origin)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"part-{uuid.uuid4().hex}.h5"
         with published(path, digests.nbytes + features.nbytes) as file:
-            write_attribute(file, "fingerprint", self.fingerprint)
+            write_attribute(file, "fingerprint", self.spec.fingerprint)
+            mark_clean(file, self.spec)
             file.create_dataset("digests", data=digests, fletcher32=True)
             chunks = chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
@@ -83,6 +85,8 @@ class DamagedFileError(StoreError):
 class Rows:
     """Computed rows by content digest, wherever they lie: parts and feature files of one spec.
 
+    Views other than the clean one are found by their own keys, see `views.keys`.
+
     Parameters
     ----------
     paths : files with `digests` and `features`; one that cannot be read gives no rows.
@@ -90,28 +94,39 @@ class Rows:
 
     def __init__(self, paths: Iterable[Path]):
         self.paths: list[Path] = []
-        digests = [np.zeros((0, 16), np.uint8)]
+        keys = [np.zeros((0, 16), np.uint8)]
+        places = [np.zeros((3, 0), np.int64)]
         for path in paths:
             try:
                 with h5py.File(path, "r", locking=False) as file:
-                    digests.append(file["digests"][:])
-                self.paths.append(path)
-            except (OSError, KeyError, RuntimeError):
+                    digests = file["digests"][:]
+                    blocks = [digests, *_keys_of_views(file, digests)]
+            except (OSError, KeyError, RuntimeError, ValueError, TypeError):
                 continue
-        keys = _as_keys(np.concatenate(digests))
-        sizes = [len(block) for block in digests[1:]]
-        self._file = np.repeat(np.arange(len(sizes)), sizes)
-        self._row = np.concatenate([np.arange(size) for size in sizes] or [np.zeros(0, int)])
-        self._order = np.argsort(keys, kind="stable")
-        self._sorted = keys[self._order]
+            for view, block in enumerate(blocks):
+                n = len(block)
+                places.append(
+                    np.stack([np.full(n, len(self.paths)), np.full(n, view), np.arange(n)])
+                )
+            keys += blocks
+            self.paths.append(path)
+        sortable = _as_keys(np.concatenate(keys))
+        self._file, self._view, self._row = np.concatenate(places, axis=1)
+        self._order = np.argsort(sortable, kind="stable")
+        self._sorted = sortable[self._order]
 
-    def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return for each digest (n, 16) the number of a kept row, or -1."""
-        keys = _as_keys(digests)
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return for each digest or key (n, 16) the number of a kept row, or -1."""
+        wanted = _as_keys(keys)
         if not len(self._sorted):
-            return np.full(len(keys), -1)
-        place = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == keys, self._order[place], -1)
+            return np.full(len(wanted), -1)
+        place = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[place] == wanted, self._order[place], -1)
+
+    def find_views(self, digests: np.ndarray, spec: ExtractionSpec) -> np.ndarray:
+        """Return for each image (n, 16) the numbers of its kept rows, (n, views), or -1."""
+        some = [self.find(views.keys(digests, view, spec.augment)) for view in range(spec.views)]
+        return np.stack(some, axis=1)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Return the features of kept rows by number, (m, d), in that order.
@@ -122,24 +137,33 @@ class Rows:
             When the file that has them cannot be read.
         """
         gathered: np.ndarray | None = None
-        for source in np.unique(self._file[numbers]):
-            mine = np.flatnonzero(self._file[numbers] == source)
+        for source, view in np.unique([self._file[numbers], self._view[numbers]], axis=1).T:
+            mine = np.flatnonzero((self._file[numbers] == source) & (self._view[numbers] == view))
             rows = self._row[numbers[mine]]
             try:
                 with h5py.File(self.paths[source], "r", locking=False) as file:
-                    features = file["features"]
+                    features = file["views"] if view else file["features"]
                     if gathered is None:
-                        shape = (len(numbers), *features.shape[1:])
+                        shape = (len(numbers), *file["features"].shape[1:])
                         gathered = np.empty(shape, features.dtype)
                     for some in _by_chunk(rows, features.chunks[0]):
-                        first = rows[some].min()
+                        first, last = rows[some].min(), rows[some].max()
                         # a contiguous read, then pick: HDF5's own fancy indexing is far slower
-                        block = features[first : rows[some].max() + 1]
+                        span = slice(first, last + 1)
+                        block = features[span, view] if view else features[span]
                         gathered[mine[some]] = block[rows[some] - first]
             except (OSError, KeyError, RuntimeError) as error:
                 raise DamagedFileError(self.paths[source], error) from error
         assert gathered is not None, "there is at least one row to read"
         return gathered
+
+
+def _keys_of_views(file: h5py.File, digests: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the keys of each view in a feature file but the clean one, whose rows are features."""
+    if "views" in file:
+        spec = ExtractionSpec.from_dict(json.loads(read_attribute(file, "spec")))
+        for view in range(1, file["views"].shape[1]):
+            yield views.keys(digests, view, spec.augment)
 
 
 def _by_chunk(rows: np.ndarray, chunk_rows: int) -> list[np.ndarray]:

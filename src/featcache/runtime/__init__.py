@@ -1,0 +1,36 @@
+"""A frozen Keras model as the fastest callable this machine has.
+
+On a CPU that is OpenVINO where it is installed, else TensorFlow with the variables frozen to
+constants. On GPUs it is TensorFlow compiled by XLA; on CPUs XLA makes depthwise convolutions many
+times slower and is never used. Which runtime it was changes the numbers by rounding only, and
+that is checked at the start of each run (`agree`). Reduced precision is another matter: other
+numbers, another fingerprint. OpenVINO is known to this package and to `export` alone.
+"""
+
+from featcache.runtime.choice import (
+    DEVICES,
+    MODELS_FOLDER,
+    RUNTIMES,
+    Kept,
+    check_options,
+    compile_frozen,
+    gpus,
+)
+from featcache.runtime.contract import Compiled, Images, Outputs, in_order
+from featcache.runtime.parity import Agreement, agree
+
+__all__ = [
+    "DEVICES",
+    "MODELS_FOLDER",
+    "RUNTIMES",
+    "Agreement",
+    "Compiled",
+    "Images",
+    "Kept",
+    "Outputs",
+    "agree",
+    "check_options",
+    "compile_frozen",
+    "gpus",
+    "in_order",
+]

@@ -1,0 +1,516 @@
+"""Several backbones, several layers and several views from one look at each image."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+
+import h5py
+import numpy as np
+import pytest
+from conftest import make_image, wrap_runs
+
+import featcache as fc
+from featcache import (
+    backbones,
+    catalogue,
+    decoding,
+    extraction,
+    heads,
+    images,
+    keeping,
+    quiet,
+    sources,
+    store,
+    views,
+)
+from featcache.errors import SpecError, StoreError
+from featcache.spec import ExtractionSpec
+from featcache.store import cleaning
+
+
+@pytest.fixture
+def extract_all(tmp_path):
+    """`extraction.run_all` with a cache folder of the test's own."""
+
+    def run(source, backbone=None, **options):
+        settings = {"cache_dir": tmp_path / "cache", "batch_size": 4, "show_progress": False}
+        return extraction.run_all(source, backbone, **(settings | options))
+
+    return run
+
+
+@pytest.fixture
+def two_backbones(monkeypatch):
+    """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
+    keras = quiet.keras()
+
+    def factory(filters):
+        def build(weights, include_top, input_shape):
+            inputs = keras.Input(input_shape)
+            x = keras.layers.Conv2D(filters, 3, strides=3, name="first")(inputs)
+            return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=f"small{filters}")
+
+        return build
+
+    for name, factory_name, filters, side in (
+        ("small-5", "Small5", 5, 40),
+        ("small-6", "Small6", 6, 56),
+    ):
+        entry = catalogue.Entry(factory_name, side, "tf")
+        monkeypatch.setitem(catalogue.CATALOGUE, name, entry)
+        monkeypatch.setattr(keras.applications, factory_name, factory(filters), raising=False)
+    return ["small-5", "small-6"]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each file's bytes are asked for to be decoded, by TensorFlow or Pillow."""
+    counted: Counter[int] = Counter()
+    stacks = images.stacks
+
+    def counting(source, scanned, rows, **options):
+        counted.update(rows)
+        return stacks(source, scanned, rows, **options)
+
+    monkeypatch.setattr(images, "stacks", counting)
+    return counted
+
+
+def test_several_backbones_give_what_each_gives_alone(
+    photos, extract_all, two_backbones, decoded, tmp_path
+):
+    make_image(photos / "pear" / "as.bmp", (200, 10, 10), 7, (31, 22))  # Pillow's
+    together = extract_all(photos, two_backbones, weights="random")
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 22
+    for name, done in zip(two_backbones, together, strict=True):
+        (alone,) = extract_all(photos, name, weights="random", cache_dir=tmp_path / name)
+        assert done.features.fingerprint == alone.features.fingerprint
+        assert done.features.ids == alone.features.ids
+        np.testing.assert_array_equal(done.features.X, alone.features.X)
+        assert (done.n_computed, done.hit) == (22, False)
+    assert [done.features.shape for done in together] == [(22, 5), (22, 6)]
+    assert all(done.hit for done in extract_all(photos, two_backbones, weights="random"))
+
+
+def test_each_backbone_computes_only_what_it_misses(
+    photos, extract_all, two_backbones, images_run, decoded
+):
+    extract_all(photos, two_backbones[0], weights="random")
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 900, (30, 30))
+    images_run.clear()
+    decoded.clear()
+    first, second = extract_all(photos, two_backbones, weights="random")
+    assert (first.n_computed, first.n_reused) == (1, 21)
+    assert (second.n_computed, second.n_reused) == (22, 0)
+    assert sum(images_run) == 23
+    assert set(decoded.values()) == {1}
+
+
+def test_layers_share_one_forward_pass(photos, extract, extract_all, tiny_backbone, images_run):
+    layers = ["relu_1", "bn_2"]
+    together = extract_all(photos, layer=layers, weights=str(tiny_backbone))
+    assert sum(images_run) == 21
+    for layer, done in zip(layers, together, strict=True):
+        assert done.features.spec.layer == layer
+        alone = extract(photos, layer=layer, cache_dir=photos.parent / layer)
+        np.testing.assert_allclose(done.features.X, alone.features.X, rtol=1e-5, atol=1e-6)
+
+
+def test_from_python_there_is_one_list_for_several(photos, tiny_backbone, tmp_path):
+    some = fc.extract_all(
+        photos,
+        layers=["relu_1", "relu_2"],
+        weights=str(tiny_backbone),
+        cache_dir=tmp_path / "cache",
+        show_progress=False,
+    )
+    assert [one.shape for one in some] == [(21, 8), (21, 12)]
+
+
+def test_a_row_that_fails_for_one_backbone_is_there_for_the_other(
+    photos, extract_all, two_backbones, monkeypatch
+):
+    def huge(run, batch):
+        (outputs,) = run(batch)
+        factor = 1e8 if outputs.shape[1] == 5 else 1
+        return (outputs * np.where(np.arange(len(batch)) == 0, factor, 1)[:, None],)
+
+    wrap_runs(monkeypatch, huge)
+    first, second = extract_all(photos, two_backbones, weights="random", dtype="float16")
+    assert first.n_failed == 6
+    assert second.n_failed == 0
+    assert len(second.features) == 21
+
+
+def test_an_interrupted_run_of_two_goes_on_with_both(
+    photos, extract_all, two_backbones, monkeypatch, images_run
+):
+    monkeypatch.setattr(keeping, "PART_ROWS", 4)
+
+    def failing(run, batch):
+        if sum(images_run) >= 16:
+            raise KeyboardInterrupt
+        return run(batch)
+
+    with monkeypatch.context() as patch:
+        wrap_runs(patch, failing)
+        with pytest.raises(KeyboardInterrupt):
+            extract_all(photos, two_backbones, weights="random")
+    done = extract_all(photos, two_backbones, weights="random")
+    assert [one.n_reused for one in done] == [8, 8]
+    assert sum(images_run) == 42
+
+
+def test_two_runs_of_the_same_two_in_either_order_do_not_wait_for_ever(
+    photos, extract_all, two_backbones
+):
+    forward = extract_all(photos, two_backbones, weights="random")
+    again = extract_all(photos, two_backbones[::-1], weights="random", overwrite=True)
+    assert [one.features.path for one in again] == [one.features.path for one in forward[::-1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"backbone": ["vgg16", "resnet50"], "layer": ["x"]},
+            "names a layer of one backbone",
+        ),
+        ({"backbone": ["vgg16", "resnet50"], "weights": "w.h5"}, "'w.h5' are of one backbone; 2"),
+        ({"backbone": []}, "must name at least one"),
+        ({"backbone": ["vgg16", "resnet"]}, "There is no backbone 'resnet'"),
+        ({"views": 0}, "views must be 1 or more; got 0"),
+        ({"augment": ["flip"]}, "views is 1 and augment is flip"),
+        ({"views": 3, "augment": ["blur"]}, "augment must be one of flip, crop, color; got 'blur'"),
+    ],
+)
+def test_wrong_use(photos, extract_all, tmp_path, arguments, message):
+    with pytest.raises(SpecError, match=message):
+        extract_all(photos, **arguments)
+    assert not list((tmp_path / "cache").glob("[!.]*"))
+
+
+def test_on_the_command_line(photos, cli, two_backbones):
+    done = cli("extract", photos, "--backbone", "small-5, small-6", "--weights", "random")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote cache") == 2
+    assert "waited" in done.stdout
+    done = cli("extract", photos, "--backbone", "small-5,small-6", "--weights", "random", "--json")
+    assert done.stdout.count('"hit": true') == 2
+    assert done.stdout.startswith('{"extractions": [')
+
+
+# Views
+
+
+def test_views_start_with_the_clean_image_and_differ(photos, extract):
+    clean = extract(photos).features
+    done = extract(photos, views=4)
+    features = done.features
+    assert features.spec.augment == ("flip", "crop", "color")
+    assert features.views.shape == (21, 4, 12)
+    assert features.views.dtype == np.float32
+    np.testing.assert_array_equal(features.X, clean.X)
+    np.testing.assert_array_equal(features.views[:, 0], clean.X)
+    for row in features.views:
+        assert len(np.unique(row.round(5), axis=0)) == 4
+    with h5py.File(features.path) as file:
+        assert file["views"].shape == (21, 4, 12)
+        assert file["views"].fletcher32
+    with pytest.raises(StoreError, match="has the clean images alone"):
+        _ = clean.views
+
+
+def test_views_of_an_image_do_not_depend_on_the_others(photos, extract, tmp_path):
+    all_of_them = extract(photos, views=3).features
+    few = tmp_path / "few"
+    for id_ in all_of_them.ids[5:9]:
+        (few / id_).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / id_, few / id_)
+    some = extract(few, views=3, batch_size=5, cache_dir=tmp_path / "other").features
+    np.testing.assert_allclose(some.views, all_of_them.views[5:9], rtol=1e-4, atol=1e-5)
+
+
+def test_views_and_clean_features_lend_each_other_rows(photos, extract, images_run):
+    extract(photos)
+    assert sum(images_run) == 21
+    images_run.clear()
+    extract(photos, views=3)
+    assert sum(images_run) == 2 * 21  # the clean one was there
+    images_run.clear()
+    five = extract(photos, views=5)
+    assert sum(images_run) == 2 * 21
+    assert (five.n_computed, five.n_reused) == (21, 0)
+    images_run.clear()
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 900, (30, 30))
+    done = extract(photos, views=5)
+    assert sum(images_run) == 5
+    assert (done.n_computed, done.n_reused) == (1, 21)
+    images_run.clear()
+    assert extract(photos).n_computed == 0
+    assert extract(photos, views=2).n_computed == 0
+    assert images_run == []
+    assert extract(photos, views=2, augment=["flip"]).n_computed == 22  # another recipe
+    assert sum(images_run) == 22
+
+
+def test_a_flipped_view_is_the_flipped_image(photos, extract, tiny_backbone):
+    """Straight from Pillow and Keras, for images of which the draw says that they are mirrored."""
+    features = extract(photos, views=2, augment="flip").features
+    backbone = backbones.build("tiny.keras", str(tiny_backbone), (32, 32))
+    extractor = backbones.frozen_extractor(backbone, features.spec)
+    n_mirrored = 0
+    for id_, digest, row in zip(features.ids, features.digests, features.views, strict=True):
+        pixels = decoding.decode((photos / id_).read_bytes())
+        image = np.asarray(images.resize(pixels, (32, 32), "bilinear"))
+        mirrored = views.draws(digest, (1,))[0, 0] < 0.5
+        n_mirrored += bool(mirrored)
+        expected = extractor((image[:, ::-1] if mirrored else image)[None])[0]
+        np.testing.assert_allclose(row[1], expected, rtol=1e-4, atol=1e-5)
+    assert 0 < n_mirrored < 21
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop", "color"])
+def test_an_augmentation_keeps_shape_and_range(augment):
+    tf = quiet.tensorflow()
+    rng = np.random.default_rng(0)
+    image = tf.constant(rng.uniform(0, 255, (37, 51, 3)).astype(np.float32))
+    for number in range(40):
+        drawn = tf.constant(rng.random(views.N_DRAWS).astype(np.float32))
+        made = np.asarray(getattr(views, augment)(image, drawn))
+        assert made.min() >= 0
+        assert made.max() <= 255
+        if augment == "crop":
+            share = made.shape[0] * made.shape[1] / (37 * 51)
+            assert 0.45 <= share <= 1.0, (number, made.shape)
+        else:
+            assert made.shape == (37, 51, 3)
+
+
+def test_the_extremes_of_a_crop_stay_inside():
+    image = quiet.tensorflow().reshape(np.arange(2 * 3 * 3, dtype=np.float32), (2, 3, 3))
+    for drawn in (np.zeros(8), np.full(8, 1 - 2**-24)):
+        made = views.crop(image, drawn.astype(np.float32))
+        assert made.shape[0] >= 1
+        assert made.shape[1] >= 1
+
+
+def test_draws_are_uniform_and_the_same_for_ever():
+    digests = np.random.default_rng(0).integers(0, 256, (2000, 16), np.uint8)
+    drawn = np.stack([views.draws(digest, (1, 2)) for digest in digests])
+    assert drawn.dtype == np.float32
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.5, atol=0.03)
+    assert abs(np.corrcoef(drawn[:, 0, 0], drawn[:, 1, 0])[0, 1]) < 0.08
+    # other numbers would be other views under the same fingerprint: a new format version
+    np.testing.assert_allclose(
+        views.draws(np.arange(16, dtype=np.uint8), (1,))[0, :3],
+        [0.04678595, 0.05253589, 0.22823995],
+        atol=1e-6,
+    )
+
+
+def test_a_damaged_chunk_of_views_is_found_and_mended(photos, extract, images_run):
+    from featcache import assembling
+
+    features = extract(photos, views=3).features
+    before = features.views
+    with h5py.File(features.path) as file:
+        offset = file["views"].id.get_chunk_info(2).byte_offset
+    data = bytearray(features.path.read_bytes())
+    data[offset + 40] ^= 1
+    features.path.write_bytes(data)
+    damaged = store.Features(features.path)
+    assert len(damaged.X) == 21
+    with pytest.raises(StoreError, match="checksum of rows 0–20 does not match"):
+        _ = damaged.views
+    damage = store.verify(damaged)
+    assert damage.rows == ((0, 20),)
+    assert assembling.repair(features.path, show_progress=False) == (damage, 21)
+    np.testing.assert_allclose(store.Features(features.path).views, before, rtol=1e-4, atol=1e-5)
+
+
+def test_salvage_keeps_the_whole_views(photos, extract, monkeypatch, images_run):
+    from featcache import assembling
+    from featcache.store import publishing
+
+    monkeypatch.setattr(publishing, "CHUNK_ROWS", 7)
+    features = extract(photos, views=3).features
+    with h5py.File(features.path) as file:
+        offset = file["views"].id.get_chunk_info(4).byte_offset
+    data = bytearray(features.path.read_bytes())
+    data[offset + 40] ^= 1
+    features.path.write_bytes(data)
+    images_run.clear()
+    assert assembling.repair(features.path, show_progress=False)[1] == 7
+    assert sum(images_run) == 21
+    assert not store.verify(store.Features(features.path))
+
+
+def test_parts_of_views_are_no_leftovers_and_go_when_they_are_done(photos, extract, monkeypatch):
+    monkeypatch.setattr(keeping, "PART_ROWS", 4)
+    done = []
+
+    def failing(run, batch):
+        done.append(1)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return run(batch)
+
+    with monkeypatch.context() as patch:
+        wrap_runs(patch, failing)
+        with pytest.raises(KeyboardInterrupt):
+            extract(photos, views=3)
+    cache = photos.parent / "cache"
+    assert list(cache.glob("*/*.parts/part-*.h5"))
+    assert cleaning.removable(cache) == []
+    features = extract(photos, views=3).features
+    assert not features.path.with_name(features.path.name + ".parts").exists()
+
+
+def test_info_names_the_views(photos, extract, cli):
+    path = extract(photos, views=3, augment=["crop", "flip"]).features.path
+    assert "3: the clean image, 2 by flip, crop" in cli("info", path).stdout
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """Every call of a head's fit and predict: rows and groups."""
+    calls = []
+    fit, predict = heads.CATALOGUE["logreg"].fit, heads.CATALOGUE["logreg"].predict
+
+    def watched_fit(self, X, y, groups=None):
+        calls.append(("fit", X, y, groups))
+        return fit(self, X, y, groups)
+
+    def watched_predict(self, X):
+        calls.append(("predict", X, None, None))
+        return predict(self, X)
+
+    monkeypatch.setattr(heads.CATALOGUE["logreg"], "fit", watched_fit)
+    monkeypatch.setattr(heads.CATALOGUE["logreg"], "predict", watched_predict)
+    return calls
+
+
+def test_heads_train_on_all_views_and_are_judged_on_clean_images(photos, extract, fitted):
+    from featcache import compare
+
+    features = extract(photos, views=3).features
+    data = compare._Data.of(features, 3, 0)
+    owner = {row.tobytes(): i for i, view in enumerate(features.views) for row in view}
+    clean = {row.tobytes() for row in features.X}
+    for train, test in data.folds:
+        fitted.clear()
+        compare._score_fold("logreg", {}, data.views, data.y, train, test)
+        (_, X, y, groups), (_, X_test, _, _) = fitted
+        assert len(X) == 3 * len(train)
+        trained_on = [owner[row.tobytes()] for row in X]
+        assert all(count == 3 for count in Counter(trained_on).values())
+        np.testing.assert_array_equal(y, features.labels[trained_on])
+        assert len(np.unique([trained_on, groups], axis=1).T) == len(train)
+        assert all(row.tobytes() in clean for row in X_test)
+        # no view of an image that judges was trained on
+        assert not {owner[row.tobytes()] for row in X_test} & set(trained_on)
+    held_out = {row.tobytes() for row in data.X_test}
+    assert held_out <= clean
+    assert not {owner[row] for row in held_out} & {
+        owner[row.tobytes()] for view in data.views for row in view
+    }
+
+
+def test_fit_heads_on_views_and_stitch(photos, extract, tmp_path, cli):
+    features = extract(photos, views=2).features
+    board = fc.fit_heads(features, ["logreg", "dense"], cv=3, jobs=1, show_progress=False)
+    assert board.n_train + board.n_test == 21
+    fc.stitch(board["logreg"], tmp_path / "m.keras", show_progress=False)
+    (one,) = fc.load(tmp_path / "m.keras").predict(
+        photos / "pear" / "pear ü1.jpg", show_progress=False
+    )
+    assert one.classes[0] in features.class_names
+    done = cli("fit-heads", features.path, "--cv", "3", "--heads", "logreg", "--jobs", "1")
+    assert f"{board.n_train} training images, 2 views each, and" in done.stdout
+
+
+def test_the_dense_head_keeps_the_views_of_an_image_together():
+    from featcache.heads.dense import _stratified
+
+    groups = np.repeat(np.arange(30), 4)
+    targets = np.repeat(np.arange(30) % 3, 4)
+    fit_rows, val_rows = _stratified(targets, 0.2, np.random.default_rng(0), groups)
+    assert sorted([*fit_rows, *val_rows]) == list(range(120))
+    assert not set(groups[fit_rows]) & set(groups[val_rows])
+    assert Counter(targets[val_rows].tolist()) == {0: 8, 1: 8, 2: 8}
+
+
+# Decoding at a smaller scale
+
+
+def large(path, size=(640, 480), **options):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small.resize(size, Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio"),
+    [((640, 512), 8), ((640, 511), 4), ((128, 900), 2), ((127, 900), 1), ((255, 255), 2)],
+)
+def test_the_ratio_keeps_twice_the_size(tmp_path, size, ratio):
+    data = large(tmp_path / "x.jpg", size).read_bytes()
+    decoded = decoding.decode(data, side=32)
+    assert decoded.shape[:2] == (-(-size[1] // ratio), -(-size[0] // ratio))
+    assert min(decoded.shape[:2]) >= min(64, *size)
+
+
+def test_both_decoders_scale_to_the_same_pixels(tmp_path):
+    root = tmp_path / "p"
+    exif = __import__("PIL.Image", fromlist=["Image"]).Exif()
+    exif[0x0112] = 6
+    large(root / "a" / "plain.jpg")
+    large(root / "a" / "progressive.jpg", progressive=True)
+    large(root / "b" / "rotated.jpg", exif=exif)  # Pillow's
+    large(root / "b" / "one.png")
+    large(root / "b" / "small.jpg", (100, 90))
+    source = sources.open_source(root)
+    spec = ExtractionSpec("tiny", "00", (32, 32), "tf", decode_scale=True)
+    scanned = sources.scan(source, images.is_plain)
+    assert not scanned.plain[source.ids.index("b/rotated.jpg")]
+    seen = {}
+    for numbers, batch in images.batches(
+        source, scanned, range(5), spec=spec, batch_size=2, failures={}
+    ):
+        seen.update(zip(numbers.tolist(), batch, strict=True))
+    assert len(seen) == 5
+    for row, pixels in seen.items():
+        by_pillow = decoding.decode(source.get(row), side=32)
+        expected = images.resize(by_pillow, (32, 32), "bilinear")
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_decode_scale_is_part_of_the_fingerprint(tmp_path, extract):
+    large(tmp_path / "p" / "a" / "x.jpg")
+    large(tmp_path / "p" / "b" / "x.png")
+    plain = extract(tmp_path / "p").features
+    scaled = extract(tmp_path / "p", decode_scale=True).features
+    assert plain.fingerprint != scaled.fingerprint
+    assert np.abs(plain.X[0] - scaled.X[0]).max() > 1e-6
+    np.testing.assert_allclose(plain.X[1], scaled.X[1], rtol=1e-5)  # only JPEGs scale
+
+
+def test_decode_scale_with_several_backbones_is_of_each_ones_own_size(
+    tmp_path, extract_all, two_backbones
+):
+    large(tmp_path / "p" / "a" / "x.jpg", (500, 400))
+    large(tmp_path / "p" / "b" / "y.jpg", (900, 700))
+    options = {"weights": "random", "decode_scale": True}
+    together = extract_all(tmp_path / "p", two_backbones, **options)
+    for name, done in zip(two_backbones, together, strict=True):
+        (alone,) = extract_all(tmp_path / "p", name, cache_dir=tmp_path / name, **options)
+        np.testing.assert_array_equal(done.features.X, alone.features.X)
