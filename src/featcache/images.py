@@ -27,6 +27,7 @@ __all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "is_plain", "pixels"
 
 Decoded = Union[np.ndarray, UnreadableImageError]
 CLEAN = (0,)
+PARALLEL = os.cpu_count() or 1  # images in work at once
 
 
 def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
@@ -203,7 +204,11 @@ class _Recipe:
 
     def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
         """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
-        for numbers, *images in dataset.batch(self.batch_size).prefetch(2):
+        options = quiet.tensorflow().data.Options()
+        # tuning ends with a dataset only when its current period ends, and periods double: a run
+        # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
+        options.autotune.enabled = False
+        for numbers, *images in dataset.batch(self.batch_size).prefetch(2).with_options(options):
             yield numbers.numpy(), tuple(stack.numpy() for stack in images)
 
 
@@ -215,7 +220,7 @@ def _decoded_by_tensorflow(
     if source.paths is not None:
         paths = [os.fsencode(source.paths[row]) for row in rows]
         dataset = tf.data.Dataset.from_tensor_slices((numbers, paths))
-        dataset = dataset.map(lambda row, path: (row, tf.io.read_file(path)), tf.data.AUTOTUNE)
+        dataset = dataset.map(lambda row, path: (row, tf.io.read_file(path)), PARALLEL)
     else:
         signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string))
         dataset = tf.data.Dataset.from_generator(
@@ -246,7 +251,7 @@ def _decoded_by_tensorflow(
         image = decode_small(data) if recipe.spec.decode_scale else decode(data)
         return recipe.made(row, image)
 
-    yield from recipe.batched(dataset.map(load, tf.data.AUTOTUNE).ignore_errors())
+    yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
 
 def _read(source: Source, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
@@ -264,7 +269,7 @@ def _decoded_already(
     tf = quiet.tensorflow()
     signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), dtype))
     dataset = tf.data.Dataset.from_generator(decoded, output_signature=signature)
-    yield from recipe.batched(dataset.map(recipe.made, tf.data.AUTOTUNE))
+    yield from recipe.batched(dataset.map(recipe.made, PARALLEL))
 
 
 def _in_threads(
