@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constr
 FILES := $(shell find src tests pipelines benchmarks docs README.md CHANGELOG.md -type f \
 	-not -name '*.pyc' -not -name '.*')
 
-.PHONY: demo test retest lint format picture clean
+.PHONY: demo test retest lint format bench picture clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m featcache demo $(ARGS)
@@ -28,6 +28,11 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# about 15 minutes on two cores; leave the machine alone meanwhile. The page is docs/performance.md
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/extract.py --write $(ARGS)
+	$(BIN)/python benchmarks/scaling.py --write
+
 # docs/demo.svg, the recording in the README
 picture: $(VENV)/installed
 	$(BIN)/python docs/record_demo.py
@@ -38,7 +43,7 @@ clean:
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about two minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[cpu]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -11,10 +11,12 @@ without a GPU, as ratios to (a):
     mobilenet-v2        1.9       3.3        0.85
     resnet50            1.35      2.4        0.90
 
-(a) is `model.predict(image_dataset_from_directory(...))`; (b) and (c) are featcache with its
-TensorFlow and OpenVINO runtimes: list, read, hash and decode the images, run the backbone, write
-the parts. Building and compiling the models is left out for all. (d) is decoding alone, (e) the
-OpenVINO backbone alone on decoded images; on shared cores the limit is 1 / (1/d + 1/e).
+(a) is `model.predict(image_dataset_from_directory(...))`, as written, and (a') the same without
+tf.data's autotuning, whose end may wait for seconds (docs/decisions/threads.md). (b) and (c) are
+featcache with its TensorFlow and OpenVINO runtimes: list, read, hash and decode the images, run the
+backbone, write the parts. Building and compiling the models is left out for all. (d) is decoding
+alone, (e) the OpenVINO backbone alone on decoded images; on shared cores the limit is
+1 / (1/d + 1/e).
 
 Further goals: the TensorFlow runtime 1.15 times (a); `predict` 0.95 of the rate of `extract`;
 three backbones in one pass 1.25 times as fast as in three, where decoding is the larger part.
@@ -49,7 +51,8 @@ BATCH_SIZE = 32
 IN_MEMORY = 256  # images for the backbone alone
 LARGE = (1600, 1200)  # photographs of which decoding is the larger part
 SEVERAL = ("mobilenet-v2", "mobilenet-v3-large", "efficientnet-lite0")
-TUTORIAL, TENSORFLOW, FLOAT32, BFLOAT16 = "a tutorial", "b tensorflow", "c openvino", "c bfloat16"
+TUTORIAL, UNTUNED = "a tutorial", "a' untuned"
+TENSORFLOW, FLOAT32, BFLOAT16 = "b tensorflow", "c openvino", "c bfloat16"
 DECODE, BACKBONE, BACKBONE16 = "d decode", "e backbone", "e bfloat16"
 PREDICT = "predict"
 
@@ -89,7 +92,7 @@ def weights_of(name: str) -> str:
     return "imagenet" if name == "efficientnet-lite0" else "random"
 
 
-def tutorial(root: Path, name: str) -> Callable[[], Any]:
+def tutorial(root: Path, name: str, is_tuned: bool) -> Callable[[], Any]:
     """What a Keras tutorial does, with the network's own preprocessing."""
     keras = quiet.keras()
     resolved = backbones.resolve(name, weights=weights_of(name))
@@ -101,6 +104,10 @@ def tutorial(root: Path, name: str) -> Callable[[], Any]:
         dataset = keras.utils.image_dataset_from_directory(
             root, image_size=size, batch_size=BATCH_SIZE, shuffle=False, verbose=False
         )
+        if not is_tuned:
+            options = quiet.tensorflow().data.Options()
+            options.autotune.enabled = False
+            dataset = dataset.with_options(options)
         model.predict(dataset, verbose=0)
 
     return run
@@ -186,7 +193,8 @@ def one_backbone(
     for bench in benches.values():
         bench.run()
     variants = {
-        TUTORIAL: tutorial(root, name),
+        TUTORIAL: tutorial(root, name, is_tuned=True),
+        UNTUNED: tutorial(root, name, is_tuned=False),
         **{key: bench.run for key, bench in benches.items()},
         DECODE: decode(root, name),
         BACKBONE: backbone_alone(benches[FLOAT32], n),
@@ -205,7 +213,8 @@ def one_backbone(
         "backbone": name,
         "rates": median,
         "every_round": found,
-        "ratios": {key: rate / median[TUTORIAL] for key, rate in median.items()},
+        "over_tutorial": {key: rate / median[TUTORIAL] for key, rate in median.items()},
+        "over_untuned": {key: rate / median[UNTUNED] for key, rate in median.items()},
         "limit": limit,
         "share": {key: median[key] / limit[key] for key in limit},
         "predict_to_extract": median[PREDICT] / median[FLOAT32],
@@ -225,7 +234,7 @@ def torch_rates(python: str, root: Path, name: str, rounds: int) -> dict[str, li
 
 
 def several_backbones(root: Path, cache: Path, n: int, rounds: int) -> dict[str, Any]:
-    """Return seconds of three backbones in one pass and in three."""
+    """Return seconds of three backbones in one pass and in three, over large photographs."""
     names = list(SEVERAL)
     together = Bench(root, cache, names, "float32", "openvino")
     alone = [Bench(root, cache, [name], "float32", "openvino") for name in names]
@@ -261,11 +270,12 @@ def text_of(result: dict[str, Any]) -> str:
                     key,
                     f"{rate:.1f}",
                     f"{min(spread):.1f} to {max(spread):.1f}",
-                    f"{one['ratios'][key]:.2f}",
+                    f"{one['over_tutorial'][key]:.2f}",
+                    f"{one['over_untuned'][key]:.2f}",
                     "" if share is None else f"{share:.2f} of {one['limit'][key]:.1f}",
                 )
             )
-    head = ("backbone", "what", "images/s", "rounds", "over (a)", "share of the limit")
+    head = ("backbone", "what", "images/s", "rounds", "over (a)", "over (a')", "share of the limit")
     parts = [result["machine"], result["what"], page.table(head, rows)]
     lines = [
         f"{one['backbone']}: predict at {one['predict_to_extract']:.2f} of the rate of extract."
@@ -294,7 +304,7 @@ def main() -> None:
     names = options.backbones.split(",")
     with tempfile.TemporaryDirectory() as folder:
         root = photos.make(Path(folder, "photos"), options.images)
-        large = photos.make(Path(folder, "large"), options.images // 8, LARGE)
+        large = photos.make(Path(folder, "large"), options.images // 4, LARGE)
         size_kb = np.mean([path.stat().st_size for path in root.rglob("*.jpg")]) / 1000
         cache = Path(folder, "cache")
         cache.mkdir()
@@ -308,8 +318,8 @@ def main() -> None:
                 one_backbone(root, cache, name, options.images, options.rounds, options.torch)
                 for name in names
             ],
-            "several": several_backbones(large, cache, options.images // 8, options.rounds)
-            | {"images": options.images // 8},
+            "several": several_backbones(large, cache, options.images // 4, options.rounds)
+            | {"images": options.images // 4},
         }
     print(json.dumps(result) if options.json else text_of(result))
     if options.write:

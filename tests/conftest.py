@@ -87,6 +87,31 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
+    from featcache import catalogue, quiet
+
+    keras = quiet.keras()
+
+    def factory(filters: int) -> Callable[..., Any]:
+        def build(weights: str, include_top: bool, input_shape: Any) -> Any:
+            inputs = keras.Input(input_shape)
+            x = keras.layers.Conv2D(filters, 3, strides=3, name="first")(inputs)
+            return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=f"small{filters}")
+
+        return build
+
+    for name, factory_name, filters, side in (
+        ("small-5", "Small5", 5, 40),
+        ("small-6", "Small6", 6, 56),
+    ):
+        entry = catalogue.Entry(factory_name, side, "tf")
+        monkeypatch.setitem(catalogue.CATALOGUE, name, entry)
+        monkeypatch.setattr(keras.applications, factory_name, factory(filters), raising=False)
+    return ["small-5", "small-6"]
+
+
+@pytest.fixture
 def extract(tiny_backbone: Path, tmp_path: Path) -> Callable[..., Any]:
     """`extraction.run` with the tiny backbone and a cache folder of the test's own."""
     from featcache import extraction

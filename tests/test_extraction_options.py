@@ -9,7 +9,7 @@ import pytest
 from conftest import make_image
 from PIL import Image
 
-from featcache import images, keeping, runtime, store
+from featcache import images, keeping, progress, runtime, store
 from featcache.errors import SourceError, SpecError
 
 
@@ -185,3 +185,70 @@ def test_ten_thousand_images_are_walked_without_tensorflow(tmp_path, monkeypatch
         path.write_bytes(bytes(stamp.st_size))
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert extract(root).hit
+
+
+def test_the_runtime_is_not_part_of_the_numbers(photos, extract, images_run):
+    one = extract(photos, runtime="openvino")
+    assert one.features.provenance["runtime"].startswith("inline")  # as the counter wraps it
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 902, (30, 30))
+    other = extract(photos, runtime="tensorflow")
+    assert (other.n_computed, other.n_reused) == (1, 21)
+    assert other.features.fingerprint == one.features.fingerprint
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_the_run_is_compared_with_keras_and_says_so(photos, extract, capsys, name):
+    features = extract(photos, runtime=name, cache_dir=photos.parent / name).features
+    provenance = features.provenance
+    assert provenance["runtime"].startswith(f"{name} on CPU")
+    assert 0 <= provenance["difference_to_keras"] < 1e-4
+    assert provenance["cosine_to_keras"] == pytest.approx(1)
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_lower_precision_is_another_fingerprint_and_its_distance_is_said(
+    photos, extract, images_run, capsys
+):
+    exact = extract(photos)
+    lower = extract(photos, precision="bfloat16", runtime="tensorflow")
+    assert lower.n_computed == 21
+    assert lower.features.fingerprint != exact.features.fingerprint
+
+
+def test_how_near_bfloat16_comes(photos, extract, capsys):
+    features = extract(photos, precision="bfloat16", runtime="tensorflow").features
+    message = capsys.readouterr().err
+    assert message.startswith("bfloat16 by tensorflow: cosine similarity to float32 ")
+    assert 0.99 < features.provenance["cosine_to_keras"] < 1
+
+
+def test_a_runtime_that_is_wrong_is_left_for_tensorflow(photos, extract, monkeypatch, capsys):
+    right = extract(photos, cache_dir=photos.parent / "right").features
+    compile_frozen = runtime.compile_frozen
+
+    class Wrong(runtime.Compiled):
+        name, where = "openvino", "CPU"
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def start(self, images):
+            outputs = tuple(1.01 * one for one in self.inner(images))
+            return lambda: outputs
+
+    monkeypatch.setattr(runtime, "compile_frozen", lambda *a, **o: Wrong(compile_frozen(*a, **o)))
+    features = extract(photos).features
+    np.testing.assert_allclose(features.X, right.X, rtol=1e-4, atol=1e-5)
+    assert features.provenance["runtime"] == "tensorflow on CPU"
+    assert "Warning: openvino gives other numbers than Keras here" in capsys.readouterr().err
+
+
+def test_progress_says_what_is_waited_for(photos, extract, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    done = extract(photos, show_progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Extracting" in line]
+    assert lines
+    assert all("bound by decoding" in line or "bound by the backbone" in line for line in lines)
+    assert set(done.waited_s) == {"decoding", "backbone"}
+    assert 0 <= done.waited_s["decoding"] + done.waited_s["backbone"] <= done.computing_s + 0.01
+    assert done.computing_s < done.seconds

@@ -13,7 +13,6 @@ from conftest import make_image, wrap_runs
 import featcache as fc
 from featcache import (
     backbones,
-    catalogue,
     decoding,
     extraction,
     heads,
@@ -38,29 +37,6 @@ def extract_all(tmp_path):
         return extraction.run_all(source, backbone, **(settings | options))
 
     return run
-
-
-@pytest.fixture
-def two_backbones(monkeypatch):
-    """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
-    keras = quiet.keras()
-
-    def factory(filters):
-        def build(weights, include_top, input_shape):
-            inputs = keras.Input(input_shape)
-            x = keras.layers.Conv2D(filters, 3, strides=3, name="first")(inputs)
-            return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=f"small{filters}")
-
-        return build
-
-    for name, factory_name, filters, side in (
-        ("small-5", "Small5", 5, 40),
-        ("small-6", "Small6", 6, 56),
-    ):
-        entry = catalogue.Entry(factory_name, side, "tf")
-        monkeypatch.setitem(catalogue.CATALOGUE, name, entry)
-        monkeypatch.setattr(keras.applications, factory_name, factory(filters), raising=False)
-    return ["small-5", "small-6"]
 
 
 @pytest.fixture

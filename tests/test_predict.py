@@ -121,3 +121,35 @@ def test_models_that_cannot_be_used(model_path, damage, message):
     with pytest.raises(StitchError, match=message) as caught:
         fc.load(model_path)
     assert "\n" not in str(caught.value)
+
+
+def test_every_runtime_predicts_the_same(model_path, photos):
+    by = {
+        name: fc.load(model_path, runtime=name).predict(photos, show_progress=False)
+        for name in ("openvino", "tensorflow")
+    }
+    for one, other in zip(by["openvino"], by["tensorflow"], strict=True):
+        assert (one.path, one.classes) == (other.path, other.classes)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
+    with pytest.raises(SpecError, match="runtime must be one of auto, tensorflow, openvino"):
+        fc.load(model_path, runtime="torch")
+
+
+def test_a_converted_model_is_kept_where_there_is_a_cache(model_path, photos, tmp_path):
+    fc.load(model_path, runtime="openvino", cache_dir=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    fc.load(model_path, runtime="openvino", cache_dir=tmp_path / "cache")
+    digest = card.read(model_path).model_digest
+    assert list((tmp_path / "cache" / ".models" / digest).glob("*/model.xml"))
+
+
+def test_the_first_images_are_compared_with_keras_once(model_path, photos, monkeypatch):
+    from featcache import runtime
+
+    compared = []
+    agree = runtime.agree
+    monkeypatch.setattr(runtime, "agree", lambda *args: compared.append(1) or agree(*args))
+    model = fc.load(model_path)
+    for _ in range(2):
+        assert len(model.predict(photos, show_progress=False)) == 21
+    assert len(compared) == 1

@@ -249,6 +249,28 @@ def test_one_that_agrees_stays_and_nothing_is_said(model):
     assert said == []
 
 
+def test_xla_compiles_once_for_a_run(model, monkeypatch):
+    traced = []
+    constant_graph = tensorflow.constant_graph
+
+    def watched(*arguments):
+        constant = constant_graph(*arguments)
+
+        def run(images):
+            traced.append(images.shape)  # inside a tf.function: once for each shape
+            return constant(images)
+
+        return run
+
+    monkeypatch.setattr(tensorflow, "constant_graph", watched)
+    run = compiled_by("xla", model)
+    run, found = runtime.agree(run, model, pixels(20), "float32", lambda text: None)
+    assert found.holds
+    for n in (20, 20, 7, 1):
+        np.testing.assert_allclose(run(pixels(n))[0], model(pixels(n)), rtol=1e-4, atol=1e-5)
+    assert [tuple(shape) for shape in traced] == [(20, 32, 32, 3)]
+
+
 def test_how_near_lower_precision_comes_is_said(model):
     said = []
     wrong = Wrong(model, lambda outputs: outputs + 0.01)

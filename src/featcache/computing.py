@@ -52,7 +52,7 @@ class Work:
     targets: list[Target]
     settings: Settings
     waited_s: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "backbone": 0.0})
-    seconds: float = 0.0  # in `compute`, all in all
+    seconds: float = 0.0  # with images on their way; building and checking networks is not in it
 
     @cached_property
     def networks(self) -> list[Network]:
@@ -74,6 +74,7 @@ class Work:
 
         Whatever ends this early, finished rows are kept.
         """
+        self.build()
         started = time.monotonic()
         wanted = {id(target): mask for target, mask in zip(self.targets, missing, strict=True)}
         passes = [some for group in self._groups() for some in self._passes(group, wanted)]
@@ -142,21 +143,29 @@ class Work:
             finish = []
             for (network, places), stack in zip(one.needed, made, strict=True):
                 mine = stack if len(places) == stack.shape[1] else stack[:, places]
-                network.check(mine[:, 0])
+                self._check_once(network, mine[:, 0])
                 finish.append(network.start(mine))
             return lambda: [done() for done in finish]
 
-        for network, _ in one.needed:
-            _ = network.compiled
         ahead = max(network.compiled.ahead for network, _ in one.needed)
         done = runtime.in_order(self._timed(stacks), start, ahead)
-        before = time.monotonic()
+        before, n_failed = time.monotonic(), 0
         for numbers, outputs in done:
             self.waited_s["backbone"] += time.monotonic() - before
-            self._fail(one, failures)
+            if len(failures) > n_failed:
+                n_failed = len(failures)
+                self._fail(one, failures)
             yield numbers, outputs
             before = time.monotonic()
         self._fail(one, failures)
+
+    def _check_once(self, network: Network, images: np.ndarray) -> None:
+        if network.agreed is None:
+            before = time.monotonic()
+            network.check(images)
+            took = time.monotonic() - before
+            self.seconds -= took
+            self.waited_s["backbone"] -= took
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass batches on; what is waited for them is decoding, not the backbone."""
@@ -180,7 +189,6 @@ class Work:
         for network, _ in one.needed:
             for target in network.targets:
                 target.found.failed.update(failures)
-        failures.clear()
 
     def _keep(
         self,
@@ -192,14 +200,14 @@ class Work:
         array: np.ndarray,
     ) -> None:
         embeddings = _as_stored(array, target.spec)
-        good = self._check(target, numbers, embeddings)
+        good = self._usable(target, numbers, embeddings)
         some = [good & mine[:, place] for place in range(len(views))]
         keys = [target.keys(numbers[rows], view) for rows, view in zip(some, views, strict=True)]
         rows = [embeddings[rows, place] for place, rows in enumerate(some)]
         keeper.add(np.concatenate(keys), np.concatenate(rows))
         target.computed.update(numbers[good & mine.any(axis=1)].tolist())
 
-    def _check(self, target: Target, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    def _usable(self, target: Target, numbers: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Return which rows of a batch may be kept; the others become failures."""
         found = target.found
         good: np.ndarray = np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim)))

@@ -44,7 +44,7 @@ class Extraction:
     n_failed: int  # images that could not be read, named in the file's `failures`
     n_passed_over: int  # files that are no images
     seconds: float  # until all files of the run were there
-    computing_s: float = 0.0  # of it with images going through the backbones
+    computing_s: float = 0.0  # of it with images on their way through the backbones
     waited_s: dict[str, float] = field(default_factory=dict)  # of that, for which part
 
 

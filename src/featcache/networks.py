@@ -75,8 +75,6 @@ class Network:
 
     def check(self, images: np.ndarray) -> None:
         """Compare with Keras on the first images of a run, and say so in the provenance."""
-        if self.agreed is not None:
-            return
         self.agreed, agreement = runtime.agree(
             self.compiled, self.model, images, self.spec.precision, progress.note
         )

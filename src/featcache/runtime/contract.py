@@ -22,6 +22,7 @@ class Compiled(ABC):
     name: str  # openvino or tensorflow
     where: str  # what it runs on, for people
     devices: Sequence[str] = ("/CPU:0",)  # TensorFlow's names of it
+    is_of_one_size: bool = False  # whether it compiles anew for a batch larger than all before
     ahead: int = 2  # batches to have started: one is computed while the next one is brought
 
     @abstractmethod

@@ -63,7 +63,9 @@ def agree(
 
     some = np.asarray(images[:N_IMAGES], np.float32)
     expected = tensorflow.plain(model)(some)
-    found = Agreement.of(compiled(some), expected)
+    # what compiles for a size is to compile for the one that follows, and once
+    got = compiled(images if compiled.is_of_one_size else some)
+    found = Agreement.of(tuple(output[: len(some)] for output in got), expected)
     if precision != "float32":
         say(
             f"{precision} by {compiled.name}: cosine similarity to float32 {found.cosine:.4f} "

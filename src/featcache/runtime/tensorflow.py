@@ -109,7 +109,7 @@ class TensorFlow(Compiled):
         self.where = kind if len(devices) == 1 else f"{len(devices)} {kind}s"
         self.ahead = len(devices) * WORKERS[kind] + 1
         self.devices = devices
-        self.use_xla = use_xla
+        self.is_of_one_size = use_xla
         self._size = 0  # of the batches that XLA compiled for; shorter ones are padded
         self._turns = cycle(
             (function, device, ThreadPoolExecutor(WORKERS[kind], "featcache-tensorflow"))
@@ -124,7 +124,7 @@ class TensorFlow(Compiled):
     def _run(self, function: Callable[[Any], Any], device: str, images: Images) -> Outputs:
         tf = quiet.tensorflow()
         n = len(images)
-        if self.use_xla:
+        if self.is_of_one_size:
             images = padded(np.asarray(images), self._size)
         try:
             with tf.device(device):

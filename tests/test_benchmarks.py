@@ -1,0 +1,102 @@
+"""The benchmarks run, on quick networks and a few images; what they find is not judged here."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from PIL import Image
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import extract as bench
+import page
+import photos as made
+import scaling
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return made.make(tmp_path_factory.mktemp("bench") / "photos", 24)
+
+
+def test_photographs_are_as_said_and_the_same_every_time(root, tmp_path):
+    again = made.make(tmp_path / "again", 8)
+    for path in sorted(again.rglob("*.jpg")):
+        assert path.read_bytes() == (root / path.relative_to(again)).read_bytes()
+    sizes = [path.stat().st_size for path in root.rglob("*.jpg")]
+    assert len(sizes) == 24
+    assert 40_000 < np.mean(sizes) < 60_000
+    with Image.open(next(root.rglob("*.jpg"))) as image:
+        assert image.size == (500, 375)
+
+
+def test_one_backbone_every_way(root, tmp_path, two_backbones):
+    result = bench.one_backbone(root, tmp_path, two_backbones[0], 24, 1, None)
+    assert set(result["rates"]) == {
+        bench.TUTORIAL,
+        bench.UNTUNED,
+        bench.TENSORFLOW,
+        bench.FLOAT32,
+        bench.BFLOAT16,
+        bench.DECODE,
+        bench.BACKBONE,
+        bench.BACKBONE16,
+        bench.PREDICT,
+    }
+    assert all(rate > 0 for rate in result["rates"].values())
+    assert result["over_tutorial"][bench.TUTORIAL] == 1
+    limit = 1 / (1 / result["rates"][bench.DECODE] + 1 / result["rates"][bench.BACKBONE])
+    assert result["limit"][bench.FLOAT32] == pytest.approx(limit)
+    json.dumps(result)
+    several = {"backbones": [], "machine": page.machine(), "what": "", "several": None}
+    text = bench.text_of(several | {"backbones": [result]})
+    assert "| small-5 " in text
+    assert "share of the limit" in text
+
+
+def test_several_backbones_in_one_pass(root, tmp_path, two_backbones, monkeypatch):
+    monkeypatch.setattr(bench, "SEVERAL", tuple(two_backbones))
+    result = bench.several_backbones(root, tmp_path, 24, 1)
+    assert result["ratio"] > 0
+    assert not list(tmp_path.glob("*.parts/part-*"))
+
+
+def test_scaling(tmp_path):
+    rows = scaling.measured(tmp_path, [6, 9], is_small=True)
+    assert [row["images"] for row in rows] == [6, 9]
+    assert all(row["ms_an_image"] > 0 for row in rows)
+    assert "beyond the first" in scaling.text_of(rows)
+
+
+def test_a_comment_changes_the_file_and_not_the_pixels():
+    data = scaling.small_images(0)
+    other = scaling.with_comment(data, 7)
+    assert other != data
+    before, after = (np.asarray(Image.open(io.BytesIO(one))) for one in (data, other))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_result_takes_the_place_of_the_one_before(tmp_path, monkeypatch):
+    page_file = tmp_path / "performance.md"
+    page_file.write_text("# A\n<!-- x -->\nold\n<!-- end of x -->\n\nafter\n")
+    monkeypatch.setattr(page, "PAGE", page_file)
+    for text in ("one", "two"):
+        page.put("x", text)
+    expected = "# A\n<!-- x -->\n\ntwo\n\n<!-- end of x -->\n\nafter\n"
+    assert page_file.read_text() == expected
+
+
+def test_the_page_has_a_place_for_each_benchmark():
+    text = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    for section in ("extract", "scaling"):
+        assert text.count(f"<!-- {section} -->") == text.count(f"<!-- end of {section} -->") == 1
+
+
+def test_a_table():
+    assert page.table(("a", "bb"), [("ccc", "d")]) == ("| a   | bb |\n|-----|----|\n| ccc | d  |")
+    assert Path(page.PAGE).name == "performance.md"
