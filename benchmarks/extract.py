@@ -117,7 +117,7 @@ def decode(root: Path, name: str) -> Callable[[], Any]:
     """Decoding and resizing, and nothing else."""
     spec = backbones.resolve(name, weights=weights_of(name)).spec
     samples = sources.open_source(root)
-    scanned = sources.scan(samples, images.is_plain)
+    scanned = sources.scan(samples, images.plain_orientation)
     rows = list(range(len(samples)))
 
     def run() -> None:
@@ -136,7 +136,7 @@ def backbone_alone(bench: Bench, n: int) -> Callable[[], Any]:
     compiled = network.agreed
     assert compiled is not None
     samples = sources.open_source(bench.root).limit(min(n, IN_MEMORY))
-    scanned = sources.scan(samples, images.is_plain)
+    scanned = sources.scan(samples, images.plain_orientation)
     some = [
         batch
         for _, batch in images.batches(

@@ -648,7 +648,7 @@ def stacks(
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray]]]:
     """Stand in for `images.stacks`, in the same order: TensorFlow would trace two graphs a run."""
     decoded = []
-    for row in sorted(rows, key=lambda row: not scanned.plain[row]):
+    for row in sorted(rows, key=lambda row: not scanned.orientations[row]):
         try:
             decoded.append((row, images.pixels(source, row, specs[0])))
         except images.UnreadableImageError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +22,11 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return data.getvalue()
 
 
-def rotated_jpeg() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+def turned_jpeg(orientation: int, kind: int = 3, **options) -> bytes:
+    """A JPEG whose EXIF says how to turn it, as a 16-bit number unless `kind` says otherwise."""
+    entry = struct.pack("<HHIHH", 0x0112, kind, 1, orientation, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    return encoded(Image.fromarray(RGB), "JPEG", exif=exif, **options)
 
 
 PLAIN = {
@@ -42,6 +44,10 @@ def without_last_scan(data: bytes) -> bytes:
     return data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
 
 
+TURNED_BY_8 = turned_jpeg(8)
+EXIF_OF_8 = TURNED_BY_8[
+    TURNED_BY_8.index(b"\xff\xe1") : TURNED_BY_8.index(b"\xff\xdb")
+]  # the segment alone
 XMP = (
     b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'>"
     b"<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
@@ -54,7 +60,9 @@ ODD = {
     + (len(XMP) + 2).to_bytes(2, "big")
     + XMP
     + PLAIN["jpeg"][2:],
-    "rotated": rotated_jpeg(),
+    "turned by nine": turned_jpeg(9),
+    "turned by a long": turned_jpeg(6, kind=4),
+    "turned twice": turned_jpeg(6).replace(b"\xff\xdb", EXIF_OF_8 + b"\xff\xdb", 1),
     "progressive without its last scan": without_last_scan(PLAIN["progressive jpeg"]),
     "cmyk": encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
     "palette": encoded(Image.fromarray(RGB).convert("P"), "PNG"),
@@ -70,20 +78,31 @@ ODD = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_plain_files_decode_in_tensorflow_to_pillows_very_pixels(kind):
     tf = quiet.tensorflow()
-    assert decoding.is_plain(PLAIN[kind])
+    assert decoding.plain_orientation(PLAIN[kind])
     got = tf.io.decode_jpeg(PLAIN[kind], 3, dct_method="INTEGER_ACCURATE").numpy()
     np.testing.assert_array_equal(got, decoding.decode(PLAIN[kind]))
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_files_are_left_to_pillow(kind):
-    assert not decoding.is_plain(ODD[kind])
+    assert not decoding.plain_orientation(ODD[kind])
     assert decoding.decode(ODD[kind]).dtype == np.uint8
 
 
-@pytest.mark.parametrize("kind", ["rotated", "rotated by XMP"])
-def test_rotation_is_applied(kind):
-    assert decoding.decode(ODD[kind]).shape == (30, 20, 3)
+def test_rotation_is_applied():
+    assert decoding.decode(ODD["rotated by XMP"]).shape == (30, 20, 3)
+    assert decoding.decode(turned_jpeg(6)).shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_in_tensorflow_to_pillows_very_pixels(orientation, progressive):
+    tf = quiet.tensorflow()
+    data = turned_jpeg(orientation, progressive=progressive)
+    assert decoding.plain_orientation(data) == orientation
+    image = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")
+    got = images.turned(image, tf.constant(orientation)).numpy()
+    np.testing.assert_array_equal(got, decoding.decode(data))
 
 
 def test_lossless_formats_keep_their_pixels():
@@ -119,13 +138,13 @@ def test_unreadable_gives_a_reason_on_one_line(data, reason):
 
 
 def test_too_many_pixels():
-    assert not decoding.is_plain(PLAIN["jpeg"], max_pixels=500)
+    assert not decoding.plain_orientation(PLAIN["jpeg"], max_pixels=500)
     with pytest.raises(images.UnreadableImageError, match="30 x 20 pixels are more than 500"):
         decoding.decode(PLAIN["jpeg"], max_pixels=500)
 
 
 def load(source, rows, **options):
-    scanned = sources.scan(source, images.is_plain)
+    scanned = sources.scan(source, images.plain_orientation)
     failures: dict[int, str] = {}
     settings = {"spec": SPEC, "batch_size": 4}
     got = {}
@@ -140,7 +159,8 @@ def load(source, rows, **options):
 
 def test_batches_give_every_row_its_own_pixels(tmp_path):
     root = make_photos(tmp_path / "p")
-    files = {**PLAIN, **ODD, "cut": PLAIN["jpeg"][:300], "empty": b""}
+    turned = {f"turned {n}": turned_jpeg(n) for n in range(1, 9)}
+    files = {**PLAIN, **ODD, **turned, "cut": PLAIN["jpeg"][:300], "empty": b""}
     for name, data in files.items():
         (root / "pear" / f"{name}.jpg").write_bytes(data)
     source = sources.open_source(root)

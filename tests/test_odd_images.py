@@ -107,7 +107,7 @@ def test_every_file_is_a_row_or_a_failure_and_a_second_run_a_hit(
 def test_pixels_of_row_i_are_those_of_image_i(kind, root, expected):
     source = sources.open_source(root if kind == "folder" else as_tar(root, expected))
     ids = [id_.removeprefix(f"{root.name}.tar/") for id_ in source.ids]
-    scanned = sources.scan(source, lambda data: images.is_plain(data, MAX_PIXELS))
+    scanned = sources.scan(source, lambda data: images.plain_orientation(data, MAX_PIXELS))
     rows = [row for row in range(len(source)) if row not in scanned.unreadable]
     failures: dict[int, str] = {}
     differences: dict[str, float] = {}

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import make_image, wrap_runs
+from PIL import Image
 
 import featcache as fc
 from featcache import (
@@ -425,8 +426,6 @@ def test_the_dense_head_keeps_the_views_of_an_image_together():
 
 
 def large(path, size=(640, 480), **options):
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -447,23 +446,25 @@ def test_the_ratio_keeps_twice_the_size(tmp_path, size, ratio):
 
 def test_both_decoders_scale_to_the_same_pixels(tmp_path):
     root = tmp_path / "p"
-    exif = __import__("PIL.Image", fromlist=["Image"]).Exif()
+    exif = Image.Exif()
     exif[0x0112] = 6
     large(root / "a" / "plain.jpg")
     large(root / "a" / "progressive.jpg", progressive=True)
-    large(root / "b" / "rotated.jpg", exif=exif)  # Pillow's
+    large(root / "b" / "rotated.jpg", exif=exif)
+    large(root / "b" / "xmp.jpg", xmp=b'<x tiff:Orientation="1"/>')  # Pillow's
     large(root / "b" / "one.png")
     large(root / "b" / "small.jpg", (100, 90))
     source = sources.open_source(root)
     spec = ExtractionSpec("tiny", "00", (32, 32), "tf", decode_scale=True)
-    scanned = sources.scan(source, images.is_plain)
-    assert not scanned.plain[source.ids.index("b/rotated.jpg")]
+    scanned = sources.scan(source, images.plain_orientation)
+    assert scanned.orientations[source.ids.index("b/rotated.jpg")] == 6
+    assert not scanned.orientations[source.ids.index("b/xmp.jpg")]
     seen = {}
     for numbers, batch in images.batches(
-        source, scanned, range(5), spec=spec, batch_size=2, failures={}
+        source, scanned, range(6), spec=spec, batch_size=2, failures={}
     ):
         seen.update(zip(numbers.tolist(), batch, strict=True))
-    assert len(seen) == 5
+    assert len(seen) == 6
     for row, pixels in seen.items():
         by_pillow = decoding.decode(source.get(row), side=32)
         expected = images.resize(by_pillow, (32, 32), "bilinear")

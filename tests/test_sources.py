@@ -171,7 +171,7 @@ def test_scan_gives_digests_in_row_order(photos):
     assert not scanned.unreadable
     for row, path in enumerate(source.paths):
         assert scanned.digests[row].tobytes() == sources.digest(Path(path).read_bytes())
-        assert scanned.plain[row] == path.endswith(".jpg")
+        assert scanned.orientations[row] == path.endswith(".jpg")
 
 
 def test_a_file_that_vanishes_is_reported_not_raised(photos):

@@ -21,6 +21,7 @@ from featcache.errors import SpecError
 from featcache.spec import BACKGROUND, MAX_PIXELS
 
 _EXIF_ORIENTATION = 0x0112
+_SHORT = 3  # TIFF's 16-bit number
 # chunks that change nothing that is seen, with their length where it is fixed; Pillow judges others
 _PLAIN_CHUNKS: dict[bytes, int | None] = {
     b"IHDR": 13,
@@ -47,13 +48,16 @@ class VanishedImageError(UnreadableImageError):
     """An image that was there and is no more, or is another: next time it may be fine."""
 
 
-def is_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
-    """Return whether TensorFlow decodes this file to what Pillow shows upright."""
+def plain_orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
+    """Return the EXIF orientation, 1 to 8, where TensorFlow decodes a file as Pillow does; else 0.
+
+    1 is upright, and so is what says nothing.
+    """
     if data.startswith(b"\xff\xd8"):
-        return _is_plain_jpeg(data, max_pixels)
+        return _plain_jpeg(data, max_pixels)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _is_plain_png(data, max_pixels)
-    return False
+        return int(_is_plain_png(data, max_pixels))
+    return 0
 
 
 def shortest_side(ratio: int, side: int) -> int:
@@ -184,40 +188,42 @@ def colour(text: str) -> str:
         ) from None
 
 
-def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Grey or three components, complete, upright by all that is said, not too large."""
-    position, frame = 2, None
+def _plain_jpeg(data: bytes, max_pixels: int) -> int:
+    """Return the orientation of a JPEG of one or three components, whole and not too large."""
+    position, frame, said = 2, None, set()  # orientations
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
         if marker < 0xC0:  # damaged, for Pillow to judge
-            return False
+            return 0
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : position + 2 + length]
-        if marker == 0xE1 and segment.startswith(b"Exif\0\0") and not _is_upright(segment[6:]):
-            return False
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            said.add(_exif_orientation(segment[6:]))
         if marker == 0xE1 and b"tiff:Orientation" in segment:  # XMP may rotate as well
-            return False
+            return 0
         if marker in (0xE0, 0xEE) and len(segment) < 12:  # Pillow wants JFIF and Adobe whole
-            return False
+            return 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if len(segment) < 6:
-                return False
+                return 0
             frame = marker, *struct.unpack(">HHB", segment[1:6])
         if marker == 0xDA:
             if frame is None or data.rfind(b"\xff\xd9", position) < 0:
-                return False  # cut off; TensorFlow would only complain on stderr
+                return 0  # cut off; TensorFlow would only complain on stderr
             kind, height, width, components = frame
             if components not in (1, 3) or not 0 < height * width <= max_pixels:
-                return False
-            if kind == 0xC2:
-                # where scans of a progressive file are missing, decoders smooth over it variously
-                return _has_every_scan(data, position, components)
-            return kind in (0xC0, 0xC1)
+                return 0
+            # where scans of a progressive file are missing, decoders smooth over it variously
+            is_whole = kind in (0xC0, 0xC1) or (
+                kind == 0xC2 and _has_every_scan(data, position, components)
+            )
+            # what a second EXIF segment says otherwise is for Pillow to judge
+            return max(said, default=1) if is_whole and len(said) <= 1 else 0
         position += 2 + length
-    return False
+    return 0
 
 
 def _has_every_scan(data: bytes, position: int, n_components: int) -> bool:
@@ -251,21 +257,24 @@ def _has_every_scan(data: bytes, position: int, n_components: int) -> bool:
     return not bits_missing.any() and data[position : position + 2] == b"\xff\xd9"
 
 
-def _is_upright(exif: bytes) -> bool:
-    """Read the orientation entry of a TIFF header's first directory; absent means upright."""
+def _exif_orientation(exif: bytes) -> int:
+    """Read the orientation entry of a TIFF header's first directory; absent is 1, damaged is 0."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
-        return False  # damaged, or more than one: let Pillow judge
+        return 0  # damaged, or more than one: let Pillow judge
     try:
         (offset,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, offset)
         for entry in range(count):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, offset + 2 + 12 * entry)
+            tag, kind, n_values, value = struct.unpack_from(
+                f"{order}HHIH", exif, offset + 2 + 12 * entry
+            )
             if tag == _EXIF_ORIENTATION:
-                return bool(value == 1)
+                is_plain = (kind, n_values) == (_SHORT, 1) and 1 <= value <= 8
+                return int(value) if is_plain or value == 1 else 0
     except struct.error:
-        return False  # damaged: let Pillow judge
-    return True
+        return 0  # damaged: let Pillow judge
+    return 1
 
 
 def _is_plain_png(data: bytes, max_pixels: int) -> bool:

@@ -165,7 +165,7 @@ class _Data:
                 f"only one of them has: {odd}."
             )
         self.spec, self.batch_size = described.spec, batch_size
-        self.scanned = sources.scan(self.samples, images.is_plain)
+        self.scanned = sources.scan(self.samples, images.plain_orientation)
         self.failures = dict(self.scanned.unreadable)
         digests = self.scanned.digests
         part = splits.parts(self.samples.annotations, digests, described.seed)

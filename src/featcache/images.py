@@ -1,9 +1,9 @@
 """Images of a source to batches at the networks' sizes.
 
-Plain JPEG and PNG files are decoded by TensorFlow inside `tf.data`. Whatever TensorFlow would read
-otherwise than a person sees it (EXIF rotation, alpha, palettes, CMYK, 16 bits) and every other
-format goes through Pillow, and so does what TensorFlow fails on: Pillow either reads it or says
-why not. Both are resized by the same TensorFlow op. No normalisation here; values stay 0 to 255.
+Plain JPEG and PNG files are decoded by TensorFlow inside `tf.data` and turned upright. Whatever
+TensorFlow would read otherwise than a person sees it (alpha, palettes, CMYK, 16 bits) and every
+other format goes through Pillow, and so does what TensorFlow fails on: Pillow either reads it or
+says why not. Both are resized by the same TensorFlow op. No normalisation here; values stay 0 to 255.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, Union
 import numpy as np
 
 from featcache import decoding, quiet, views
-from featcache.decoding import UnreadableImageError, VanishedImageError, is_plain
+from featcache.decoding import UnreadableImageError, VanishedImageError, plain_orientation
 from featcache.sources import Scan, Source
 from featcache.spec import MAX_PIXELS, ExtractionSpec
 
-__all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "is_plain", "pixels", "resize"]
+__all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "pixels", "plain_orientation", "resize"]
 
 Decoded = Union[np.ndarray, UnreadableImageError]
 CLEAN = (0,)
@@ -54,7 +54,7 @@ def batches(
 
     Parameters
     ----------
-    scanned : what `sources.scan(source, is_plain)` gave.
+    scanned : what `sources.scan(source, plain_orientation)` gave.
     rows : row numbers to load.
     spec : says the size and how it is reached, and what lies under transparent pixels.
     failures : filled with the reason for every row that could not be loaded. One whose file could
@@ -110,12 +110,12 @@ def stacks(
     )
     assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
     place = [recipe.sizes.index(spec.image_size) for spec in specs]
-    in_graph = [row for row in rows if scanned.plain[row]]
+    in_graph = [row for row in rows if scanned.orientations[row]]
     # what TensorFlow fails on never arrives; it stays in `left` and Pillow has the last word
     left = dict.fromkeys(rows)
     with decoding.own_limit():
         if in_graph:
-            for numbers, images in _decoded_by_tensorflow(source, in_graph, recipe):
+            for numbers, images in _decoded_by_tensorflow(source, scanned, in_graph, recipe):
                 for row in numbers.tolist():
                     del left[row]
                 yield numbers, tuple(images[i] for i in place)
@@ -213,18 +213,20 @@ class _Recipe:
 
 
 def _decoded_by_tensorflow(
-    source: Source, rows: Sequence[int], recipe: _Recipe
+    source: Source, scanned: Scan, rows: Sequence[int], recipe: _Recipe
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
     tf = quiet.tensorflow()
     numbers = np.array(rows, np.int64)
+    orientations = scanned.orientations[numbers].astype(np.int32)
     if source.paths is not None:
         paths = [os.fsencode(source.paths[row]) for row in rows]
-        dataset = tf.data.Dataset.from_tensor_slices((numbers, paths))
-        dataset = dataset.map(lambda row, path: (row, tf.io.read_file(path)), PARALLEL)
+        dataset = tf.data.Dataset.from_tensor_slices((numbers, orientations, paths))
+        dataset = dataset.map(lambda row, turn, path: (row, turn, tf.io.read_file(path)), PARALLEL)
     else:
-        signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string))
+        kinds = (tf.int64, tf.int32, tf.string)
         dataset = tf.data.Dataset.from_generator(
-            lambda: _read(source, rows), output_signature=signature
+            lambda: _read(source, numbers, orientations),
+            output_signature=tuple(tf.TensorSpec((), kind) for kind in kinds),
         )
 
     def decode(data: Any, ratio: int = 1) -> Any:
@@ -247,18 +249,44 @@ def _decoded_by_tensorflow(
         ]
         return tf.case(cases, default=functools.partial(decode, data))
 
-    def load(row: Any, data: Any) -> Any:
+    def load(row: Any, orientation: Any, data: Any) -> Any:
         image = decode_small(data) if recipe.spec.decode_scale else decode(data)
+        image = tf.cond(orientation == 1, lambda: image, lambda: turned(image, orientation))
         return recipe.made(row, image)
 
     yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
 
-def _read(source: Source, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
-    """Yield rows with their bytes; what cannot be read any more is left out."""
-    for row in rows:
+def turned(image: Any, orientation: Any) -> Any:
+    """Return a TensorFlow image (height, width, 3) upright, by its EXIF orientation, 1 to 8.
+
+    Turning comes before resizing, as in Pillow's path, so that not a bit of the result differs. All
+    orientations are one gather; TensorFlow's transposition of bytes logs an error of oneDNN's.
+    """
+    tf = quiet.tensorflow()
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+
+    def is_in(*some: int) -> Any:
+        return tf.reduce_any(orientation == tf.constant(some))
+
+    rows, columns = tf.range(height), tf.range(width)
+    rows = tf.where(is_in(3, 4, 6, 7), rows[::-1], rows)
+    columns = tf.where(is_in(2, 3, 7, 8), columns[::-1], columns)
+    places = tf.cond(
+        is_in(5, 6, 7, 8),
+        lambda: rows[None, :] * width + columns[:, None],
+        lambda: rows[:, None] * width + columns[None, :],
+    )
+    return tf.gather(tf.reshape(image, (-1, 3)), places)
+
+
+def _read(
+    source: Source, rows: np.ndarray, orientations: np.ndarray
+) -> Iterator[tuple[int, int, Any]]:
+    """Yield rows with orientation and bytes; what cannot be read any more is left out."""
+    for row, orientation in zip(rows.tolist(), orientations.tolist(), strict=True):
         try:
-            yield row, source.get(row)
+            yield row, orientation, source.get(row)
         except OSError:
             continue
 

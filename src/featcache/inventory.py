@@ -90,9 +90,9 @@ def look(
 ) -> Inventory:
     """Look at every image once."""
     looked_at = time.time_ns()
-    is_plain = functools.partial(decoding.is_plain, max_pixels=max_pixels)
+    judge = functools.partial(decoding.plain_orientation, max_pixels=max_pixels)
     with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-        scanned = sources.scan(samples, is_plain, advance, known)
+        scanned = sources.scan(samples, judge, advance, known)
     return Inventory(samples, scanned, dict(scanned.unreadable), looked_at, max_pixels)
 
 

@@ -100,7 +100,7 @@ class Model:
             raise SpecError(f"top must be 1 or more; got {top}.")
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         samples = sources.from_files(given)
-        scanned = sources.scan(samples, images.is_plain)
+        scanned = sources.scan(samples, images.plain_orientation)
         failures = dict(scanned.unreadable)
         names = np.array(self.card.class_names, object)
         found: dict[int, Prediction] = {}

@@ -228,7 +228,9 @@ def _unchanged(
     there = [row for row in wanted.tolist() if features.ids[row] in place]
     samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
     max_pixels = features.provenance.get("max_pixels", MAX_PIXELS)
-    scanned = sources.scan(samples, functools.partial(images.is_plain, max_pixels=max_pixels))
+    scanned = sources.scan(
+        samples, functools.partial(images.plain_orientation, max_pixels=max_pixels)
+    )
     same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
     return samples.take(same), scanned.take(same), np.array(there, int)[same]
 

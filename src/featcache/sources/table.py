@@ -136,7 +136,7 @@ class Scan:
     """What one look at every sample of a source gave."""
 
     digests: np.ndarray  # (n, 16) uint8, zero where the file could not be read
-    plain: np.ndarray  # (n,) bool: TensorFlow can decode it; False for arrays
+    orientations: np.ndarray  # (n,) uint8: EXIF's, 1 to 8, of what TensorFlow can decode; else 0
     stamps: np.ndarray  # (n, 2) int64: size and time of each file before it was read, -1 unknown
     unreadable: dict[int, str]  # reason by row
 
@@ -145,7 +145,7 @@ class Scan:
         place = {row: number for number, row in enumerate(rows.tolist())}
         return Scan(
             self.digests[rows],
-            self.plain[rows],
+            self.orientations[rows],
             self.stamps[rows],
             {place[row]: reason for row, reason in self.unreadable.items() if row in place},
         )
@@ -162,17 +162,19 @@ def _nothing(n: int) -> None:
 
 def scan(
     source: Source,
-    is_plain: Callable[[bytes], bool],
+    judge: Callable[[bytes], int],
     advance: Callable[[int], None] = _nothing,
     known: Mapping[str, tuple[Stamp, bytes]] | None = None,
 ) -> Scan:
-    """Read every sample once, in threads; `is_plain` judges a file's bytes.
+    """Read every sample once, in threads; `judge` gives `Scan.orientations` from a file's bytes.
 
     `known` gives stamp and digest by id, of a file that was read before: where size and
-    modification time are still the same it is not read again, and counts as not plain.
+    modification time are still the same it is not read again, and left to Pillow.
     """
     n = len(source)
-    result = Scan(np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, bool), np.full((n, 2), -1), {})
+    result = Scan(
+        np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 2), -1), {}
+    )
     if source.digests is not None:
         result.digests[:] = source.digests
         return result
@@ -190,7 +192,7 @@ def scan(
         except OSError as error:
             return error.strerror or str(error)
         result.digests[row] = np.frombuffer(digest(raw), np.uint8)
-        result.plain[row] = isinstance(raw, bytes) and is_plain(raw)
+        result.orientations[row] = judge(raw) if isinstance(raw, bytes) else 0
         return ""
 
     # hashing and reading release the interpreter lock, so threads use the disk and every core
