@@ -3,7 +3,8 @@
 Plain JPEG and PNG files are decoded by TensorFlow inside `tf.data` and turned upright. Whatever
 TensorFlow would read otherwise than a person sees it (alpha, palettes, CMYK, 16 bits) and every
 other format goes through Pillow, and so does what TensorFlow fails on: Pillow either reads it or
-says why not. Both are resized by the same TensorFlow op. No normalisation here; values stay 0 to 255.
+says why not. Both are resized by the same TensorFlow op. No normalisation here; values stay 0 to
+255.
 """
 
 from __future__ import annotations
