@@ -161,7 +161,9 @@ def _kept_or_converted(model: keras.Model, kept: Kept | None) -> Any:
 
 
 def _folder(kept: Kept) -> Path:
-    versions = {name: importlib.metadata.version(name) for name in ("openvino", "keras")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("featcache", "openvino", "keras")
+    }
     graph = json.dumps(kept.graph | versions, sort_keys=True)
     name = hashlib.blake2b(graph.encode(), digest_size=8).hexdigest()
     return kept.folder / kept.weights / name
