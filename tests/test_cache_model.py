@@ -488,7 +488,7 @@ class CacheMachine(RuleBasedStateMachine):
                 self._parts(target).clear()
             missing = set() if hit else self._missing(seen, () if overwrite else self.files)
             if not seen.good:
-                with pytest.raises(SourceError, match="could be read"):
+                with pytest.raises(SourceError, match="could be used"):
                     run()
                 self._was_computed(set())
                 self._check_parts()

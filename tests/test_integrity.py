@@ -137,7 +137,7 @@ def test_a_repair_that_can_read_no_image_leaves_the_file(photos, extract):
     flip(features.path, 0)
     for path in photos.rglob("*.*"):
         path.write_bytes(b"")
-    with pytest.raises(SourceError, match="could be read"):
+    with pytest.raises(SourceError, match="could be used"):
         assembling.repair(features.path)
     assert features.path.exists()
 

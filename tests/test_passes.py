@@ -24,7 +24,7 @@ from featcache import (
     store,
     views,
 )
-from featcache.errors import SpecError, StoreError
+from featcache.errors import SourceError, SpecError, StoreError
 from featcache.spec import ExtractionSpec
 from featcache.store import cleaning
 
@@ -158,8 +158,14 @@ def test_two_runs_of_the_same_two_in_either_order_do_not_wait_for_ever(
         ({"backbone": ["vgg16", "resnet50"], "weights": "w.h5"}, "'w.h5' are of one backbone; 2"),
         ({"backbone": []}, "must name at least one"),
         ({"backbone": ["vgg16", "resnet"]}, "There is no backbone 'resnet'"),
-        ({"views": 0}, "views must be 1 or more; got 0"),
-        ({"augment": ["flip"]}, "views is 1 and augment is flip"),
+        ({"views": 0}, "views must be a whole number, 1 or more; got 0"),
+        ({"views": True}, "views must be a whole number, 1 or more; got True"),
+        ({"views": "2"}, "views must be a whole number, 1 or more; got '2'"),
+        (
+            {"augment": ["flip"]},
+            "views is 1, the clean image alone, so there is nothing to augment",
+        ),
+        ({"layer": [3]}, r"backbone and layer must be names; got \[3\]"),
         ({"views": 3, "augment": ["blur"]}, "augment must be one of flip, crop, color; got 'blur'"),
     ],
 )
@@ -169,11 +175,81 @@ def test_wrong_use(photos, extract_all, tmp_path, arguments, message):
     assert not list((tmp_path / "cache").glob("[!.]*"))
 
 
+def test_one_file_or_several_is_two_functions(photos, tiny_backbone):
+    weights = str(tiny_backbone)
+    with pytest.raises(SpecError, match=r"layer must be one name; got \['relu_1'\]. For several"):
+        fc.extract(photos, layer=["relu_1"], weights=weights)
+    with pytest.raises(SpecError, match="extract_all takes layers, a list of names"):
+        fc.extract_all(photos, layer="relu_1", weights=weights)
+    with pytest.raises(SpecError, match="extract_all knows no option 'colour'"):
+        fc.extract_all(photos, colour="red")
+
+
+def test_two_names_for_the_same_are_one_file(photos, extract_all, two_backbones, monkeypatch):
+    monkeypatch.setattr(backbones, "DEFAULT", "small-5")
+    (done,) = extract_all(photos, [None, "small-5", "small-5"], weights="random")
+    assert done.n_computed == 21
+
+
+def test_one_that_has_no_row_ends_the_run_after_the_other_is_there(
+    photos, extract_all, two_backbones, monkeypatch
+):
+    def huge(run, batch):
+        (outputs,) = run(batch)
+        return (outputs * (1e8 if outputs.shape[1] == 5 else 1),)
+
+    with monkeypatch.context() as patch:
+        wrap_runs(patch, huge)
+        with pytest.raises(
+            SourceError, match=r"None of the 21 images .* could be used for 'small-5-\w+\.h5'"
+        ):
+            extract_all(photos, two_backbones, weights="random", dtype="float16")
+    (other,) = extract_all(photos, two_backbones[1], weights="random", dtype="float16")
+    assert other.hit
+
+
+def test_a_broken_image_alone_builds_no_network(photos, extract, monkeypatch):
+    (photos / "pear" / "broken.jpg").write_bytes(b"broken")
+    extract(photos, views=3)
+    monkeypatch.setattr(backbones, "build", None)
+    done = extract(photos, views=2)
+    assert (done.n_computed, done.n_failed, done.n_reused) == (0, 1, 21)
+
+
+def test_a_miss_of_which_rows_are_taken_over_is_none(photos, extract, capsys):
+    extract(photos, pooling="max", show_progress=True)
+    extract(photos, views=3, show_progress=True)
+    assert (
+        "No cached features: pooling was max, is avg; views was 1, is 3; augment was nothing"
+        in (capsys.readouterr().err)
+    )
+    extract(photos, views=2, show_progress=True)
+    extract(photos, show_progress=True)
+    assert "No cached features" not in capsys.readouterr().err
+
+
+def test_the_nearest_file_says_why(photos, extract_all, two_backbones, capsys):
+    extract_all(photos, "small-5", weights="random", show_progress=True)
+    extract_all(photos, "small-6", weights="random", show_progress=True)
+    assert capsys.readouterr().err == "No cached features: backbone was small-5, is small-6.\n"
+    extract_all(photos, "small-5", weights="random", pooling="max", show_progress=True)
+    assert capsys.readouterr().err == "No cached features: pooling was avg, is max.\n"
+
+
+@pytest.mark.parametrize("option", ["backbone", "layer", "augment"])
+@pytest.mark.parametrize("text", ["", " , "])
+def test_an_option_that_names_nothing(photos, cli, option, text):
+    done = cli("extract", photos, f"--{option}", text, "--views", "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = f"Error: --{option} names nothing. Name something, or leave it out.\n"
+    assert done.stderr == expected
+
+
 def test_on_the_command_line(photos, cli, two_backbones):
     done = cli("extract", photos, "--backbone", "small-5, small-6", "--weights", "random")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote cache") == 2
-    assert "waited" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("It took ")
     done = cli("extract", photos, "--backbone", "small-5,small-6", "--weights", "random", "--json")
     assert done.stdout.count('"hit": true') == 2
     assert done.stdout.startswith('{"extractions": [')

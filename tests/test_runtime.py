@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -174,9 +175,9 @@ def test_what_openvino_cannot_convert_goes_to_tensorflow(model, monkeypatch):
     said = []
     assert runtime.compile_frozen(model, device="cpu", say=said.append).name == "tensorflow"
     assert said == [
-        "Warning: OpenVINO cannot convert features; taking TensorFlow. no rule for op Strange"
+        "Warning: OpenVINO cannot convert the network; taking TensorFlow. no rule for op Strange"
     ]
-    with pytest.raises(BackboneError, match="OpenVINO cannot convert features: no rule for op"):
+    with pytest.raises(BackboneError, match="OpenVINO cannot convert the network: no rule for op"):
         runtime.compile_frozen(model, runtime="openvino")
 
 
@@ -305,20 +306,41 @@ def test_a_converted_model_is_kept_under_the_digest_of_its_weights(model, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.xml", "digest"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "no text", "remove"])
 def test_a_damaged_kept_model_is_converted_again(name, damage, model, tmp_path):
     expected = openvino.compile_model(model, "float32", kept_in(tmp_path))(pixels(3))[0]
     (file,) = tmp_path.glob(f"00ff/*/{name}")
     data = bytearray(file.read_bytes())
+    if damage == "no text":
+        data[:3] = b"\xff\xfe\xff"
     if damage == "remove":
         file.unlink()
     else:
         data[len(data) // 2] ^= 1
-        file.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+        file.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     got = openvino.compile_model(model, "float32", kept_in(tmp_path))(pixels(3))[0]
     np.testing.assert_array_equal(got, expected)
     assert file.is_file()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_in_the_place_of_a_kept_model_makes_way(model, tmp_path):
+    openvino.compile_model(model, "float32", kept_in(tmp_path))
+    (folder,) = (tmp_path / "00ff").iterdir()
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    openvino.compile_model(model, "float32", kept_in(tmp_path))
+    assert (folder / "model.xml").is_file()
+
+
+def test_no_room_for_the_conversion_is_no_obstacle(model, monkeypatch):
+    def full(model):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(openvino, "_converted", full)
+    said = []
+    assert runtime.compile_frozen(model, device="cpu", say=said.append).name == "tensorflow"
+    assert "No space left on device" in said[0]
 
 
 def test_where_nothing_can_be_kept_it_still_runs(model, tmp_path):

@@ -47,6 +47,8 @@ def assemble(
             for mine in todo:
                 mine.found.fail_copies()
             continue
+        # one that has no row at all ends the run, after the others are safe
+        todo.sort(key=lambda mine: len(mine.found.failed) == len(mine.found.samples))
         try:
             for mine in todo:
                 files[mine.path] = mine.publish(rows[mine.path])

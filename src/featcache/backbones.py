@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -138,8 +139,10 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
             backbone = efficientnet_lite0.build(image_size)
         else:
             factory = getattr(keras.applications, CATALOGUE[name].factory)
-            # Keras prints its download on stdout, which belongs to results
-            with redirect_stdout(sys.stderr):
+            # Keras prints its download on stdout, which belongs to results, and warns that weights
+            # were trained at another size, which was asked for
+            with redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*input_shape", UserWarning)
                 backbone = factory(
                     weights="imagenet" if weights == "imagenet" else None,
                     include_top=False,
@@ -175,7 +178,7 @@ def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Mod
     keras = quiet.keras()
     spec = specs[0]
     if any(one.layer is not None for one in specs):
-        taps = [_tap(backbone, one.layer) for one in specs]
+        taps = [_tap(backbone, one) for one in specs]
         name = backbone.name or spec.backbone
         backbone = keras.Model(backbone.inputs[0], taps if len(taps) > 1 else taps[0], name=name)
     backbone.trainable = False
@@ -214,16 +217,17 @@ _POOLING: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-def _tap(backbone: keras.Model, name: str | None) -> Any:
+def _tap(backbone: keras.Model, spec: ExtractionSpec) -> Any:
+    name = spec.layer
     if name is None:
         return backbone.output
     names = [layer.name for layer in backbone.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
-        raise SpecError(f"{backbone.name} has no layer '{name}'. Nearest: {', '.join(near)}.")
+        raise SpecError(f"{spec.backbone} has no layer '{name}'. Nearest: {', '.join(near)}.")
     output = backbone.get_layer(name).output
     if isinstance(output, (list, tuple)):
-        raise SpecError(f"Layer '{name}' of {backbone.name} gives several tensors; tap another.")
+        raise SpecError(f"Layer '{name}' of {spec.backbone} gives several tensors; tap another.")
     return output
 
 

@@ -7,6 +7,7 @@ overlap.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -74,7 +75,6 @@ class Work:
 
         Whatever ends this early, finished rows are kept.
         """
-        self.build()
         started = time.monotonic()
         wanted = {id(target): mask for target, mask in zip(self.targets, missing, strict=True)}
         passes = [some for group in self._groups() for some in self._passes(group, wanted)]
@@ -139,16 +139,25 @@ class Work:
             max_pixels=found.max_pixels,
         )
 
+        batches = self._timed(stacks)
+        before = time.monotonic()
+        first = next(batches, None)
+        self.waited_s["backbone"] += time.monotonic() - before
+        if first is None:  # nothing could be decoded, so no backbone is needed
+            self._fail(one, failures)
+            return
+        for (network, places), stack in zip(one.needed, first[1], strict=True):
+            self._make_ready(network, stack[:, places[0]])
+
         def start(made: tuple[np.ndarray, ...]) -> Callable[[], list[list[np.ndarray]]]:
             finish = []
             for (network, places), stack in zip(one.needed, made, strict=True):
                 mine = stack if len(places) == stack.shape[1] else stack[:, places]
-                self._check_once(network, mine[:, 0])
                 finish.append(network.start(mine))
             return lambda: [done() for done in finish]
 
         ahead = max(network.compiled.ahead for network, _ in one.needed)
-        done = runtime.in_order(self._timed(stacks), start, ahead)
+        done = runtime.in_order(itertools.chain([first], batches), start, ahead)
         before, n_failed = time.monotonic(), 0
         for numbers, outputs in done:
             self.waited_s["backbone"] += time.monotonic() - before
@@ -157,15 +166,15 @@ class Work:
                 self._fail(one, failures)
             yield numbers, outputs
             before = time.monotonic()
+        self.waited_s["backbone"] += time.monotonic() - before
         self._fail(one, failures)
 
-    def _check_once(self, network: Network, images: np.ndarray) -> None:
+    def _make_ready(self, network: Network, images: np.ndarray) -> None:
+        """Build, compile and check a network before its first batch; `seconds` leaves that out."""
         if network.agreed is None:
             before = time.monotonic()
             network.check(images)
-            took = time.monotonic() - before
-            self.seconds -= took
-            self.waited_s["backbone"] -= took
+            self.seconds -= time.monotonic() - before
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass batches on; what is waited for them is decoding, not the backbone."""
@@ -174,7 +183,7 @@ class Work:
             batch = next(batches, None)
             waited = time.monotonic() - before
             self.waited_s["decoding"] += waited
-            self.waited_s["backbone"] -= waited  # which is timed around this
+            self.waited_s["backbone"] -= waited  # which is timed around it
             if batch is None:
                 return
             yield batch

@@ -7,9 +7,10 @@ TensorFlow is imported only when something has to be computed.
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,12 +169,19 @@ def extract_all(
     SourceError, SpecError, BackboneError, StoreError
         As `extract`; SpecError also for layers of several backbones.
     """
+    for name in sorted(set(options) - set(inspect.signature(extract).parameters)):
+        raise SpecError(f"extract_all knows no option '{name}'; it knows those of extract.")
+    for name in sorted({"backbone", "layer"} & set(options)):
+        raise SpecError(f"extract_all takes {name}s, a list of names, instead of {name}.")
     done = run_all(source, backbones, layer=layers, **options)
     return [one.features for one in done]
 
 
 def run(source: Any = DEFAULT_SOURCE, backbone: str | None = None, **options: Any) -> Extraction:
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
+    for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
+        if value is not None and not isinstance(value, str):
+            raise SpecError(f"{name} must be one name; got {value!r}. For several use extract_all.")
     (done,) = run_all(source, backbone, **options)
     return done
 
@@ -222,10 +230,10 @@ def run_all(
     path_suffix = ""
     if limit is not None and limit < len(samples):
         samples, path_suffix = samples.limit(limit), f"-limit{limit}"
-    every = [
+    every = _different(
         backbones.resolve(name, layer=tap, memo=cache / weights_memo.FILE_NAME, **spec_options)
         for name, tap in _combined(backbone, layer, spec_options.get("weights"))
-    ]
+    )
     folder = store.source_folder(cache, samples.name, samples.origin)
     paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
 
@@ -290,6 +298,8 @@ def run_all(
 
 def _names(names: Names) -> list[str | None]:
     """Return names without repetitions; None is one of them."""
+    if isinstance(names, Sequence) and not all(isinstance(n, (str, type(None))) for n in names):
+        raise SpecError(f"backbone and layer must be names; got {list(names)!r}.")
     return [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names))
 
 
@@ -316,11 +326,23 @@ def _combined(
     return [(name, tap) for name in names for tap in layers]
 
 
+def _different(every: Iterable[backbones.Resolved]) -> list[backbones.Resolved]:
+    """Return what is resolved once where two names stand for the same, as None and the default."""
+    return list({one.spec: one for one in every}.values())
+
+
 def _augmentations(augment: Names, views: int) -> tuple[str, ...]:
-    """Return augmentations in the order in which they are applied."""
+    """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
+    if not isinstance(views, int) or isinstance(views, bool) or views < 1:
+        raise SpecError(f"views must be a whole number, 1 or more; got {views!r}.")
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
-    names = [augment] if isinstance(augment, str) else list(augment)
+    names = augment.split(",") if isinstance(augment, str) else list(augment)
+    if views == 1:
+        raise SpecError(
+            f"views is 1, the clean image alone, so there is nothing to augment by "
+            f"{', '.join(names)}. Ask for 2 views or more."
+        )
     for name in names:
         check_choice("augment", name, AUGMENTATIONS)
     return tuple(name for name in AUGMENTATIONS if name in names)
@@ -346,13 +368,10 @@ def _tidy(parts: store.Parts) -> None:
 
 
 def _say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
-    """Say which field of the spec differs from that of the newest file of the same source."""
-    if not folder.is_dir():
-        return
-    newest_first = sorted(folder.glob("*.h5"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for other in newest_first:
-        found = open_if_good(other)
-        if found is not None and found.spec != spec:
-            differences = "; ".join(spec.differences(found.spec))
-            progress.note(f"No cached features: {differences}.", show)
-            return
+    """Say which field of the spec differs from that of the nearest file of the same source."""
+    found = [one for file in sorted(folder.glob("*.h5")) if (one := open_if_good(file)) is not None]
+    others = {one.spec for one in found}
+    if not others or any(other.clean == spec.clean for other in others):
+        return  # rows of the same spec are taken over, whatever the views
+    nearest = min(others, key=lambda other: (len(spec.differences(other)), other.short_name))
+    progress.note(f"No cached features: {'; '.join(spec.differences(nearest))}.", show)

@@ -23,6 +23,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 AUGMENTATIONS = ("flip", "crop", "color")
 BACKGROUND = "#ffffff"
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
+BROUGHT = ("weights", "image_size", "preprocessing")  # by a backbone
 # Fields that came after the first feature files were written. At their default they are left out
 # of the canonical JSON, so that a new field makes no file that is there already a miss.
 LATER = ("background", "decode_scale", "augment")
@@ -63,12 +64,10 @@ class ExtractionSpec:
             check_choice(name, getattr(self, name), allowed)
         for name in self.augment:
             check_choice("augment", name, AUGMENTATIONS)
-        if not isinstance(self.views, int) or self.views < 1:
-            raise SpecError(f"views must be 1 or more; got {self.views}.")
-        if (self.views > 1) != bool(self.augment):
+        if self.views < 1 or (self.views > 1) != bool(self.augment):
             raise SpecError(
                 f"views is {self.views} and augment is {', '.join(self.augment) or 'nothing'}; "
-                f"views beyond the clean image are augmented, and augmenting needs some: 2 or more."
+                f"expected 1 and nothing, or more and how to make them."
             )
         if not re.fullmatch("#[0-9a-f]{6}", self.background):
             raise SpecError(f"background must be a colour as #rrggbb; got '{self.background}'.")
@@ -109,12 +108,16 @@ class ExtractionSpec:
         return cls(**given)
 
     def differences(self, other: ExtractionSpec) -> list[str]:
-        """Return a phrase for each field in which `other`, an earlier spec, differs from this."""
+        """Return a phrase for each field in which `other`, an earlier spec, differs from this.
+
+        What another backbone brings with it, its weights, size and preprocessing, is left out.
+        """
+        brought = BROUGHT if other.backbone != self.backbone else ()
         return [
             f"{field.name} was {_shown(getattr(other, field.name))}, "
             f"is {_shown(getattr(self, field.name))}"
             for field in fields(self)
-            if getattr(other, field.name) != getattr(self, field.name)
+            if getattr(other, field.name) != getattr(self, field.name) and field.name not in brought
         ]
 
     @property

@@ -61,7 +61,7 @@ class Target:
         Raises
         ------
         SourceError
-            When no image could be read.
+            When no image could be used.
         DamagedFileError
             When a file that was to lend rows cannot be read.
         """
@@ -70,8 +70,8 @@ class Target:
             example = table.failures[0]
             raise SourceError(
                 f"None of the {len(self.found.samples)} images in "
-                f"'{self.found.samples.origin}' could be read; the first, '{example.id}': "
-                f"{example.reason}."
+                f"'{self.found.samples.origin}' could be used for '{self.path.name}'; the first, "
+                f"'{example.id}': {example.reason}."
             )
         features = store.publish(self.path, self.spec, table, rows, self._provenance())
         self.parts.clear()  # every row of the source is in the file now

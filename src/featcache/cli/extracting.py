@@ -25,6 +25,7 @@ from featcache.spec import MAX_PIXELS
 if TYPE_CHECKING:
     from featcache.extraction import Extraction
 
+WORTH_SAYING_S = 1.0  # less time than that is taken by starting up
 IMAGES = "Which images"
 NUMBERS = "What changes the numbers"
 
@@ -140,16 +141,16 @@ def extract(
 
     every = extraction.run_all(
         source,
-        listed(backbone) or None,
+        listed("backbone", backbone),
         weights=weights,
         pooling=pooling,
-        layer=listed(layer) or None,
+        layer=listed("layer", layer),
         image_size=image_size,
         resize=resize,
         background=background,
         decode_scale=decode_scale,
         views=views,
-        augment=listed(augment) or None,
+        augment=listed("augment", augment),
         precision=precision,
         dtype=dtype,
         root=root,
@@ -211,6 +212,8 @@ def _told(done: Extraction) -> str:
 
 def _timed(done: Extraction, n_computed: int) -> str:
     if not n_computed:
+        return f"It took {done.seconds:.1f} s."
+    if done.computing_s < WORTH_SAYING_S:
         return f"It took {done.seconds:.1f} s."
     total = sum(done.waited_s.values()) or 1.0
     shares = " and ".join(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featcache.errors import SpecError
+
 if TYPE_CHECKING:
     from featcache.store import Features
 
@@ -73,9 +75,14 @@ def learnable(features: Features) -> str:
     return f"of {several}{len(features.class_names)} classes"
 
 
-def listed(names: str | None) -> list[str]:
-    """Return the names in a comma-separated option."""
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+def listed(option: str, text: str | None) -> list[str] | None:
+    """Return the names in a comma-separated option, None where it was not given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise SpecError(f"--{option} names nothing. Name something, or leave it out.")
+    return names
 
 
 def amount(size_bytes: int) -> str:

@@ -81,13 +81,14 @@ def compile_frozen(
         if openvino.can_compute(precision):
             try:
                 return openvino.compile_model(model, precision, kept)
-            except (RuntimeError, ValueError) as error:  # OpenVINO's, and protobuf's over 2 GB
+            # OpenVINO's, protobuf's over 2 GB, and that of a full disk for temporary files
+            except (RuntimeError, ValueError, OSError) as error:
                 reason = " ".join(str(error).split())[:200]
                 if runtime == "openvino":
                     raise BackboneError(
-                        f"OpenVINO cannot convert {model.name}: {reason}. Use --runtime tensorflow."
+                        f"OpenVINO cannot convert the network: {reason}. Use --runtime tensorflow."
                     ) from error
-                say(f"Warning: OpenVINO cannot convert {model.name}; taking TensorFlow. {reason}")
+                say(f"Warning: OpenVINO cannot convert the network; taking TensorFlow. {reason}")
         elif runtime == "openvino":
             raise SpecError(
                 f"OpenVINO cannot compute in {precision} on this CPU. Use --precision float32, or "

@@ -152,7 +152,7 @@ def _kept_or_converted(model: keras.Model, kept: Kept | None) -> Any:
         return _converted(model)
     folder = _folder(kept)
     with suppress(OSError, RuntimeError):
-        if (folder / DIGEST).read_text() == _digest(folder):
+        if (folder / DIGEST).read_bytes() == _digest(folder):
             return _core().read_model(folder / MODEL)
     network = _converted(model)
     with suppress(OSError):  # a full or read-only disk costs the conversion next time, no more
@@ -179,18 +179,21 @@ def _keep(network: Any, folder: Path) -> None:
     try:
         temporary.mkdir()
         openvino.save_model(network, temporary / MODEL, compress_to_fp16=False)
-        (temporary / DIGEST).write_text(_digest(temporary))
-        shutil.rmtree(folder, ignore_errors=True)
+        (temporary / DIGEST).write_bytes(_digest(temporary))
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path) -> bytes:
     total = hashlib.blake2b(digest_size=16)
     for suffix in (".xml", ".bin"):
         total.update((folder / MODEL).with_suffix(suffix).read_bytes())
-    return total.hexdigest()
+    return total.hexdigest().encode()
 
 
 def _converted(model: keras.Model) -> Any:
