@@ -158,9 +158,10 @@ def test_two_runs_of_the_same_two_in_either_order_do_not_wait_for_ever(
         ({"backbone": ["vgg16", "resnet50"], "weights": "w.h5"}, "'w.h5' are of one backbone; 2"),
         ({"backbone": []}, "must name at least one"),
         ({"backbone": ["vgg16", "resnet"]}, "There is no backbone 'resnet'"),
-        ({"views": 0}, "views must be a whole number, 1 or more; got 0"),
-        ({"views": True}, "views must be a whole number, 1 or more; got True"),
-        ({"views": "2"}, "views must be a whole number, 1 or more; got '2'"),
+        ({"views": 0}, "views must be a whole number, 1 to 100; got 0"),
+        ({"views": 101}, "views must be a whole number, 1 to 100; got 101"),
+        ({"views": True}, "views must be a whole number, 1 to 100; got True"),
+        ({"views": "2"}, "views must be a whole number, 1 to 100; got '2'"),
         (
             {"augment": ["flip"]},
             "views is 1, the clean image alone, so there is nothing to augment",

@@ -23,7 +23,7 @@ from featcache.computing import ON_ERROR, Work, stop_at_failure
 from featcache.errors import SpecError, StoreError
 from featcache.inventory import known_stamps, look
 from featcache.networks import Settings
-from featcache.spec import AUGMENTATIONS, MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.spec import AUGMENTATIONS, MAX_PIXELS, MAX_VIEWS, ExtractionSpec, check_choice
 from featcache.targets import Target, open_if_good
 
 DEFAULT_CACHE = "cache"
@@ -333,8 +333,8 @@ def _different(every: Iterable[backbones.Resolved]) -> list[backbones.Resolved]:
 
 def _augmentations(augment: Names, views: int) -> tuple[str, ...]:
     """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
-    if not isinstance(views, int) or isinstance(views, bool) or views < 1:
-        raise SpecError(f"views must be a whole number, 1 or more; got {views!r}.")
+    if not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= MAX_VIEWS:
+        raise SpecError(f"views must be a whole number, 1 to {MAX_VIEWS}; got {views!r}.")
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
     names = augment.split(",") if isinstance(augment, str) else list(augment)

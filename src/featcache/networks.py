@@ -81,8 +81,8 @@ class Network:
         for target in self.targets:
             target.ran = {
                 "runtime": f"{self.agreed.name} on {self.agreed.where}",
-                "difference_to_keras": agreement.largest_difference,
-                "cosine_to_keras": agreement.cosine,
+                "difference_to_keras": float(f"{agreement.largest_difference:.2e}"),
+                "cosine_to_keras": round(agreement.cosine, 6),
             }
 
     def start(self, stack: np.ndarray) -> Callable[[], list[np.ndarray]]:

@@ -20,6 +20,7 @@ POOLINGS = ("avg", "max", "flatten")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
+MAX_VIEWS = 100  # all are made of an image at once
 AUGMENTATIONS = ("flip", "crop", "color")
 BACKGROUND = "#ffffff"
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
