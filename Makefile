@@ -28,7 +28,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# about 15 minutes on two cores; leave the machine alone meanwhile. The page is docs/performance.md
+# about 20 minutes on two cores; leave the machine alone meanwhile. The page is docs/performance.md
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/extract.py --write $(ARGS)
 	$(BIN)/python benchmarks/scaling.py --write
