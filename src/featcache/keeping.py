@@ -38,6 +38,8 @@ class Keeper:
             self.writer.shutdown()
 
     def add(self, keys: np.ndarray, embeddings: np.ndarray) -> None:
+        if self.written is not None and self.written.done():
+            self._wait()  # without room on the disk nothing more needs to be computed
         self.waiting.append((keys, embeddings))
         n_rows = sum(len(block) for block, _ in self.waiting)
         n_bytes = sum(block.nbytes for _, block in self.waiting)
