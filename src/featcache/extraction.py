@@ -265,7 +265,7 @@ def run_all(
                 store.locked(path, wait, lambda text: progress.note(text, show_progress))
             )
         for mine in list(todo):
-            finished = mine.published  # another process may have been quicker
+            finished = open_if_good(mine.path)  # another process may have been quicker
             if finished is not None and not overwrite and mine.found.is_all_in(finished):
                 mine.parts.clear()
                 files[mine.path] = finished

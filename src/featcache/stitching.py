@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_PARITY_IMAGES = 2000
 # Largest difference allowed, relative to the largest value (at least 1). Features stored in half
 # precision carry a relative error of 5e-4 each, which the head adds up; features computed in lower
-# precision are of another network, so to speak, and the class alone decides.
+# precision are of another network, so to speak: the class must be the same, the values only near.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 BATCH_SIZE = 32
 

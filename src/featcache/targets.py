@@ -35,11 +35,6 @@ class Target:
         """What determines the numbers."""
         return self.resolved.spec
 
-    @property
-    def published(self) -> store.Features | None:
-        """The feature file if it is there and its columns can be read."""
-        return open_if_good(self.path)
-
     def rows(self, cache: Path | None, damaged: set[Path]) -> store.Rows:
         """Return every row that was ever computed with this spec; None uses this run's alone."""
         lenders = [*self.parts.paths(), *(store.of_spec(cache, self.spec) if cache else ())]

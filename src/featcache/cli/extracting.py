@@ -211,9 +211,7 @@ def _told(done: Extraction) -> str:
 
 
 def _timed(done: Extraction, n_computed: int) -> str:
-    if not n_computed:
-        return f"It took {done.seconds:.1f} s."
-    if done.computing_s < WORTH_SAYING_S:
+    if not n_computed or done.computing_s < WORTH_SAYING_S:
         return f"It took {done.seconds:.1f} s."
     total = sum(done.waited_s.values()) or 1.0
     shares = " and ".join(

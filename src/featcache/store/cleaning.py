@@ -17,12 +17,13 @@ import numpy as np
 
 from featcache.errors import StoreError
 from featcache.files import left_behind
+from featcache.runtime import MODELS_FOLDER
 from featcache.store.folders import OWNER_FILE
 from featcache.store.locks import locked
 from featcache.store.rows import PARTS, Rows
 from featcache.store.text import read_attribute
 
-MODELS_OF_WEIGHTS = ".models/*/"  # folders of converted models, see `runtime`
+MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network
 MODELS = f"{MODELS_OF_WEIGHTS}*/"
 
 
