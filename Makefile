@@ -28,10 +28,11 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# about 20 minutes on two cores; leave the machine alone meanwhile. The page is docs/performance.md
+# about 30 minutes on two cores; leave the machine alone meanwhile. The page is docs/performance.md
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/extract.py --write $(ARGS)
 	$(BIN)/python benchmarks/scaling.py --write
+	$(BIN)/python benchmarks/heads.py --write
 
 # docs/demo.svg, the recording in the README
 picture: $(VENV)/installed

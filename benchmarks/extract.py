@@ -162,7 +162,7 @@ def stitched(root: Path, cache: Path, name: str) -> Callable[[], Any]:
     """A stitched model that predicts the folder."""
     options = {"weights": weights_of(name), "cache_dir": cache, "show_progress": False}
     features = extraction.run(root, name, **options).features
-    board = fc.fit_heads(features, ["logreg"], cv=2, jobs=1, show_progress=False)
+    board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
     out = cache / f"{name}.keras"
     stitching.run(board.best, out, show_progress=False)
     model = fc.load(out, device="cpu")

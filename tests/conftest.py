@@ -187,7 +187,7 @@ def clipart_board(clipart: Any) -> Any:
     """Every head of the catalogue on the clip art."""
     import featcache as fc
 
-    return fc.fit_heads(clipart, jobs=2, show_progress=False)
+    return fc.fit_heads(clipart, "all", jobs=2, report=False, show_progress=False)
 
 
 @dataclass

@@ -17,6 +17,8 @@ ORDER = [
     *("weights_memo", "efficientnet_lite0", "catalogue", "backbones", "runtime"),
     *(
         "splits",
+        "metrics",
+        "statistics",
         "store",
         "inventory",
         "targets",
@@ -25,8 +27,11 @@ ORDER = [
         "computing",
         "assembling",
         "extraction",
+        "embedder",
         "heads",
         "leaderboard",
+        "projector",
+        "report",
         "compare",
         "card",
     ),
@@ -34,7 +39,7 @@ ORDER = [
 ]
 ONLY_IN = {
     "h5py": {"store"},
-    "sklearn": {"splits", "heads", "compare", "examples"},
+    "sklearn": {"splits", "embedder", "heads", "report", "compare", "examples"},
     "openvino": {"runtime", "export"},
 }
 

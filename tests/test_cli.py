@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import pytest
@@ -81,7 +82,7 @@ def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_pa
     assert extracted["computed"] == 21
     done = cli("fit-heads", "--cv", "3", "--heads", "logreg,linear-svm", "--jobs", "1", "--json")
     board = parse_single_json(done.stdout)
-    assert {row["head"] for row in board["results"]} == {"logreg", "linear-svm"}
+    assert {row["head"] for row in board["results"]} == {"dummy", "logreg", "linear-svm"}
     assert "Took the newest feature file" in done.stderr
     done = cli("stitch", "--head", "logreg", "--json")
     model = parse_single_json(done.stdout)
@@ -195,8 +196,32 @@ def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
     done = cli("fit-heads")
     assert "two classes or more" in done.stderr
     done = cli("fit-heads", "--heads", "svm")
-    assert (done.returncode, "choose from logreg" in done.stderr) == (2, True)
+    assert (done.returncode, "choose from dummy, centroid" in done.stderr) == (2, True)
     assert not list(tmp_path.glob("cache/*/*.heads*"))
+
+
+def test_fit_heads_with_its_options_and_the_report_again(photos, tiny_backbone, cli, tmp_path):
+    cli("extract", photos, "--weights", tiny_backbone)
+    done = cli(
+        *("fit-heads", "--cv", "3", "--jobs", "1", "--heads", "lda,linear-svm,logreg"),
+        *("--metric", "log-loss", "--learning-curve", "--tensorboard", tmp_path / "board"),
+        *("--class-weight", "balanced", "--prefer", "simple"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Left out linear-svm: log-loss needs probabilities" in done.stderr
+    assert "Note: Class 'apple' has 6 training images" in done.stderr
+    assert "log-loss (95 %)" in done.stdout
+    assert "more labels would help is not shown" in done.stdout
+    page = Path(done.stdout.split("Wrote ")[1].strip())
+    page = page if page.is_absolute() else tmp_path / page
+    assert "apple" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "board" / "projector_config.pbtxt").exists()
+    page.unlink()
+    done = cli("report", "--tsne", "--json")
+    assert parse_single_json(done.stdout)["report"].endswith("report.html")
+    assert page.exists()
+    done = cli("report", "--out", tmp_path / "no" / "page.html")
+    assert (done.returncode, "lies in none that exists" in done.stderr) == (2, True)
 
 
 def test_missing_gpu(photos, tiny_backbone, cli):
@@ -259,4 +284,4 @@ def test_a_terminal_that_knows_only_ascii(home):
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         check=True,
     )
-    assert b"\\xb1" in done.stdout
+    assert b"accuracy (95 %)" in done.stdout

@@ -11,6 +11,7 @@ from conftest import make_photos
 
 import featcache as fc
 from featcache import compare, heads, leaderboard, store
+from featcache.compare import work
 from featcache.errors import HeadError, SpecError, StoreError
 
 QUICK = ["logreg", "linear-svm", "rbf-svm"]
@@ -27,49 +28,110 @@ def features(photos, extract):
 
 
 def fit(features, names=QUICK, **options):
-    return fc.fit_heads(features, names, **({"cv": 3, "jobs": 1, "show_progress": False} | options))
+    given = {"cv": 3, "jobs": 1, "report": False, "show_progress": False} | options
+    return fc.fit_heads(features, names, **given)
 
 
 def test_clipart_is_learned(clipart_board):
     """The real thing: chance is 0.09, raw pixels give 0.24."""
-    assert clipart_board.results[0].accuracy_mean >= 0.66
-    assert [result.head for result in clipart_board.results[:1]] == [clipart_board.best.name]
+    best = clipart_board.results[0]
+    assert best.mean >= 0.67
+    assert best.low < best.mean < best.high
+    assert best.test["accuracy"] > 0.55
+    assert best.test_low < best.test["accuracy"] < best.test_high
     assert set(heads.CATALOGUE) == {result.head for result in clipart_board.results}
-    assert clipart_board.majority < 0.12
-    assert all(result.test_accuracy > 0.5 for result in clipart_board.results)
+    assert clipart_board.results[-1].head == "dummy"
+    assert clipart_board["dummy"].result.mean < 0.13
+    assert not clipart_board["dummy"].result.is_level
+    others = [one for one in clipart_board.results if one.name not in ("dummy", best.name)]
+    assert all(0.5 < result.mean <= best.mean and result.test is None for result in others)
+    assert any(result.is_level for result in others)
 
 
-def test_same_seed_same_leaderboard_whatever_the_number_of_processes(
-    clipart, clipart_board, tmp_path
-):
-    some = ["logreg", "dense"]  # one of scikit-learn, one of Keras
-    again = fc.fit_heads(clipart, some, jobs=1, folder=tmp_path / "again", show_progress=False)
-    assert scores(again) == [one for one in scores(clipart_board) if one.head in some]
+def test_same_seed_same_leaderboard_whatever_the_number_of_processes(clipart, tmp_path):
+    some = ["lda", "logreg", "dense"]  # solved by us, by scikit-learn, by Keras
+    boards = [
+        fit(clipart, some, jobs=jobs, folder=tmp_path / f"{jobs}", dense={"epochs": 20})
+        for jobs in (1, 2)
+    ]
+    assert scores(boards[0]) == scores(boards[1])
 
 
 def test_scores_are_what_the_saved_head_gives(clipart, clipart_board):
     X, y = clipart.arrays("test", seed=clipart_board.seed)
+    best = clipart_board.best
+    assert np.mean(best.head.predict(X) == y) == best.result.test["accuracy"]
+
+
+def test_scores_are_those_of_the_out_of_fold_predictions(clipart, clipart_board):
+    said = clipart_board.out_of_fold()
+    np.testing.assert_array_equal(said.y, clipart.labels[said.rows])
     for result in clipart_board.results:
-        head = clipart_board[result.head].head
-        assert np.mean(head.predict(X) == y) == result.test_accuracy
+        right = said.outputs[result.name].argmax(axis=1) == said.y
+        per_fold = [right[said.folds == fold].mean() for fold in range(5)]
+        np.testing.assert_allclose(per_fold, result.scores["accuracy"])
+        assert result.mean == pytest.approx(np.mean(per_fold))
+        assert result.std == pytest.approx(np.std(per_fold, ddof=1))
+    held_out = said.test_outputs.argmax(axis=1) == clipart.labels[said.test_rows]
+    assert held_out.mean() == clipart_board.best.result.test["accuracy"]
 
 
-def test_mean_and_spread_are_of_the_folds(features):
-    result = fit(features).results[0]
-    assert len(result.fold_accuracy) == 3
-    assert result.accuracy_mean == pytest.approx(np.mean(result.fold_accuracy))
-    assert result.accuracy_std == pytest.approx(np.std(result.fold_accuracy))
+def test_repeats_draw_the_folds_anew(features):
+    result = fit(features, ["centroid"], repeats=2).results[0]
+    assert len(result.scores["accuracy"]) == len(result.fold_params) == 6
+
+
+def test_the_floor_is_always_shown(features):
+    board = fit(features, ["logreg"])
+    assert [result.name for result in board.results] == ["logreg", "dummy"]
+
+
+def test_metric_decides_the_order(features):
+    board = fit(features, ["logreg", "lda"], metric="log-loss")
+    assert board.metric == "log-loss"
+    means = [result.mean for result in board.results]
+    assert means == sorted(means)
+    for result in board.results:
+        assert result.mean == pytest.approx(np.mean(result.scores["log-loss"]))
+
+
+def test_heads_that_cannot_are_left_out_with_the_reason(features):
+    board = fit(features, ["logreg", "linear-svm"], metric="log-loss")
+    assert "log-loss needs probabilities" in board.left_out["linear-svm"]
+    assert {result.head for result in board.results} == {"dummy", "logreg"}
+
+
+def test_quick_heads_go_by_the_number_of_rows(features, monkeypatch):
+    monkeypatch.setattr(heads.CATALOGUE["knn"], "quick_rows", 5)
+    board = fit(features, None)
+    assert board.left_out == {"knn": "quick up to 5 rows to learn from, here 18"}
+    names = {result.head for result in board.results}
+    assert names == {"dummy", "centroid", "ridge", "lda", "logreg", "linear-svm"}
+
+
+def test_prefer_simple_takes_the_simplest_within_one_standard_error(features):
+    best, simple = (
+        fit(features, ["centroid", "ridge", "lda", "logreg"], prefer=prefer)
+        for prefer in ("best", "simple")
+    )
+    order = list(heads.CATALOGUE)
+    assert order.index(simple.best.name) <= order.index(best.best.name)
+    first = max(simple.results, key=lambda result: result.mean)
+    assert simple.best.result.mean >= first.mean - first.std / np.sqrt(3)
 
 
 def test_files(features):
     board = fit(features)
     assert board.folder == features.path.with_suffix(".heads")
     names = {path.name for path in board.folder.iterdir()}
-    assert names == {"leaderboard.json", "leaderboard.csv", *(f"{name}.skops" for name in QUICK)}
+    assert names == {
+        *("leaderboard.json", "leaderboard.csv", "out_of_fold.npz"),
+        *(f"{name}.skops" for name in ("dummy", *QUICK)),
+    }
     with (board.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["head"] for row in rows] == [result.head for result in board.results]
-    assert float(rows[0]["accuracy_mean"]) == board.results[0].accuracy_mean
+    assert [row["name"] for row in rows] == [result.name for result in board.results]
+    assert float(rows[0]["mean"]) == board.results[0].mean
     saved = json.loads((board.folder / "leaderboard.json").read_text(encoding="utf-8"))
     assert saved["best"] == board.best.name
     assert not list(features.path.parent.glob("*.tmp"))
@@ -78,7 +140,7 @@ def test_files(features):
 def test_loaded_it_is_the_same(features):
     board = fit(features)
     again = leaderboard.load(board.folder)
-    assert again == board
+    assert again.to_dict() == board.to_dict()  # NaN is not equal to itself
     assert again["logreg"].name == "logreg"
     with pytest.raises(SpecError, match="no head 'dense'"):
         again["dense"]
@@ -90,18 +152,24 @@ def test_nothing_is_fitted_twice(features, monkeypatch):
     def never(*args):
         raise AssertionError("fitted again")
 
-    monkeypatch.setattr(compare, "_score_fold", never)
-    assert fit(features) == board
+    monkeypatch.setattr(work, "_fit", never)
+    assert fit(features).to_dict() == board.to_dict()
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"cv": 4}, {"names": ["logreg"]}, {"overwrite": True}]
+    "change",
+    [
+        *({"seed": 1}, {"cv": 4}, {"names": ["logreg"]}, {"overwrite": True}, {"repeats": 2}),
+        *({"metric": "macro-f1"}, {"class_weight": "balanced"}, {"calibrate": "auto"}),
+        *({"prefer": "simple"}, {"learning_curve": True}),
+    ],
 )
 def test_another_request_is_fitted(features, change, monkeypatch):
     fit(features)
-    monkeypatch.setattr(compare, "_parallel", None)
+    monkeypatch.setattr(compare, "processes", None)
     with pytest.raises(TypeError):
         fit(features, **change)
+    assert leaderboard.load(features.path.with_suffix(".heads")).results
 
 
 def test_a_current_folder_that_changes_does_not_confuse_the_workers(features, monkeypatch):
@@ -115,16 +183,18 @@ def test_a_current_folder_that_changes_does_not_confuse_the_workers(features, mo
 def test_dense_options_replace_its_grid(features):
     options = {"hidden": (8,), "dropout": 0.1, "batch_norm": True}
     board = fit(features, ["dense"], dense=options)
-    params = board.results[0].params
-    assert params == {"hidden": [8], "dropout": 0.1, "batch_norm": True, "seed": 0}
-    assert leaderboard.load(board.folder).best.head.outputs(features.X).shape == (21, 3)
+    params = board["dense"].result.params
+    shared = {"task": "classification", "class_weight": None, "seed": 0}
+    assert params == {"hidden": [8], "dropout": 0.1, "batch_norm": True} | shared
+    assert leaderboard.load(board.folder)["dense"].head.outputs(features.X).shape == (21, 3)
 
 
 def test_prints_as_a_table(features):
     text = str(fit(features))
     assert text.count("\n") >= 5
     assert "held out" in text
-    assert "±" in text
+    assert "accuracy (95 %)" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_class_names_with_markup_stay_text(tmp_path, extract):
@@ -136,12 +206,20 @@ def test_class_names_with_markup_stay_text(tmp_path, extract):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"names": ["svm"]}, SpecError, "no head 'svm'; choose from logreg"),
+        ({"names": ["svm"]}, SpecError, "no head 'svm'; choose from dummy, centroid"),
         ({"seed": -1}, SpecError, "seed must be a whole number from 0"),
         ({"seed": 2**32}, SpecError, "seed must be a whole number from 0"),
         ({"jobs": 0}, SpecError, "jobs must be"),
         ({"dense": {"dropout": 0.1}}, SpecError, "dense is not among the heads"),
-        ({"cv": 1}, SpecError, "cv must be 2 folds or more"),
+        ({"cv": 2}, SpecError, "cv must be 3 or more; got 2"),
+        ({"repeats": 0}, SpecError, "repeats must be 1 or more; got 0"),
+        ({"metric": "rmse"}, SpecError, "metric must be one of accuracy, .*; got 'rmse'"),
+        ({"prefer": "quick"}, SpecError, "prefer must be one of best, simple; got 'quick'"),
+        ({"class_weight": "even"}, SpecError, "class_weight must be one of None, balanced"),
+        ({"calibrate": "yes"}, SpecError, "calibrate must be one of None, auto, temperature"),
+        ({"backend": "threads"}, SpecError, "backend must be one of loky, dask, ray"),
+        ({"task": "regression"}, SpecError, "task and groups are for plain arrays"),
+        ({"names": ["dummy"]}, SpecError, "No head is left to compare"),
         ({"cv": 7}, HeadError, "fewer than the 7 folds"),
         (
             {"names": ["dense"], "dense": {"width": 3}},
@@ -183,12 +261,15 @@ def test_a_damaged_head_is_fitted_again(features):
 def test_a_moved_cache_is_found_again(features, tmp_path):
     folder = fit(features).folder
     moved = (tmp_path / "cache").rename(tmp_path / "moved") / folder.parent.name / folder.name
-    assert leaderboard.load(moved).features_path == moved.with_suffix(".h5")
+    assert leaderboard.load(moved).best.features.path == moved.with_suffix(".h5")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"results": []}, {"request": None}, {"spec": 3}, {"results": [{"params": None}]}],
+    [
+        *({"results": []}, {"request": None}, {"features": 3}, {"features": []}),
+        *({"results": [{"params": None}]}, {"left_out": 3, "warnings": 5}),
+    ],
 )
 def test_boards_that_lack_something(features, change):
     folder = fit(features).folder
@@ -208,35 +289,3 @@ def test_missing_and_damaged_boards(features):
     assert fit(features).results
     with pytest.raises(StoreError, match="does not exist"):
         fit(folder / "nowhere.h5")
-
-
-def test_other_tasks_are_refused_by_name(extract):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-    for given in ({"targets": np.arange(6)}, {"labels": [["a", "b"], ["a"]] * 3}):
-        features = extract(fc.open_source(pixels, **given)).features
-        with pytest.raises(HeadError, match=f"one class an image; .* is for {features.task}"):
-            fc.fit_heads(features)
-
-
-def test_another_grouping_is_fitted_anew_and_groups_are_never_parted(extract, monkeypatch):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
-    seen = []
-    score = compare._score_fold
-
-    def looking(name, params, X, y, train, test):
-        seen.append((X[train], X[test]))
-        return score(name, params, X, y, train, test)
-
-    monkeypatch.setattr(compare, "_score_fold", looking)
-    # images of one group are nearly alike: a fold that parts them would score far too well
-    for groups in (None, [str(number // 4) for number in range(40)]):
-        given = {"labels": np.arange(40) % 2, "groups": groups, "name": "alike"}
-        features = extract(fc.open_source(pixels, **given)).features
-        seen.clear()
-        fc.fit_heads(features, ["logreg"], cv=2, jobs=1, show_progress=False)
-        assert seen
-        if groups is not None:
-            group_of = {row.tobytes(): group for row, group in zip(features.X, groups, strict=True)}
-            for train, test in seen:
-                sides = [{group_of[row.tobytes()] for row in side} for side in (train, test)]
-                assert not sides[0] & sides[1]

@@ -14,7 +14,7 @@ def stitched(photos, extract, tmp_path):
     features = extract(photos).features
 
     def stitch(name):
-        board = fc.fit_heads(features, [name], cv=3, jobs=1, show_progress=False)
+        board = fc.fit_heads(features, [name], cv=3, jobs=1, report=False, show_progress=False)
         path = tmp_path / f"{name}.keras"
         fc.stitch(board[name], path, show_progress=False)
         return path
@@ -154,7 +154,7 @@ def test_a_manifest_brings_its_splits_groups_and_root(photos, extract, tmp_path)
     manifest.parent.mkdir()
     manifest.write_text("\n".join(["path,label,split,group", *rows]))
     features = extract(manifest, root=photos).features
-    board = fc.fit_heads(features, ["logreg"], cv=2, jobs=1, show_progress=False)
+    board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
     path = tmp_path / "m.keras"
     fc.stitch(board.best, path, show_progress=False)  # finds the root again by itself
     assert card.read(path).source_options == {"root": str(photos)}

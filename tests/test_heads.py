@@ -8,27 +8,50 @@ import zipfile
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from featcache import heads, quiet
-from featcache.errors import HeadError, SpecError
+from featcache.errors import HeadError, SpecError, StitchError
+from featcache.heads.rows import Rows
 
 D = 17
-SETTINGS = [(name, params) for name, head in heads.CATALOGUE.items() for params in head.grid]
-QUICK = {"dense": {"learning_rate": 0.01, "dropout": 0.2, "epochs": 60}}
+CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+KINDS = [(name, task) for name, head in heads.CATALOGUE.items() for task in head.tasks]
+STITCHED = [(name, task) for name, task in KINDS if heads.CATALOGUE[name].stitches]
+SETTINGS = [
+    (name, task, params) for name, task in STITCHED for params in heads.CATALOGUE[name].grid(task)
+]
+QUICK = {
+    "dense": {"learning_rate": 0.01, "dropout": 0.2, "epochs": 15},
+    "random-forest": {"n_estimators": 20},
+}
+# class weights have no meaning for these, or no effect
+UNWEIGHTED = {
+    ("dummy", CLASSIFICATION),
+    ("dummy", MULTI_LABEL),
+    ("centroid", CLASSIFICATION),
+    ("ridge", MULTI_LABEL),
+}
 
 
-def data(n_classes, n=120, scale=1.0, shift=0.0, seed=0):
+def data(task=CLASSIFICATION, n_outputs=3, n=120, scale=1.0, shift=0.0, seed=0, d=D):
+    """Return features (n, d) around centres, and what is to be learnt of them."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((n_classes, D)) * 1.2
-    y = np.arange(n) % n_classes
-    X = centres[y] + rng.standard_normal((n, D))
+    fixed = np.random.default_rng(99)
+    n_centres = n_outputs if task == CLASSIFICATION else 4
+    centres = fixed.standard_normal((n_centres, d)) * 1.2
+    member = np.arange(n) % n_centres
+    X = centres[member] + rng.standard_normal((n, d))
+    linear = X @ fixed.standard_normal((d, n_outputs)) / np.sqrt(d)
+    y = {
+        CLASSIFICATION: member,
+        MULTI_LABEL: (linear > 0).astype(np.int64),
+        REGRESSION: 10 + 3 * linear,
+    }[task]
     return (X * scale + shift).astype(np.float32), y
 
 
-def make(name, params=None):
-    return heads.CATALOGUE[name](**(QUICK.get(name, {}) | (params or {})))
+def make(name, task=CLASSIFICATION, params=None, **more):
+    return heads.CATALOGUE[name](**(QUICK.get(name, {}) | (params or {}) | {"task": task} | more))
 
 
 def keras_model(head):
@@ -39,143 +62,261 @@ def keras_model(head):
     return keras.Model(inputs, [model.get_layer(head.parity_layer).output, output])
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 7])
-@pytest.mark.parametrize(("name", "params"), SETTINGS)
-def test_keras_layers_give_what_the_head_gives(name, params, n_classes):
-    X, y = data(n_classes, scale=3, shift=2)
-    head = make(name, params)
+def predicted(head, outputs):
+    """Return what the outputs of the Keras layers mean."""
+    if head.task == CLASSIFICATION:
+        return head.classes_[outputs.argmax(axis=1)]
+    if head.task == MULTI_LABEL:
+        return (outputs >= (0.5 if head.output == heads.PROBABILITIES else 0)).astype(int)
+    return outputs
+
+
+def check_layers(head, X, tmp_path=None):
+    """The Keras layers give what the head gives; where there is a folder, from a file as well."""
+    models = [keras_model(head)]
+    if tmp_path is not None:
+        file = tmp_path / "layers.keras"
+        models[0].save(file)
+        with zipfile.ZipFile(file) as parts:
+            assert b"featcache" not in parts.read("config.json")
+        models.append(quiet.keras().models.load_model(file))
+    for one in models:
+        values, outputs = (np.asarray(part) for part in one(X, training=False))
+        np.testing.assert_allclose(values, head.parity_values(X), rtol=1e-4, atol=1e-4)
+        assert outputs.shape == head.outputs(X).shape
+        if head.task == REGRESSION:
+            np.testing.assert_allclose(outputs, head.predict(X), rtol=1e-4, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(predicted(head, outputs), head.predict(X))
+
+
+def same(first, second, X, **tolerance):
+    np.testing.assert_allclose(first.outputs(X), second.outputs(X), **tolerance)
+    np.testing.assert_array_equal(first.predict(X).shape, second.predict(X).shape)
+
+
+@pytest.mark.parametrize(("name", "task", "params"), SETTINGS)
+def test_keras_layers_give_what_the_head_gives(name, task, params, tmp_path):
+    X, y = data(task, scale=3, shift=2)
+    head = make(name, task, params)
     assert head.fit(X, y) is head
-    X_new, _ = data(n_classes, seed=1, scale=3, shift=2)
-    values, outputs = (np.asarray(part) for part in keras_model(head)(X_new))
-    np.testing.assert_allclose(values, head.parity_values(X_new), rtol=1e-4, atol=1e-4)
-    assert outputs.shape == (len(X_new), n_classes)
-    np.testing.assert_array_equal(outputs.argmax(axis=1), head.predict(X_new))
+    check_layers(head, data(task, seed=1, scale=3, shift=2)[0], tmp_path)
 
 
-@pytest.mark.parametrize("n_classes", [2, 4])
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_outputs(name, n_classes):
-    X, y = data(n_classes)
-    head = make(name).fit(X, y)
-    outputs = head.outputs(X)
-    assert outputs.shape == (len(X), n_classes)
-    np.testing.assert_array_equal(head.predict(X), outputs.argmax(axis=1))
-    assert np.mean(head.predict(X) == y) > 0.7
-    if head.output == heads.PROBABILITIES:
-        np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
-        np.testing.assert_array_equal(head.predict_proba(X), outputs)
+@pytest.mark.parametrize("n_outputs", [1, 2, 7])
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_few_and_many_outputs_with_balanced_classes(name, task, n_outputs):
+    if task == CLASSIFICATION and n_outputs == 1:
+        pytest.skip("one class is nothing to learn")
+    X, y = data(task, n_outputs)
+    some = slice(7 * n_outputs + 20)
+    head = make(name, task, class_weight="balanced").fit(X[some], y[some])
+    assert head.outputs(X).shape == (len(X), n_outputs)
+    if head.stitches:
+        check_layers(head, X)
+
+
+@pytest.mark.parametrize("kind", ["none", "standardise", "l2", "pca"])
+@pytest.mark.parametrize(("name", "task"), STITCHED)
+def test_every_preprocessing_is_in_the_layers_or_refused(name, task, kind):
+    if "preprocessing" not in make(name, task).get_params():
+        pytest.skip("it has none")
+    X, y = data(task)
+    head = make(name, task, preprocessing=kind)
+    try:
+        head.fit(X, y)
+    except SpecError as error:
+        assert f"got '{kind}'" in str(error)  # noqa: PT017
     else:
-        assert not hasattr(head, "predict_proba")
+        check_layers(head, data(task, seed=1)[0])
 
 
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_saved_and_loaded_it_predicts_the_same(name, tmp_path):
-    X, y = data(3)
-    head = make(name).fit(X, y)
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_outputs(name, task):
+    X, y = data(task, 4, n=200)
+    head = make(name, task).fit(X, y)
+    outputs = head.outputs(X)
+    assert outputs.shape == (len(X), 4)
+    expected = {
+        CLASSIFICATION: {"probabilities", "scores"},
+        MULTI_LABEL: {"probabilities", "scores"},
+    }
+    assert head.output in expected.get(task, {"values"})
+    np.testing.assert_array_equal(head.predict(X), predicted(head, outputs))
+    if head.output == heads.PROBABILITIES:
+        assert outputs.min() >= 0
+        assert outputs.max() <= 1 + 1e-6
+        if task == CLASSIFICATION:
+            np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
+    if name == "dummy":
+        assert np.ptp(outputs, axis=0).max() == 0
+    elif task == REGRESSION:
+        assert np.mean((head.predict(X) - y) ** 2) < 0.6 * np.mean((y.mean(axis=0) - y) ** 2)
+    else:
+        assert np.mean(head.predict(X) == y) > 0.7
+
+
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_saved_and_loaded_it_predicts_the_same(name, task, tmp_path):
+    X, y = data(task)
+    head = make(name, task).fit(X, y)
     file = heads.save(head, tmp_path, name)
-    again = heads.load(name, tmp_path / file, {})
-    np.testing.assert_allclose(again.outputs(X), head.outputs(X), rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(again.classes_, head.classes_)
+    again = heads.load(name, tmp_path / file, {"task": task})
+    same(again, head, X, rtol=1e-6, atol=1e-7)
+    assert again.n_features_in_ == D
+    if task == CLASSIFICATION:
+        np.testing.assert_array_equal(again.classes_, head.classes_)
 
 
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_the_constructor_only_stores(name):
-    head = make(name)
-    assert clone(head).get_params() == head.get_params()
-    assert not any(key.endswith("_") for key in vars(head))
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_the_constructor_only_stores_and_the_grid_is_small(name, task):
+    grid = heads.CATALOGUE[name].grid(task)
+    assert 1 <= len(grid) <= 8
+    for params in grid:
+        head = make(name, task, params)
+        head.check()
+        assert clone(head).get_params() == head.get_params()
+        assert {"task", "class_weight", "seed"} <= set(head.get_params())
+        assert not any(key.endswith("_") for key in vars(head))
 
 
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_the_same_seed_gives_the_same_head(name):
-    X, y = data(3)
-    first, second = make(name).fit(X, y), make(name).fit(X, y)
-    np.testing.assert_array_equal(first.outputs(X), second.outputs(X))
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_a_fit_can_be_repeated_and_carried_off_and_leaves_its_data_alone(name, task):
+    X, y = data(task)
+    before = X.copy(), y.copy()
+    X.flags.writeable = y.flags.writeable = False
+    head = make(name, task, seed=3).fit(X, y)
+    for other in (make(name, task, seed=3).fit(X, y), pickle.loads(pickle.dumps(head))):
+        np.testing.assert_array_equal(other.outputs(X), head.outputs(X))
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(y, before[1])
 
 
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_fit_leaves_its_data_alone(name):
-    X, y = data(3)
-    before = X.copy()
-    X.flags.writeable = False
-    make(name).fit(X, y)
-    np.testing.assert_array_equal(X, before)
-
-
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_constant_and_half_precision_features(name):
-    X, y = data(3)
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_constant_and_half_precision_features(name, task):
+    X, y = data(task)
     X[:, 3] = 60_000.0
     X[:, 5] = 0.0
-    head = make(name).fit(X.astype(np.float16), y)
+    head = make(name, task).fit(X.astype(np.float16), y)
     assert np.isfinite(head.outputs(X.astype(np.float16))).all()
-    assert np.mean(head.predict(X) == y) > 0.7
+    if (
+        task == CLASSIFICATION
+        and name != "dummy"
+        and head.get_params().get("preprocessing") != "none"
+    ):
+        assert np.mean(head.predict(X) == y) > 0.7
 
 
-@pytest.mark.parametrize("name", heads.CATALOGUE)
-def test_it_travels_between_processes(name):
-    X, y = data(3)
-    head = make(name).fit(X, y)
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_more_features_than_samples(name, task):
+    X, y = data(task, n=30, d=50)
+    head = make(name, task).fit(X, y)
+    assert head.n_features_in_ == 50
+    if heads.CATALOGUE[name].stitches:
+        check_layers(head, X)
+
+
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_it_travels_between_processes(name, task):
+    X, y = data(task)
+    head = make(name, task).fit(X, y)
     again = pickle.loads(pickle.dumps(head))
     np.testing.assert_array_equal(again.outputs(X), head.outputs(X))
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 6])
-def test_rbf_scores_are_those_of_scikit_learn(n_classes):
-    X, y = data(n_classes)
-    head = make("rbf-svm", {"C": 3.0, "gamma": 0.5}).fit(X, y)
-    scaled = StandardScaler().fit_transform(np.asarray(X, np.float64))
-    reference = SVC(C=3.0, gamma=0.5 / D, break_ties=True).fit(scaled, y)
-    scores = reference.decision_function(scaled)
-    if n_classes == 2:
-        np.testing.assert_allclose(np.sign(head.decision_function(X)[:, 1] - 0.5), np.sign(scores))
-    else:
-        np.testing.assert_allclose(head.decision_function(X), scores, atol=1e-10)
-    np.testing.assert_array_equal(head.predict(X), reference.predict(scaled))
+@pytest.mark.parametrize("name", heads.CATALOGUE)
+def test_a_class_that_is_missing_in_training(name, tmp_path):
+    X, y = data(n_outputs=4)
+    there = y != 1
+    head = make(name).fit(X[there], y[there])
+    np.testing.assert_array_equal(head.classes_, [0, 2, 3])
+    assert head.outputs(X).shape == (len(X), 3)
+    assert 1 not in head.predict(X)
+    again = heads.load(name, tmp_path / heads.save(head, tmp_path, name), {})
+    np.testing.assert_array_equal(again.predict(X), head.predict(X))
+    if name != "dummy":
+        assert np.mean(head.predict(X[there]) == y[there]) > 0.7
 
 
-def test_dense_options_make_its_layers():
-    X, y = data(3)
-    head = make("dense", {"hidden": (8, 6), "dropout": 0.3, "batch_norm": True}).fit(X, y)
-    kinds = [type(layer).__name__ for layer in head.model_.layers[1:]]
-    block = ["Dense", "BatchNormalization", "ReLU", "Dropout"]
-    assert kinds == ["Normalization", *block, *block, "Dense", "Softmax"]
+@pytest.mark.parametrize(("name", "task"), [kind for kind in KINDS if kind[1] == MULTI_LABEL])
+def test_a_label_that_is_always_there_and_one_that_never_is(name, task):
+    X, y = data(task)
+    y[:, 0], y[:, 1] = 1, 0
+    for weight in (None, "balanced"):
+        head = make(name, task, class_weight=weight).fit(X, y)
+        assert np.isfinite(head.outputs(X)).all()
+        np.testing.assert_array_equal(head.predict(X)[:, :2], y[:, :2])
+        if head.stitches:
+            check_layers(head, X)
 
 
-def test_dense_stops_early_and_keeps_the_best():
-    X, y = data(3)
-    head = heads.CATALOGUE["dense"](learning_rate=0.05, epochs=500, patience=10).fit(X, y)
-    assert head.n_epochs_ < 500
+@pytest.mark.parametrize(
+    ("name", "task"), [kind for kind in KINDS if kind[1] != REGRESSION and kind not in UNWEIGHTED]
+)
+def test_balanced_classes_help_the_rare_one(name, task):
+    X, y = data(task, 2, n=240)
+    X = X + 2.5 * np.random.default_rng(5).standard_normal(X.shape).astype(np.float32)
+    rare = y if task == CLASSIFICATION else y[:, 0]
+    kept = np.flatnonzero((rare == 0) | (np.arange(len(y)) < 60))
+    X_kept, y_kept = X[kept], y[kept]
+    plain, balanced = (
+        make(name, task, class_weight=weight).fit(X_kept, y_kept) for weight in (None, "balanced")
+    )
+    column = 1 if task == CLASSIFICATION else 0
+    difference = balanced.outputs(X)[:, column] - plain.outputs(X)[:, column]
+    assert np.abs(difference).max() > 1e-3
+    assert difference.mean() > 0
 
 
-def test_dense_that_diverges_says_so():
-    X, y = data(3)
-    head = heads.CATALOGUE["dense"](learning_rate=1e38, hidden=(8,))
-    with pytest.raises(HeadError, match="Lower the learning rate"):
-        head.fit(X, y)
+@pytest.mark.parametrize(("name", "task"), KINDS)
+def test_a_path_gives_the_heads_that_single_fits_give(name, task):
+    X, y = data(task)
+    grid = heads.CATALOGUE[name].grid(task)
+    settings = [QUICK.get(name, {}) | params | {"task": task, "seed": 1} for params in grid]
+    X_new, _ = data(task, seed=1, n=50)
+    fitted = list(heads.CATALOGUE[name].path(settings, Rows.of(X, y)))
+    atol = 5e-3 if name == "logreg" else 1e-5  # it starts from the setting before
+    assert [type(head) for head in fitted] == [heads.CATALOGUE[name]] * len(settings)
+    for head, params in zip(fitted, settings, strict=True):
+        assert params.items() <= head.get_params().items()
+        alone = heads.CATALOGUE[name](**params).fit(X, y)
+        same(head, alone, X_new, rtol=1e-5, atol=atol)
 
 
-def test_bad_scaling_names_the_parameter():
-    X, y = data(3)
-    with pytest.raises(SpecError, match="scaling must be one of standardise, l2; got 'minmax'"):
-        make("logreg", {"scaling": "minmax"}).fit(X, y)
+def test_bad_parameters_are_named():
+    X, y = data()
+    with pytest.raises(SpecError, match=r"preprocessing must be one of .*; got 'minmax'"):
+        make("logreg", preprocessing="minmax").fit(X, y)
+    with pytest.raises(SpecError, match="task must be one of classification; got 'regression'"):
+        make("rbf-svm", REGRESSION).fit(X, y)
+    with pytest.raises(SpecError, match="class_weight must be one of None, balanced; got 'heavy'"):
+        make("dense", class_weight="heavy").fit(X, y)
 
 
-def test_dense_needs_every_class():
-    X, y = data(3)
-    with pytest.raises(HeadError, match=r"classes 0 to n_classes - 1, two or more; got \[0, 2\]"):
-        make("dense").fit(X[y != 1], y[y != 1])
+def test_a_head_that_cannot_be_stitched_says_which_can():
+    head = make("random-forest").fit(*data())
+    with pytest.raises(StitchError, match="stitch another head: logreg"):
+        head.to_keras_layers(quiet.keras().Input((D,)))
 
 
-def test_dense_on_one_sample_a_class():
-    X, y = data(3, n=3)
-    assert make("dense").fit(X, y).outputs(X).shape == (3, 3)
+def test_trees_that_lead_nowhere_are_refused(tmp_path):
+    head = make("random-forest").fit(*data())
+    tree = head.pipeline_[-1].estimators_[3].tree_
+    for part, wrong in ((tree.children_left, 10_000), (tree.children_right, 0), (tree.feature, D)):
+        right = part[0]
+        part[0] = wrong
+        file = tmp_path / heads.save(head, tmp_path, "random-forest")
+        with pytest.raises(HeadError, match="holds trees that are damaged"):
+            heads.load("random-forest", file, {})
+        part[0] = right
 
 
 def test_a_file_of_another_head_is_refused(tmp_path):
-    head = make("rbf-svm").fit(*data(3))
+    head = make("rbf-svm").fit(*data())
     file = tmp_path / heads.save(head, tmp_path, "rbf-svm")
-    with pytest.raises(HeadError, match="does not hold a LogisticRegression"):
-        heads.load("logreg", file, {})
+    for name in ("logreg", "knn", "random-forest"):
+        with pytest.raises(HeadError, match="does not hold a"):
+            heads.load(name, file, {})
 
 
 def test_a_head_from_a_stranger_runs_nothing(tmp_path, capsys):
@@ -190,18 +331,19 @@ def test_a_head_from_a_stranger_runs_nothing(tmp_path, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_foreign_types_in_a_skops_file_are_named(tmp_path):
+@pytest.mark.parametrize("name", ["logreg", "random-forest"])
+def test_foreign_types_in_a_skops_file_are_named(name, tmp_path):
     from skops import io
 
-    file = tmp_path / "logreg.skops"
+    file = tmp_path / f"{name}.skops"
     io.dump({"function": make}, file)
     with pytest.raises(HeadError, match=r"test_heads\.make"):
-        heads.load("logreg", file, {})
+        heads.load(name, file, {})
 
 
 @pytest.mark.parametrize("name", heads.CATALOGUE)
 def test_missing_and_damaged_files(name, tmp_path):
-    head = make(name).fit(*data(3))
+    head = make(name).fit(*data())
     file = tmp_path / heads.save(head, tmp_path, name)
     file.write_bytes(file.read_bytes()[:500])
     assert not zipfile.is_zipfile(file)

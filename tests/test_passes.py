@@ -432,52 +432,53 @@ def test_info_names_the_views(photos, extract, cli):
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """Every call of a head's fit and predict: rows and groups."""
+    """Every call of a head's fit and outputs: rows and groups."""
     calls = []
-    fit, predict = heads.CATALOGUE["logreg"].fit, heads.CATALOGUE["logreg"].predict
+    kind = heads.CATALOGUE["linear-svm"]
+    fit, outputs = kind.fit, kind.outputs
 
     def watched_fit(self, X, y, groups=None):
         calls.append(("fit", X, y, groups))
         return fit(self, X, y, groups)
 
-    def watched_predict(self, X):
-        calls.append(("predict", X, None, None))
-        return predict(self, X)
+    def watched_outputs(self, X):
+        calls.append(("outputs", X, None, None))
+        return outputs(self, X)
 
-    monkeypatch.setattr(heads.CATALOGUE["logreg"], "fit", watched_fit)
-    monkeypatch.setattr(heads.CATALOGUE["logreg"], "predict", watched_predict)
+    monkeypatch.setattr(kind, "fit", watched_fit)
+    monkeypatch.setattr(kind, "outputs", watched_outputs)
     return calls
 
 
 def test_heads_train_on_all_views_and_are_judged_on_clean_images(photos, extract, fitted):
-    from featcache import compare
-
     features = extract(photos, views=3).features
-    data = compare._Data.of(features, 3, 0)
     owner = {row.tobytes(): i for i, view in enumerate(features.views) for row in view}
     clean = {row.tobytes() for row in features.X}
-    for train, test in data.folds:
-        fitted.clear()
-        compare._score_fold("logreg", {}, data.views, data.y, train, test)
-        (_, X, y, groups), (_, X_test, _, _) = fitted
-        assert len(X) == 3 * len(train)
-        trained_on = [owner[row.tobytes()] for row in X]
-        assert all(count == 3 for count in Counter(trained_on).values())
-        np.testing.assert_array_equal(y, features.labels[trained_on])
-        assert len(np.unique([trained_on, groups], axis=1).T) == len(train)
-        assert all(row.tobytes() in clean for row in X_test)
+    held_out = set(features.rows("test").tolist())
+    fc.fit_heads(features, ["linear-svm"], cv=3, jobs=1, report=False, show_progress=False)
+    judged, trained_on = [], []
+    for what, X, y, groups in fitted:
+        rows = [owner[row.tobytes()] for row in X]
+        if what == "fit":
+            assert all(count == 3 for count in Counter(rows).values())
+            np.testing.assert_array_equal(y, features.labels[rows])
+            assert len(np.unique([rows, groups], axis=1).T) == len(rows) // 3
+            assert not held_out & set(rows)
+            trained_on = rows
+            continue
+        assert all(row.tobytes() in clean for row in X)
+        judged.append(set(rows))
         # no view of an image that judges was trained on
-        assert not {owner[row.tobytes()] for row in X_test} & set(trained_on)
-    held_out = {row.tobytes() for row in data.X_test}
-    assert held_out <= clean
-    assert not {owner[row] for row in held_out} & {
-        owner[row.tobytes()] for view in data.views for row in view
-    }
+        assert judged[-1] == held_out or not judged[-1] & set(trained_on)
+    assert judged[-1] == held_out
+    assert judged.count(held_out) == 1
 
 
 def test_fit_heads_on_views_and_stitch(photos, extract, tmp_path, cli):
     features = extract(photos, views=2).features
-    board = fc.fit_heads(features, ["logreg", "dense"], cv=3, jobs=1, show_progress=False)
+    board = fc.fit_heads(
+        features, ["logreg", "dense"], cv=3, jobs=1, report=False, show_progress=False
+    )
     assert board.n_train + board.n_test == 21
     fc.stitch(board["logreg"], tmp_path / "m.keras", show_progress=False)
     (one,) = fc.load(tmp_path / "m.keras").predict(
@@ -485,18 +486,7 @@ def test_fit_heads_on_views_and_stitch(photos, extract, tmp_path, cli):
     )
     assert one.classes[0] in features.class_names
     done = cli("fit-heads", features.path, "--cv", "3", "--heads", "logreg", "--jobs", "1")
-    assert f"{board.n_train} training images, 2 views each, and" in done.stdout
-
-
-def test_the_dense_head_keeps_the_views_of_an_image_together():
-    from featcache.heads.dense import _stratified
-
-    groups = np.repeat(np.arange(30), 4)
-    targets = np.repeat(np.arange(30) % 3, 4)
-    fit_rows, val_rows = _stratified(targets, 0.2, np.random.default_rng(0), groups)
-    assert sorted([*fit_rows, *val_rows]) == list(range(120))
-    assert not set(groups[fit_rows]) & set(groups[val_rows])
-    assert Counter(targets[val_rows].tolist()) == {0: 8, 1: 8, 2: 8}
+    assert f"of {board.n_train} training images, 2 views each, with" in done.stdout
 
 
 # Decoding at a smaller scale

@@ -13,7 +13,9 @@ from featcache.errors import SourceError, SpecError, StitchError
 
 @pytest.fixture
 def model_path(photos, extract, tmp_path):
-    board = fc.fit_heads(extract(photos).features, ["logreg"], cv=3, jobs=1, show_progress=False)
+    board = fc.fit_heads(
+        extract(photos).features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False
+    )
     fc.stitch(board.best, tmp_path / "m.keras", show_progress=False)
     return tmp_path / "m.keras"
 

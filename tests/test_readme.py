@@ -67,7 +67,11 @@ def test_verbs_and_recipes(reader_folder, cli, monkeypatch, capsys):
     list(
         zip(
             blocks(README, "python"),
-            ["held out.*\nphotos/pear", r"array\(\[1, 0\]\)"],
+            [
+                "held out.*\nphotos/pear",
+                r"array\(\[1, 0\]\)",
+                r"gaussiannb.*\['palace' 'flower'\]",
+            ],
             strict=True,
         )
     ),

@@ -82,7 +82,7 @@ def test_folds_part_every_row_once_and_keep_copies_together():
     numbers = [*range(40), 3, 3, 25]
     labels = np.array([number % 2 for number in numbers])
     tested = np.zeros(len(numbers), int)
-    for train, test in splits.folds(labels, digests_of(numbers), 5, 0, NAMES[:2]):
+    for train, test in splits.folds(Annotations(labels, NAMES[:2]), digests_of(numbers), 5, 0):
         assert not set(train) & set(test)
         assert not {numbers[i] for i in train} & {numbers[i] for i in test}
         assert abs(np.mean(labels[test]) - 0.5) < 0.2
@@ -105,7 +105,9 @@ def test_groups_and_copies_land_on_one_side(seed):
     labels, digests, groups, copies = grouped()
     masks = [splits.held_out(labels, digests, seed, groups=groups)]
     assert 0.1 < masks[0].mean() < 0.35
-    for train, test in splits.folds(labels, digests, 3, seed, NAMES[:2], groups):
+    for train, test in splits.folds(
+        Annotations(labels, NAMES[:2], groups=groups), digests, 3, seed
+    ):
         assert sorted([*train, *test]) == list(range(len(labels)))
         masks.append(np.isin(np.arange(len(labels)), test))
     for mask in masks:
@@ -138,4 +140,18 @@ def test_regression_is_held_out_without_classes():
 def test_too_few_for_folds(labels, message):
     names = NAMES[: max(labels) + 1]
     with pytest.raises(HeadError, match=message):
-        splits.folds(np.array(labels), digests_of(range(len(labels))), 5, 0, names)
+        splits.folds(Annotations(np.array(labels), names), digests_of(range(len(labels))), 5, 0)
+
+
+def test_other_tasks_have_plain_folds():
+    about = Annotations(np.full(20, -1), targets=np.zeros((20, 1)), task="regression")
+    tested = [test for _, test in splits.folds(about, digests_of(range(20)), 4, 0)]
+    assert sorted(np.concatenate(tested)) == list(range(20))
+    with pytest.raises(HeadError, match="There are 3 different training image"):
+        splits.folds(about.take(np.arange(3)), digests_of(range(3)), 4, 0)
+
+
+def test_images_on_both_sides_of_given_splits():
+    about = Annotations(np.zeros(5, int), NAMES[:1], ("train", "test", "val", "test", "test"))
+    assert splits.shared(about, digests_of([1, 1, 2, 2, 3])) == [(0, 1), (2, 3)]
+    assert not splits.shared(Annotations(np.zeros(2, int)), digests_of([1, 1]))

@@ -27,6 +27,9 @@ for path in models:
 """
 
 
+STITCHED = [name for name, kind in heads.CATALOGUE.items() if kind.stitches]
+
+
 def in_plain_keras(models: list[Path], batch: np.ndarray, folder: Path) -> list[np.ndarray]:
     """The models' outputs in a process that cannot import featcache."""
     np.save(folder / "images.npy", batch)
@@ -46,7 +49,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
     decoded = [images.pixels(source, row, clipart.spec) for row in range(len(source))]
     batch = np.stack([images.resize(one, (224, 224), "bilinear") for one in decoded])
     paths, outputs = [], []
-    for name in heads.CATALOGUE:
+    for name in STITCHED:
         # every image through the best model, a good part of them through the others
         n_images = 543 if name == clipart_board.best.name else 120
         monkeypatch.setattr(stitching, "MAX_PARITY_IMAGES", n_images)
@@ -57,19 +60,24 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
         assert parity["largest_difference"] <= parity["tolerance"] <= 2e-3
         outputs.append(model(batch, training=False))
     everywhere = in_plain_keras(paths, batch, tmp_path)
-    for name, got, expected in zip(heads.CATALOGUE, everywhere, outputs, strict=True):
+    for name, got, expected in zip(STITCHED, everywhere, outputs, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
         head = clipart_board[name].head
         np.testing.assert_array_equal(got.argmax(axis=1), head.predict(clipart.X[rows]))
 
 
 def fit(features, names=("logreg", "linear-svm", "rbf-svm")):
-    return fc.fit_heads(features, names, cv=3, jobs=1, show_progress=False)
+    return fc.fit_heads(features, names, cv=3, jobs=1, report=False, show_progress=False)
 
 
 @pytest.fixture
-def board(photos, extract):
-    return fit(extract(photos).features)
+def features(photos, extract):
+    return extract(photos).features
+
+
+@pytest.fixture
+def board(features):
+    return fit(features)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +92,8 @@ def board(photos, extract):
 )
 def test_small_models_of_every_kind(tmp_path, extract, classes, options):
     features = extract(make_photos(tmp_path / "p", classes=tuple(classes)), **options).features
-    board = fit(features, list(heads.CATALOGUE))
-    for name in heads.CATALOGUE:
+    board = fit(features, STITCHED)
+    for name in STITCHED:
         model = fc.stitch(board[name], show_progress=False)
         assert model.output_shape == (None, len(classes))
 
@@ -94,7 +102,7 @@ def test_output_says_what_it_is(board, tmp_path):
     for name in ("logreg", "linear-svm"):
         out = tmp_path / f"{name}.keras"
         model = fc.stitch(board[name], out, show_progress=False)
-        assert model.layers[-1].name == card.read(out).output == heads.CATALOGUE[name].output
+        assert model.layers[-1].name == card.read(out).output == heads.CATALOGUE[name]().output
 
 
 def test_uint8_and_float_images(board):
@@ -147,7 +155,7 @@ def test_ties_are_told_from_errors():
 def test_changed_and_missing_images_are_left_out_and_counted(board, photos):
     (photos / "apple" / "apple ü1.jpg").unlink()
     make_image(photos / "pear" / "pear ü0.png", (5, 5, 5), 77, (20, 20))
-    features = fc.Features(board.features_path)
+    features = fc.Features(board.best.features.path)
     model = fc.stitch(board["logreg"], show_progress=False)
     parity = stitching.check_parity(model, board["logreg"], features, show_progress=False)
     assert (parity.n_images, parity.n_left_out) == (19, 2)
@@ -200,8 +208,45 @@ def test_where_it_cannot_be_written(board, tmp_path, out, message):
 def test_images_from_memory_are_given_again(extract, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
     source = fc.open_source(pixels, labels=np.arange(20) % 2)
-    board = fc.fit_heads(extract(source).features, ["logreg"], cv=2, jobs=1, show_progress=False)
+    board = fit(extract(source).features, ["logreg"])
     with pytest.raises(SourceError, match=r"no longer where they were .*memory:arrays-"):
         fc.stitch(board.best, show_progress=False)
     fc.stitch(board.best, tmp_path / "m.keras", source=source, show_progress=False)
     assert card.read(tmp_path / "m.keras").source == source.origin
+
+
+def test_heads_that_cannot_be_stitched_name_those_that_can(features, tmp_path):
+    from sklearn.naive_bayes import GaussianNB
+
+    board = fit(features, ["random-forest", "lda", GaussianNB()])
+    for name in ("random-forest", "gaussiannb"):
+        with pytest.raises(StitchError, match=rf"{name} cannot become Keras layers.*: lda\."):
+            fc.stitch(board[name], tmp_path / "m.keras")
+    board = fit(features, ["random-forest"])
+    with pytest.raises(StitchError, match="none of this comparison can"):
+        fc.stitch(board["random-forest"])
+
+
+@pytest.mark.parametrize("calibrate", ["temperature", "platt", "isotonic"])
+def test_calibration_is_in_the_model(features, photos, tmp_path, calibrate):
+    board = fc.fit_heads(
+        *(features, ["logreg", "linear-svm"]),
+        cv=3,
+        calibrate=calibrate,
+        jobs=1,
+        report=False,
+        show_progress=False,
+    )
+    for name in ("logreg", "linear-svm"):
+        out = tmp_path / f"{name}.keras"
+        fc.stitch(board[name], out, show_progress=False)
+        described = card.read(out)
+        assert described.output == "probabilities"
+        assert described.calibration["kind"] == calibrate
+        X = features.X[[features.ids.index("pear/pear ü1.jpg")]]
+        (one,) = fc.load(out).predict(photos / "pear" / "pear ü1.jpg", top=3, show_progress=False)
+        expected = np.sort(board[name].head.outputs(X)[0])[::-1]
+        np.testing.assert_allclose(one.scores, expected, atol=1e-3)
+        assert fc.finetune(
+            *(out,), out=tmp_path / "t.keras", unfreeze=1, epochs=1, show_progress=False
+        )

@@ -330,3 +330,14 @@ def test_newest(tmp_path, published):
     (tmp_path / "cache" / "x").mkdir(parents=True)
     moved = published.path.rename(tmp_path / "cache" / "x" / "f.h5")
     assert store.newest_features(tmp_path / "cache") == moved
+
+
+def test_rows_of_a_file_that_took_anothers_place_are_never_taken_for_them(published, features):
+    rows = store.Rows([published.path])
+    numbers = rows.find(table().digests)
+    order = np.random.default_rng(9).permutation(len(features))
+    publish(published.path, table(), features, order)  # the same images again
+    with pytest.raises(store.ReplacedFileError, match="was written anew while"):
+        rows.read(numbers)
+    again = store.Rows([published.path])
+    np.testing.assert_array_equal(again.read(again.find(table().digests)), features)

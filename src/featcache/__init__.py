@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from featcache.compare import fit_heads
+    from featcache.embedder import Embedder
     from featcache.errors import FeatcacheError
     from featcache.extraction import extract, extract_all
     from featcache.finetuning import finetune
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from featcache.store import Features
 
 _HOME = {
+    "Embedder": "embedder",
     "ExtractionSpec": "spec",
     "FeatcacheError": "errors",
     "Features": "store",
@@ -46,6 +48,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Embedder",
     "ExtractionSpec",
     "FeatcacheError",
     "Features",

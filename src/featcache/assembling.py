@@ -54,6 +54,8 @@ def assemble(
                 files[mine.path] = mine.publish(rows[mine.path])
         except store.DamagedFileError as error:
             damaged.add(error.path)
+        except store.ReplacedFileError:
+            continue  # its rows are found again where they are now
     paths = ", ".join(f"'{mine.path}'" for mine in work.targets if mine.path not in files)
     raise StoreError(
         f"Rows for {paths} disappeared {attempts} times. Does another program write there? "

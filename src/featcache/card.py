@@ -30,10 +30,11 @@ class Card:
     source: str  # where the images came from
     source_options: dict[str, str]  # with `source`, open them again
     seed: int  # of the held-out part
-    test_accuracy: float  # on the held-out part
+    test_accuracy: float | None  # on the held-out part, of the selected head alone
     parity: dict[str, Any]
     model_digest: str = ""  # BLAKE2b-128 of the .keras file
     head_digest: str = ""  # BLAKE2b-128 of the head's file
+    calibration: dict[str, Any] | None = None  # map from the head's outputs to probabilities
     finetuned: dict[str, Any] | None = None
     card_version: int = CARD_VERSION
 

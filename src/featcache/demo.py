@@ -40,8 +40,9 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
     board = compare.fit_heads(features, jobs=jobs)
     console.print(board)
     console.print(
-        f"{board.n_test} images are held out of {len(features)}; always naming the largest class "
-        f"would score {board.majority:.3f}."
+        f"Nested scores with 95 % intervals; = is statistically level with the first. "
+        f"{board.n_test} of {len(features)} images are held out, for the first alone. "
+        f"Report: {board.folder / 'report.html'}"
     )
     _took(console, time.monotonic() - stage)
 
@@ -80,8 +81,8 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
         "features": str(features.path),
         "heads": str(board.folder),
         "best": board.best.name,
-        "accuracy": board.best.result.accuracy_mean,
-        "test_accuracy": board.best.result.test_accuracy,
+        "accuracy": board.best.result.mean,
+        "test_accuracy": board.best.result.test and board.best.result.test["accuracy"],
         "model": str(out),
         "parity": stitched.card.parity,
         "predictions": [one.to_dict() for one in by_path.values()],
@@ -99,7 +100,9 @@ def _took(console: Console, seconds: float) -> None:
 
 def _one_held_out_image_a_class(board: Leaderboard) -> dict[str, str]:
     """Return path -> class of the first held-out image of every class."""
-    features = store.Features(board.features_path)
+    path = board.best.features.path
+    assert path is not None  # the board is of a feature file
+    features = store.Features(path)
     chosen: dict[str, str] = {}
     for row in features.rows("test", board.seed).tolist():
         label = features.class_names[features.labels[row]]

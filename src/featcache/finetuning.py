@@ -18,7 +18,7 @@ import numpy as np
 
 from featcache import card, images, predict, progress, quiet, runtime, sources, splits, stitching
 from featcache.errors import SourceError, SpecError, StitchError
-from featcache.heads import PROBABILITIES
+from featcache.heads import CATALOGUE, PROBABILITIES
 
 if TYPE_CHECKING:
     import keras
@@ -95,10 +95,10 @@ def finetune(
         raise SpecError(f"out must be another file than the model itself, '{path}'.")
     stitching.check_out(out)
     described = card.read(path)
-    if described.head == "rbf-svm":
+    if described.head in CATALOGUE and not CATALOGUE[described.head].has_gradients:
         raise StitchError(
-            "The votes of rbf-svm have no gradient, so it cannot be fine-tuned. "
-            "Stitch another head: `featcache stitch HEADS --head logreg`."
+            f"The votes of {described.head} have no gradient, so it cannot be fine-tuned. "
+            f"Stitch another head: `featcache stitch HEADS --head logreg`."
         )
     runtime.gpus(device)  # its error comes before anything is loaded
     data = _Data(described, source, batch_size, seed)

@@ -146,7 +146,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 24 else f"{text[:8]}…"  # a digest
 
 
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     """Raise SpecError naming the parameter, what is allowed and what was got."""
     if value not in allowed:
-        raise SpecError(f"{name} must be one of {', '.join(allowed)}; got '{value}'.")
+        raise SpecError(f"{name} must be one of {', '.join(map(str, allowed))}; got '{value}'.")

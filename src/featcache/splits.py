@@ -83,50 +83,90 @@ def parts(annotations: Annotations, digests: np.ndarray, seed: int) -> dict[str,
 
 
 def folds(
-    labels: np.ndarray,
-    digests: np.ndarray,
-    n_folds: int,
-    seed: int,
-    class_names: tuple[str, ...],
-    groups: tuple[str, ...] | None = None,
+    annotations: Annotations, digests: np.ndarray, n_folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (train rows, test rows) of each stratified, shuffled fold; copies stay together.
+    """Return (train rows, test rows) of each shuffled fold; copies and groups stay together.
+
+    For classification they are stratified: every class has about its share of every fold.
 
     Raises
     ------
     HeadError
-        When there is a single class, or a class has fewer different images or groups than folds.
+        When there is a single class, or a class (or all) has fewer different images or groups than
+        folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
+    groups = annotations.groups
     first, unit_of = _units(digests, groups)
-    strata = labels[first]
-    counts = np.bincount(strata, minlength=len(class_names))
+    unit = "image(s)" if groups is None else "group(s)"
+    if annotations.task != "classification":
+        if len(first) < n_folds:
+            raise HeadError(
+                f"There are {len(first)} different training {unit}, fewer than the {n_folds} "
+                f"folds. Add images or use fewer folds (--cv)."
+            )
+        parts = KFold(n_folds, shuffle=True, random_state=seed).split(first)
+        return [_rows_of(unit_of, train, test) for train, test in parts]
+    labels = annotations.labels
+    _check_classes(labels, unit_of, annotations.class_names, n_folds, unit)
     if groups is not None:  # a group may have several classes
-        counts = np.array([len(set(unit_of[labels == c])) for c in range(len(class_names))])
-    if np.count_nonzero(counts) < 2:
-        only = class_names[counts.argmax()]
-        raise HeadError(f"A head needs two classes or more; the training part has only '{only}'.")
-    if not counts.min():
-        raise HeadError(
-            f"Class '{class_names[counts.argmin()]}' has no training image that could be read. "
-            f"Add images to it, or remove its folder."
-        )
-    if counts.min() < n_folds:
-        smallest = class_names[counts.argmin()]
-        raise HeadError(
-            f"Class '{smallest}' has {counts.min()} different training "
-            f"{'image(s)' if groups is None else 'group(s)'}, fewer than the "
-            f"{n_folds} folds. Add images or use fewer folds (--cv)."
-        )
-    if groups is not None:
         grouped = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
         return list(grouped.split(labels, labels, unit_of))
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    parts = splitter.split(first, labels[first])
+    return [_rows_of(unit_of, train, test) for train, test in parts]
+
+
+def shared(annotations: Annotations, digests: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs (row to learn from, test row) of the same image in the given splits.
+
+    One pair for each such test row, with the first such row to learn from.
+    """
+    if annotations.splits is None:
+        return []
+    learnt: dict[bytes, int] = {}
+    keys = [digest.tobytes() for digest in digests]
+    for row, split in enumerate(annotations.splits):
+        if split != "test":
+            learnt.setdefault(keys[row], row)
     return [
-        (np.flatnonzero(np.isin(unit_of, train)), np.flatnonzero(np.isin(unit_of, test)))
-        for train, test in splitter.split(strata, strata)
+        (learnt[keys[row]], row)
+        for row, split in enumerate(annotations.splits)
+        if split == "test" and keys[row] in learnt
     ]
+
+
+def units(digests: np.ndarray, groups: tuple[str, ...] | None) -> np.ndarray:
+    """Return (n,) int64: rows with the same number, copies or of one group, must stay together."""
+    return _units(digests, groups)[1]
+
+
+def _rows_of(
+    unit_of: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return np.flatnonzero(np.isin(unit_of, train)), np.flatnonzero(np.isin(unit_of, test))
+
+
+def _check_classes(
+    labels: np.ndarray, unit_of: np.ndarray, names: tuple[str, ...], n_folds: int, unit: str
+) -> None:
+    """Raise HeadError unless every class has a unit for each fold."""
+    counts = np.array([len(np.unique(unit_of[labels == label])) for label in range(len(names))])
+    if np.count_nonzero(counts) < 2:
+        only = names[counts.argmax()]
+        raise HeadError(f"A head needs two classes or more; the training part has only '{only}'.")
+    smallest = names[counts.argmin()]
+    if not counts.min():
+        raise HeadError(
+            f"Class '{smallest}' has no training image that could be read. "
+            f"Add images to it, or remove its folder."
+        )
+    if counts.min() < n_folds:
+        raise HeadError(
+            f"Class '{smallest}' has {counts.min()} different training {unit}, fewer than the "
+            f"{n_folds} folds. Add images or use fewer folds (--cv)."
+        )
 
 
 def _units(digests: np.ndarray, groups: tuple[str, ...] | None) -> tuple[np.ndarray, np.ndarray]:

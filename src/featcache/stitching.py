@@ -19,6 +19,7 @@ from featcache import (
     backbones,
     card,
     files,
+    heads,
     images,
     leaderboard,
     progress,
@@ -101,13 +102,7 @@ def stitch(
     """
     if out is not None:
         check_out(Path(out))
-    features = store.Features(head.board.features_path)
-    if features.content != head.board.request["features"]:
-        raise StitchError(
-            f"The heads in '{head.board.folder}' were fitted before '{features.path}' changed "
-            f"(fingerprint then {head.board.spec.fingerprint}, now {features.fingerprint}). "
-            f"Run `featcache fit-heads` again."
-        )
+    features = _features_of(head)
     model = _build(head, features)
     used = None if source is None else sources.open_source(source)
     parity = check_parity(model, head, features, used, show_progress)
@@ -119,6 +114,40 @@ def stitch(
     if out is not None:
         save(model, Path(out), _card(head, features, parity, used))
     return model
+
+
+def _features_of(fitted: leaderboard.FittedHead) -> store.Features:
+    """Return the feature file of a head that can be stitched to a backbone."""
+    board, known = fitted.board, fitted.features
+    if known.path is None or known.spec is None:
+        raise StitchError(
+            f"The heads in '{board.folder}' were fitted on plain arrays, so there is no "
+            f"backbone to join them with. Extract features from images, and fit heads on that file."
+        )
+    if board.task != "classification":
+        raise StitchError(
+            f"The heads in '{board.folder}' are for {board.task}; those of one class an "
+            f"image can be stitched."
+        )
+    kind = heads.CATALOGUE.get(fitted.name, heads.Own)
+    if not kind.stitches:
+        able = ", ".join(
+            result.name
+            for result in board.results
+            if heads.CATALOGUE.get(result.head, heads.Own).stitches and result.head != "dummy"
+        )
+        raise StitchError(
+            f"The head {fitted.name} cannot become Keras layers. Stitch another (--head): "
+            f"{able or 'none of this comparison can'}."
+        )
+    features = store.Features(known.path)
+    if features.content != known.content:
+        raise StitchError(
+            f"The heads in '{board.folder}' were fitted before '{features.path}' changed "
+            f"(fingerprint then {known.spec.fingerprint}, now {features.fingerprint}). "
+            f"Run `featcache fit-heads` again."
+        )
+    return features
 
 
 def run(
@@ -189,7 +218,7 @@ def check_parity(
     return Parity(
         n_images=len(done),
         n_same_class=int(same.sum()),
-        n_ties=int((~same & _hangs_on_a_tie(head, expected, tolerance)).sum()),
+        n_ties=int((~same & head.hangs_on_a_tie(X, tolerance)).sum()),
         largest_difference=float(np.abs(expected - got).max()),
         tolerance=tolerance,
         layer=head.parity_layer,
@@ -200,14 +229,6 @@ def check_parity(
 def tolerance_of(spec: ExtractionSpec) -> float:
     """Return the relative difference that the precision of the features allows."""
     return max(TOLERANCE[spec.dtype], TOLERANCE[spec.precision])
-
-
-def _hangs_on_a_tie(head: Any, values: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return (n,) bool: rounding alone can change the class of these rows."""
-    if head.parity_layer != head.output:  # pairwise decisions: one at zero flips a whole vote
-        return np.asarray((np.abs(values) < tolerance).any(axis=1))
-    top = np.sort(values, axis=1)
-    return np.asarray(top[:, -1] - top[:, -2] < tolerance)
 
 
 def _unchanged(
@@ -289,10 +310,11 @@ def _card(
         spec=features.spec,
         head=fitted.name,
         params=fitted.result.params,
+        calibration=fitted.result.calibration,
         source=used.origin if used else features.provenance["source"],
         source_options=dict(used.options) if used else features.provenance["source_options"],
         seed=fitted.board.seed,
-        test_accuracy=fitted.result.test_accuracy,
+        test_accuracy=None if fitted.result.test is None else fitted.result.test["accuracy"],
         parity=asdict(parity),
         head_digest=weights_memo.digest_file(fitted.path),
     )
@@ -319,8 +341,10 @@ def _read_if_same(fitted: leaderboard.FittedHead, out: Path) -> card.Card | None
         return None
     same = (
         known.finetuned is None
-        and known.spec == fitted.board.spec
+        and known.spec == fitted.features.spec
         and known.class_names == fitted.board.class_names
+        and known.params == fitted.result.params
+        and known.calibration == fitted.result.calibration
         and known.head_digest == weights_memo.digest_file(fitted.path)
         and known.model_digest == weights_memo.digest_file(out)
     )

@@ -57,8 +57,8 @@ class Target:
         ------
         SourceError
             When no image could be used.
-        DamagedFileError
-            When a file that was to lend rows cannot be read.
+        DamagedFileError, ReplacedFileError
+            When a file that was to lend rows cannot be read, or is another one by now.
         """
         table = self.found.table()
         if not table.ids:

@@ -14,16 +14,17 @@ from typing import Annotated
 import typer
 
 from featcache import __version__
-from featcache.cli import cleaning, extracting, files, main_job
+from featcache.cli import cleaning, comparing, extracting, files, main_job
 from featcache.cli.options import app, one_line, say
 from featcache.errors import FeatcacheError
 
-__all__ = ["app", "cleaning", "extracting", "files", "main", "main_job"]
+__all__ = ["app", "cleaning", "comparing", "extracting", "files", "main", "main_job"]
 
 
 _ORDER = (
     "extract",
     "fit-heads",
+    "report",
     "stitch",
     "predict",
     "finetune",

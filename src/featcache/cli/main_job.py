@@ -1,4 +1,4 @@
-"""The verbs after extract: fit-heads, stitch, predict, finetune, demo."""
+"""The verbs stitch, predict, finetune and demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any, Optional
 import typer
 
 from featcache.cli.options import (
-    DENSE,
     CacheDir,
     Device,
     Jobs,
@@ -26,60 +25,6 @@ from featcache.cli.options import (
 from featcache.errors import SpecError
 
 SHOWN_PREDICTIONS = 20
-
-
-@app.command("fit-heads")
-def fit_heads(
-    features: Annotated[
-        Optional[Path], typer.Argument(help="Feature file. (the newest in the cache folder)")
-    ] = None,
-    heads: Annotated[
-        str, typer.Option(help="Comma-separated: logreg, linear-svm, rbf-svm, dense.")
-    ] = "all",
-    cv: Annotated[int, typer.Option(help="Stratified folds of the training part.")] = 5,
-    seed: Seed = 0,
-    jobs: Jobs = -1,
-    cache_dir: CacheDir = Path("cache"),
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    hidden: Annotated[
-        Optional[str],
-        typer.Option(help="Units of hidden layers, as 256,128.", rich_help_panel=DENSE),
-    ] = None,
-    dropout: Annotated[
-        Optional[float], typer.Option(help="Rate, 0 to 1.", rich_help_panel=DENSE)
-    ] = None,
-    batch_norm: Annotated[
-        bool,
-        typer.Option(
-            "--batch-norm", help="Batch normalisation in hidden layers.", rich_help_panel=DENSE
-        ),
-    ] = False,
-) -> None:
-    """Compare heads on cached features, on the same folds; save them."""
-    from featcache import compare, store
-
-    if features is None:
-        features = store.newest_features(cache_dir)
-        say(f"Took the newest feature file: {features}")
-    board = compare.fit_heads(
-        features,
-        None if heads == "all" else [name.strip() for name in heads.split(",")],
-        cv=cv,
-        seed=seed,
-        jobs=jobs,
-        dense=_dense_options(hidden, dropout, batch_norm),
-        overwrite=overwrite,
-    )
-    if as_json:
-        result(True, board.to_dict() | {"folder": str(board.folder)}, "")
-        return
-    print_table(board)
-    views = f", {board.spec.views} views each," if board.spec.views > 1 else ""
-    typer.echo(
-        f"{board.n_train} training images{views} and {board.n_test} held-out ones; always naming "
-        f"the largest class scores {board.majority:.3f}.\nWrote {board.folder}"
-    )
 
 
 @app.command()
@@ -228,25 +173,6 @@ def demo(
     values = demonstration.run(cache_dir, jobs, console)
     if as_json:
         result(True, values, "")
-
-
-def _dense_options(
-    hidden: str | None, dropout: float | None, batch_norm: bool
-) -> dict[str, Any] | None:
-    """Return the dense head's parameters, or None where no option was given."""
-    options: dict[str, Any] = {}
-    if hidden is not None:
-        try:
-            options["hidden"] = tuple(int(units) for units in hidden.split(",") if units)
-        except ValueError:
-            raise SpecError(
-                f"hidden must be numbers of units, as 256,128; got '{hidden}'."
-            ) from None
-    if dropout is not None:
-        options["dropout"] = dropout
-    if batch_norm:
-        options["batch_norm"] = True
-    return options or None
 
 
 def _prediction_table(predictions: Any, output: str) -> Any:

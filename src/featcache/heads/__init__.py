@@ -1,8 +1,8 @@
 """The catalogue of heads, and saving them without pickle.
 
 A head is the model trained on features. It has scikit-learn's manners: the constructor only
-stores, `fit(X, y)` returns self, learned state ends in `_`. Scaling is inside the head, so that it
-is fitted inside each fold. Heads see arrays, never images.
+stores, `fit(X, y)` returns self, learned state ends in `_`. Preprocessing is inside the head, so
+that it is fitted inside each fold. Heads see arrays, never images.
 """
 
 from __future__ import annotations
@@ -11,19 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import HeadError, SpecError
-from featcache.heads.contract import PROBABILITIES, SCORES, Head
+from featcache.heads.baseline import Dummy
+from featcache.heads.calibrated import Calibrated
+from featcache.heads.calibration import from_dict
+from featcache.heads.contract import PROBABILITIES, SCORES, VALUES, Head
 from featcache.heads.dense import Dense
+from featcache.heads.discriminant import LDA, Centroid
+from featcache.heads.forest import RandomForest
 from featcache.heads.linear import LinearSVM, LogisticRegression
+from featcache.heads.neighbours import Neighbours
+from featcache.heads.own import Own
+from featcache.heads.ridge import Ridge
+from featcache.heads.rows import Rows
 from featcache.heads.svm import RbfSVM
 
+# from simple to flexible: of heads that do equally well, the first is preferred
 CATALOGUE: dict[str, type[Head]] = {
+    "dummy": Dummy,
+    "centroid": Centroid,
+    "ridge": Ridge,
+    "lda": LDA,
     "logreg": LogisticRegression,
     "linear-svm": LinearSVM,
-    "rbf-svm": RbfSVM,
+    "knn": Neighbours,
     "dense": Dense,
+    "rbf-svm": RbfSVM,
+    "random-forest": RandomForest,
 }
 
-__all__ = ["CATALOGUE", "PROBABILITIES", "SCORES", "Head", "check_names", "load", "save"]
+__all__ = [
+    "CATALOGUE",
+    "PROBABILITIES",
+    "SCORES",
+    "VALUES",
+    "Calibrated",
+    "Head",
+    "Own",
+    "Rows",
+    "check_names",
+    "load",
+    "save",
+]
 
 
 def check_names(names: list[str]) -> None:
@@ -40,19 +68,26 @@ def save(head: Head, folder: Path, name: str) -> str:
     return file.name
 
 
-def load(name: str, file: Path, params: dict[str, Any]) -> Head:
+def load(
+    name: str, file: Path, params: dict[str, Any], calibration: dict[str, Any] | None = None
+) -> Head:
     """Return a fitted head; nothing in the file is run.
+
+    A name that is not in the catalogue is an estimator of the user's own.
+
+    Parameters
+    ----------
+    calibration : what a calibration map's `to_dict` gave; the head then gives its probabilities.
 
     Raises
     ------
     HeadError
         When the file is missing, damaged, or names types that are not scikit-learn's.
     """
-    check_names([name])
     if not file.is_file():
         raise HeadError(f"Head file '{file}' does not exist. Run `featcache fit-heads` again.")
     try:
-        return CATALOGUE[name](**params).restore(file)
+        head = CATALOGUE.get(name, Own)(**params).restore(file)
     except HeadError:
         raise
     # skops, Keras and zipfile each raise kinds of their own for a file they cannot read
@@ -61,3 +96,4 @@ def load(name: str, file: Path, params: dict[str, Any]) -> Head:
         raise HeadError(
             f"Head file '{file}' cannot be loaded: {reason}. Run `featcache fit-heads` again."
         ) from error
+    return head if calibration is None else Calibrated(head, from_dict(calibration))

@@ -1,23 +1,26 @@
 """What every head offers, and what the scikit-learn ones share.
 
-Outputs always have one column a class, also for two classes, so that the largest column is the
-predicted class for every head and for the Keras layers made from it.
+A head of classification has one output a class, also for two classes, so that the largest is the
+predicted class for every head and for the Keras layers made from it. A head of several labels has
+one output a label, one of regression one a target.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.preprocessing import Normalizer
 
-from featcache import quiet
 from featcache.errors import HeadError
+from featcache.heads import preprocessing
+from featcache.heads.preprocessing import PREPROCESSING, dense_layer
+from featcache.heads.rows import Rows
 from featcache.spec import check_choice
 
 if TYPE_CHECKING:
@@ -25,22 +28,56 @@ if TYPE_CHECKING:
 
 PROBABILITIES = "probabilities"
 SCORES = "scores"
+VALUES = "values"
+CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 
 
-class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """A classifier of features, (n, d) float to class indices 0 to n_classes - 1."""
+class Head(BaseEstimator, ABC):  # type: ignore[misc]
+    """A model of features, (n, d) float, for one task.
 
-    output: ClassVar[str]  # PROBABILITIES or SCORES, and the name of its last Keras layer
-    parity_layer: ClassVar[str]  # Keras layer whose values depend continuously on the features
+    `y` is class indices (n,) for classification, (n, n_labels) of 0 and 1 for multi-label and
+    (n, n_targets) float for regression. Every head has the parameters `task`, `class_weight` (None
+    or "balanced"; no meaning for regression) and `seed`.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str]  # of its file
-    grid: ClassVar[tuple[dict[str, Any], ...]]  # settings that a comparison tries
+    quick_rows: ClassVar[int | None]  # up to so many rows it is quick; None: always, 0: never
+    halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
+    stitches: ClassVar[bool] = True  # it can become Keras layers
+    has_gradients: ClassVar[bool] = True  # those layers can be trained
 
-    classes_: np.ndarray
+    task: str
+    class_weight: str | None
+    seed: int
+    classes_: np.ndarray  # of classification: the class of each output
     n_features_in_: int
+
+    @classmethod
+    @abstractmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        """Return the settings that a comparison tries, the simplest first."""
+
+    @classmethod
+    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+        """Yield a fitted head for each setting; a head that can, shares work between them."""
+        X, y, groups = rows.arrays()
+        for params in settings:
+            yield cls(**params).fit(X, y, groups)
+
+    @property
+    @abstractmethod
+    def output(self) -> str:
+        """PROBABILITIES, SCORES or VALUES, and the name of its last Keras layer."""
+
+    @property
+    def parity_layer(self) -> str:
+        """Name of the Keras layer whose values depend continuously on the features."""
+        return self.output
 
     @abstractmethod
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        """Fit to features (n, d) and class indices (n,).
+        """Fit to features (n, d) and what is to be learnt.
 
         `groups` (n,) int says which rows are views of one image: a head that holds rows back to
         judge itself never parts them.
@@ -48,7 +85,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        """Return (n, n_classes) probabilities or scores, as `output` says."""
+        """Return (n, n_outputs) probabilities, scores or values, as `output` says."""
 
     @abstractmethod
     def to_keras_layers(self, features: Any) -> Any:
@@ -66,42 +103,61 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Return what the Keras layer named `parity_layer` must give."""
         return self.outputs(X)
 
+    def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return (n,) bool: the class of these rows hangs on a difference under `tolerance`."""
+        top = np.sort(self.outputs(X), axis=1)
+        return np.asarray(top[:, -1] - top[:, -2] < tolerance)
+
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class index of each row, (n,)."""
-        return np.asarray(self.classes_[self.outputs(X).argmax(axis=1)])
+        """Return class indices (n,), labels (n, n_labels) of 0 and 1, or values (n, n_targets)."""
+        outputs = self.outputs(X)
+        if self.task == CLASSIFICATION:
+            return np.asarray(self.classes_[outputs.argmax(axis=1)])
+        if self.task == MULTI_LABEL:
+            threshold = 0.5 if self.output == PROBABILITIES else 0.0
+            return (outputs >= threshold).astype(np.int64)
+        return outputs
 
-
-SCALINGS: dict[str, Callable[[], Any]] = {"standardise": StandardScaler, "l2": Normalizer}
+    def check(self) -> None:
+        """Raise SpecError where a parameter that all heads share is wrong."""
+        check_choice("task", self.task, self.tasks)
+        check_choice("class_weight", self.class_weight, (None, "balanced"))
 
 
 class SklearnHead(Head):
-    """A scikit-learn classifier behind scaled features.
+    """A scikit-learn estimator behind preprocessed features.
 
-    Its constructor stores at least `scaling`: standardise (each feature to mean 0, variance 1) or
-    l2 (each row to length 1).
+    Its constructor stores at least `preprocessing`: none, standardise (each feature to mean 0,
+    variance 1), l2 (each row to length 1) or pca (the first principal components).
     """
 
     suffix = ".skops"
-    scaling: str
+    precision: ClassVar[type] = np.float64  # in which the estimator computes
+    preprocessing: str
     pipeline_: Pipeline
 
     @abstractmethod
-    def make_classifier(self, n_features: int) -> Any:
-        """Return the unfitted scikit-learn classifier."""
+    def make_estimator(self, n_features: int) -> Any:
+        """Return the unfitted scikit-learn estimator."""
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        # float64 also for features stored as float16: scaling in half precision overflows
-        X = np.asarray(X, np.float64)
-        check_choice("scaling", self.scaling, tuple(SCALINGS))
-        self.pipeline_ = make_pipeline(
-            SCALINGS[self.scaling](), self.make_classifier(X.shape[1])
-        ).fit(X, y)
-        return self._describe()
+        self.check()
+        # never half precision: scaling in it overflows
+        X = np.asarray(X, self.precision)
+        step = PREPROCESSING[self.preprocessing](*X.shape)
+        self.pipeline_ = make_pipeline(step, self.make_estimator(X.shape[1])).fit(X, y)
+        return self.describe()
+
+    def check(self) -> None:
+        super().check()
+        check_choice("preprocessing", self.preprocessing, tuple(PREPROCESSING))
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return (n, n_classes) scores; for two classes scikit-learn's score and its negative."""
-        scores = self.pipeline_.decision_function(np.asarray(X, np.float64))
-        return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else np.asarray(scores)
+        """Return (n, n_outputs) scores; for two classes scikit-learn's score and its negative."""
+        scores = np.asarray(self.pipeline_.decision_function(np.asarray(X, self.precision)))
+        if self.task == MULTI_LABEL:
+            return scores.reshape(len(scores), -1)
+        return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.decision_function(X)
@@ -121,31 +177,25 @@ class SklearnHead(Head):
                 f"({', '.join(untrusted[:3])}); it is not loaded."
             )
         pipeline = io.load(file)
-        kind = type(self.make_classifier(1))
+        kind = type(self.make_estimator(1))
         if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
             raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
         self.pipeline_ = pipeline
-        return self._describe()
+        return self.describe()
 
-    def scaled_linear(self, features: Any, name: str, weights: np.ndarray, bias: np.ndarray) -> Any:
-        """Continue a Keras tensor with the scaling and then `weights` (k, d) and `bias` (k,)."""
-        scaler = self.pipeline_[0]
-        if isinstance(scaler, Normalizer):
-            unit = quiet.keras().layers.UnitNormalization(name="unit_length")(features)
-            return dense_layer(name, weights.T, bias)(unit)
-        # standardising is affine, so it folds into the one layer
-        kernel = weights.T / scaler.scale_[:, None]
-        return dense_layer(name, kernel, bias - scaler.mean_ @ kernel)(features)
-
-    def _describe(self) -> Self:
-        self.classes_ = self.pipeline_.classes_
-        self.n_features_in_ = self.pipeline_.n_features_in_
+    def describe(self) -> Self:
+        """Take what every head says of itself from the fitted pipeline."""
+        if self.task == CLASSIFICATION:
+            self.classes_ = np.asarray(self.pipeline_[-1].classes_)
+        first = self.pipeline_[0] if self.pipeline_[0] != "passthrough" else self.pipeline_[-1]
+        self.n_features_in_ = first.n_features_in_
         return self
 
-
-def dense_layer(name: str, kernel: np.ndarray, bias: np.ndarray | None = None) -> Any:
-    """Return a Keras Dense layer with these weights, computed in float64 and stored in float32."""
-    layer = quiet.keras().layers.Dense(kernel.shape[1], use_bias=bias is not None, name=name)
-    layer.build((None, kernel.shape[0]))
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
-    return layer
+    def linear_layer(self, features: Any, name: str, weights: np.ndarray, bias: np.ndarray) -> Any:
+        """Continue a Keras tensor with the preprocessing and then `weights` (k, p), `bias` (k,)."""
+        step = self.pipeline_[0]
+        if isinstance(step, Normalizer):
+            features = preprocessing.to_keras(step, features)
+            return dense_layer(name, weights.T, bias)(features)
+        # the others are affine, so they fold into the one layer
+        return dense_layer(name, *preprocessing.folded(step, weights, bias))(features)

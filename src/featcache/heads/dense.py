@@ -1,15 +1,13 @@
-"""The Keras head: a softmax layer on standardised features, or hidden layers before it.
+"""The Keras head: one dense layer on standardised features, or hidden layers before it.
 
-Training runs in one compiled graph an epoch, over features that are in memory; a graph is traced
-once for each shape and serves every fold and setting that shares it. All randomness (initial
-weights, order of the samples, dropout) comes from the head's seed, never from global state.
+How it is trained is in `training`.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-from dataclasses import dataclass
+import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,49 +15,63 @@ import numpy as np
 
 from featcache import quiet
 from featcache.errors import HeadError, SpecError
-from featcache.heads.contract import PROBABILITIES, Head
+from featcache.heads.contract import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    PROBABILITIES,
+    REGRESSION,
+    VALUES,
+    Head,
+)
+from featcache.heads.rows import BLOCK
+from featcache.heads.training import Targets, layers_of, mean_and_scale, parted, trainer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_CHECK_EPOCHS = 5  # epochs a compiled call; the validation loss is looked at after each call
+
+_CLASSES = "classes.json"  # beside the parts of the .keras file
 
 
 class Dense(Head):
-    """Softmax classifier trained with Adam, with early stopping on a part of the training rows.
+    """Network trained with Adam, with early stopping on a part of the training rows.
+
+    It ends in a softmax for classification, a sigmoid for several labels, and gives values for
+    regression. The loss is the cross-entropy, or the squared error of standardised targets.
 
     Parameters
     ----------
     hidden : units of each hidden layer; empty for a linear head.
-    dropout : rate after each hidden layer, or before the softmax of a linear head.
+    dropout : rate after each hidden layer, or before the only layer; in training in steps of 1/256.
     batch_norm : batch normalisation in each hidden layer.
-    learning_rate : of Adam.
-    epochs : at most so many passes over the training rows.
-    patience : stop after so many epochs without a lower validation loss, keep the best weights.
-    batch_size : samples a step.
-    validation_fraction : of the rows given to `fit`, stratified; used for early stopping only.
+    learning_rate : of Adam at its highest; it falls along a cosine to zero.
+    epochs : at most so many passes over the training rows; of few rows up to five times as many.
+    patience : stop after so many of these passes without a lower validation loss; the weights of
+        the lowest are kept.
+    batch_size : samples a step, fewer where there are few rows.
+    validation_fraction : of the rows given to `fit`; used for early stopping only.
+    task : classification, multi-label or regression.
+    class_weight : None, or "balanced" to weigh classes, and both sides of a label, alike.
     seed : of initial weights, sample order, dropout and the validation part.
     """
 
-    output = PROBABILITIES
-    parity_layer = PROBABILITIES
+    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
     suffix = ".keras"
-    grid = (
-        {"hidden": (), "dropout": 0.5},
-        {"hidden": (), "dropout": 0.9},
-        {"hidden": (256,), "dropout": 0.5, "batch_norm": True},
-    )
+    quick_rows = 0
+    halves = True
 
     def __init__(
         self,
         hidden: tuple[int, ...] = (),
         dropout: float = 0.5,
         batch_norm: bool = False,
-        learning_rate: float = 1e-3,
-        epochs: int = 200,
-        patience: int = 20,
-        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        epochs: int = 30,
+        patience: int = 10,
+        batch_size: int = 256,
         validation_fraction: float = 0.1,
+        task: str = CLASSIFICATION,
+        class_weight: str | None = None,
         seed: int = 0,
     ):
         self.hidden = hidden
@@ -70,66 +82,83 @@ class Dense(Head):
         self.patience = patience
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
+        self.task = task
+        self.class_weight = class_weight
         self.seed = seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self._check()
-        X = np.asarray(X, np.float64)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        self.n_features_in_ = X.shape[1]
-        if len(self.classes_) < 2 or not np.array_equal(self.classes_, range(len(self.classes_))):
-            raise HeadError(
-                f"Dense needs samples of each of the classes 0 to n_classes - 1, two or more; got "
-                f"{self.classes_.tolist()}."
-            )
-        self.mean_ = X.mean(axis=0).astype(np.float32)
-        deviation = X.std(axis=0)
-        self.scale_ = np.where(deviation > 1e-12, deviation, 1.0).astype(np.float32)
+    @classmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        """Return a linear head with much and with less dropout, then one hidden layer."""
+        much, less, hidden = (0.5, 0.1, 0.5) if task == REGRESSION else (0.8, 0.5, 0.7)
+        return (
+            {"hidden": (), "dropout": much},
+            {"hidden": (), "dropout": less},
+            {"hidden": (256,), "dropout": hidden, "batch_norm": True},
+        )
 
+    @property
+    def output(self) -> str:
+        return VALUES if self.task == REGRESSION else PROBABILITIES
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        self.check()
+        X, y = np.asarray(X), np.asarray(y)
+        self.n_features_in_ = X.shape[1]
+        targets = self._prepare(y)
         rng = np.random.default_rng(self.seed)
-        fit_rows, val_rows = _stratified(targets, self.validation_fraction, rng, groups)
-        standardised = ((X - self.mean_) / self.scale_).astype(np.float32)
-        trainer = _trainer(
-            X.shape[1], len(self.classes_), tuple(self.hidden), self.dropout, self.batch_norm
+        strata = targets.y if self.task == CLASSIFICATION else np.zeros(len(y), int)
+        fit_rows, val_rows = parted(strata, self.validation_fraction, rng, groups)
+        self.mean_, self.scale_ = mean_and_scale(X)
+        training = trainer(
+            X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task
         )
-        self.weights_, self.n_epochs_, self.validation_loss_ = trainer.run(
-            (standardised[fit_rows], targets[fit_rows]),
-            (standardised[val_rows], targets[val_rows]),
-            self,
-            rng,
+        standardised = np.subtract(X, self.mean_, dtype=np.float32)
+        standardised /= self.scale_
+        weights, self.n_epochs_, self.validation_loss_ = training.run(
+            standardised, targets, fit_rows, val_rows, self, rng
         )
+        if self.task == REGRESSION:  # back to the targets' own units
+            mean, scale = self.target_mean_, self.target_scale_
+            weights[-2:] = [weights[-2] * scale, weights[-1] * scale + mean]
+        self.weights_ = weights
         return self
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        super().check()
         if not 0 <= self.dropout < 1:
             raise SpecError(f"dropout must lie in 0 to 1, 1 excluded; got {self.dropout}.")
         if any(units < 1 for units in self.hidden):
             raise SpecError(f"hidden must be positive numbers of units; got {self.hidden}.")
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, n_classes)."""
-        keras = quiet.keras()
-        outputs = self.model_(keras.ops.convert_to_tensor(np.asarray(X, np.float32)))
-        return np.asarray(keras.ops.convert_to_numpy(outputs), np.float64)
+        """Return probabilities (n, n_outputs)."""
+        return self.outputs(X)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        return self.predict_proba(X)
+        keras = quiet.keras()
+        outputs = np.empty((len(X), self.n_outputs_))
+        for start in range(0, len(X), BLOCK):
+            some = np.asarray(X[start : start + BLOCK], np.float32)
+            values = self.model_(keras.ops.convert_to_tensor(some))
+            outputs[start : start + BLOCK] = keras.ops.convert_to_numpy(values)
+        return outputs
 
     @functools.cached_property
     def model_(self) -> Any:
-        """The head as a Keras model of features, (n, d) to (n, n_classes)."""
+        """The head as a Keras model of features, (n, d) to (n, n_outputs)."""
         keras = quiet.keras()
         inputs = keras.Input((self.n_features_in_,), name="features")
         x = keras.layers.Normalization(
             mean=self.mean_, variance=self.scale_**2, name="standardised"
         )(inputs)
-        layers = _layers(len(self.classes_), tuple(self.hidden), self.dropout, self.batch_norm, 0)
+        layers = layers_of(
+            self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task, self.dropout
+        )
         for layer in layers:
             x = layer(x)
         model = keras.Model(inputs, x, name="dense")
-        weighted = [layer for layer in layers if layer.weights]
         values = iter(self.weights_)
-        for layer in weighted:
+        for layer in layers:
             layer.set_weights([next(values) for _ in layer.weights])
         return model
 
@@ -143,11 +172,24 @@ class Dense(Head):
 
     def save(self, file: Path) -> None:
         self.model_.save(file)
+        if self.task == CLASSIFICATION:
+            with zipfile.ZipFile(file, "a") as parts:  # Keras reads its own parts only
+                parts.writestr(_CLASSES, json.dumps(self.classes_.tolist()))
 
     def restore(self, file: Path) -> Self:
         model = quiet.keras().models.load_model(file, compile=False)
+        if model.layers[-1].name != self.output:
+            raise HeadError(
+                f"Head file '{file}' gives {model.layers[-1].name}; a head for {self.task} gives "
+                f"{self.output}."
+            )
         self.n_features_in_ = model.input_shape[1]
-        self.classes_ = np.arange(model.output_shape[1])
+        self.n_outputs_ = model.output_shape[1]
+        if self.task == CLASSIFICATION:
+            with zipfile.ZipFile(file) as parts:
+                self.classes_ = np.array(json.loads(parts.read(_CLASSES)), np.int64)
+            if self.classes_.shape != (self.n_outputs_,):
+                raise HeadError(f"Head file '{file}' does not say which class each output is.")
         self.__dict__["model_"] = model
         return self
 
@@ -155,142 +197,29 @@ class Dense(Head):
         # a Keras model does not travel between processes well; it is made again from the arrays
         return {k: v for k, v in super().__getstate__().items() if k != "model_"}
 
-
-def _layers(
-    n_classes: int, hidden: tuple[int, ...], dropout: float, batch_norm: bool, seed: int
-) -> list[Any]:
-    """Return the layers behind the standardisation, unbuilt."""
-    layers = quiet.keras().layers
-    stack: list[Any] = []
-    for number, units in enumerate(hidden, start=1):
-        stack.append(layers.Dense(units, use_bias=not batch_norm, name=f"hidden_{number}"))
-        if batch_norm:
-            stack.append(layers.BatchNormalization(momentum=0.9, name=f"hidden_{number}_bn"))
-        stack.append(layers.ReLU(name=f"hidden_{number}_relu"))
-        if dropout:
-            stack.append(layers.Dropout(dropout, seed=seed, name=f"hidden_{number}_dropout"))
-    if dropout and not hidden:
-        stack.append(layers.Dropout(dropout, seed=seed, name="dropout"))
-    stack.append(layers.Dense(n_classes, name="logits"))
-    stack.append(layers.Softmax(name=PROBABILITIES))
-    return stack
-
-
-@dataclass
-class _Trainer:
-    """A network with its compiled epochs; `run` sets everything back before it trains."""
-
-    network: Any
-    dropouts: list[Any]
-    optimizer: Any
-    epochs: Any
-    loss: Any
-
-    def run(
-        self,
-        fit_part: tuple[np.ndarray, np.ndarray],
-        val_part: tuple[np.ndarray, np.ndarray],
-        head: Dense,
-        rng: np.random.Generator,
-    ) -> tuple[list[np.ndarray], int, float]:
-        """Return the best weights, after how many epochs they came, and their validation loss."""
-        tf = quiet.tensorflow()
-        self._reset(head, rng)
-        X, y = (tf.constant(part) for part in fit_part)
-        X_val, y_val = (tf.constant(part) for part in val_part)
-        n, size = len(fit_part[1]), min(head.batch_size, len(fit_part[1]))
-        best, best_loss, best_epoch = self.network.get_weights(), np.inf, 0
-        for epoch in range(_CHECK_EPOCHS, head.epochs + _CHECK_EPOCHS, _CHECK_EPOCHS):
-            order = np.concatenate(
-                [rng.permutation(n)[: n - n % size] for _ in range(_CHECK_EPOCHS)]
-            )
-            self.epochs(X, y, tf.constant(order.reshape(-1, size)))
-            loss = float(self.loss(X_val, y_val))
-            if loss < best_loss:
-                best, best_loss, best_epoch = self.network.get_weights(), loss, epoch
-            elif epoch - best_epoch >= head.patience or not np.isfinite(loss):
-                break
-        if not np.isfinite(best_loss):
-            raise HeadError(
-                f"The dense head diverged: its loss is not finite with learning_rate "
-                f"{head.learning_rate}. Lower the learning rate."
-            )
-        return best, best_epoch, best_loss
-
-    def _reset(self, head: Dense, rng: np.random.Generator) -> None:
-        for variable in self.network.weights:
-            variable.assign(_initial(variable, rng))
-        for variable in self.optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
-        self.optimizer.learning_rate.assign(head.learning_rate)
-        for dropout in self.dropouts:
-            dropout.seed_generator.state.assign([head.seed & 0x7FFFFFFF, 0])
-
-
-@functools.lru_cache(maxsize=8)
-def _trainer(
-    n_features: int, n_classes: int, hidden: tuple[int, ...], dropout: float, batch_norm: bool
-) -> _Trainer:
-    tf, keras = quiet.tensorflow(), quiet.keras()
-    layers = _layers(n_classes, hidden, dropout, batch_norm, seed=0)[:-1]
-    network = keras.Sequential([keras.Input((n_features,)), *layers])
-    optimizer = keras.optimizers.Adam()
-    optimizer.build(network.trainable_variables)
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def epochs(X: Any, y: Any, order: Any) -> None:
-        for rows in order:
-            with tf.GradientTape() as tape:
-                logits = network(tf.gather(X, rows), training=True)
-                loss = cross_entropy(tf.gather(y, rows), logits)
-            gradients = tape.gradient(loss, network.trainable_variables)
-            optimizer.apply(gradients, network.trainable_variables)
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def loss(X: Any, y: Any) -> Any:
-        return cross_entropy(y, network(X, training=False))
-
-    dropouts = [layer for layer in layers if isinstance(layer, keras.layers.Dropout)]
-    return _Trainer(network, dropouts, optimizer, epochs, loss)
-
-
-def _initial(variable: Any, rng: np.random.Generator) -> np.ndarray:
-    """Glorot-uniform kernels (Glorot and Bengio 2010); ones and zeros as Keras starts the rest."""
-    shape, name = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
-    if name == "kernel":
-        limit = np.sqrt(6 / sum(shape))
-        return rng.uniform(-limit, limit, shape).astype(np.float32)
-    return np.full(shape, 1.0 if name in ("gamma", "moving_variance") else 0.0, np.float32)
-
-
-def _stratified(
-    targets: np.ndarray,
-    fraction: float,
-    rng: np.random.Generator,
-    groups: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (fit rows, validation rows); every class keeps a row to fit on.
-
-    Rows of one group, which have one target, stay together.
-    """
-    if groups is not None:
-        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-        _, val_groups = _stratified(targets[first], fraction, rng)
-        is_val = np.isin(group_of, val_groups)
-        if is_val.all():
-            return np.arange(len(targets)), np.arange(len(targets))
-        return np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    is_val = np.zeros(len(targets), bool)
-    for target in np.unique(targets):
-        rows = rng.permutation(np.flatnonzero(targets == target))
-        is_val[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
-    if not is_val.any():  # one sample a class: then only the training loss can say when to stop
-        return np.flatnonzero(~is_val), np.flatnonzero(~is_val)
-    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
-
-
-def limit_threads() -> None:
-    """Let TensorFlow use one thread; for a worker process, before TensorFlow is imported there."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+    def _prepare(self, y: np.ndarray) -> Targets:
+        """Return what is to be learnt as the loss takes it."""
+        balanced = self.class_weight == "balanced"
+        if self.task == CLASSIFICATION:
+            self.classes_, numbers = np.unique(y, return_inverse=True)
+            k = self.n_outputs_ = len(self.classes_)
+            if k < 2:
+                raise HeadError(
+                    f"The dense head needs samples of two classes or more; got only class "
+                    f"{self.classes_[0]}."
+                )
+            share = np.bincount(numbers) / len(y)
+            weights = 1 / (k * share) if balanced else np.ones(k)
+            return Targets.of(numbers.astype(np.int32), weights, np.log(share * weights))
+        self.n_outputs_ = y.shape[1]
+        y, weights = np.asarray(y, np.float64), np.ones((2, self.n_outputs_))
+        if self.task == REGRESSION:
+            self.target_mean_, self.target_scale_ = mean_and_scale(y)
+            y = (y - self.target_mean_) / self.target_scale_
+            return Targets.of(y.astype(np.float32), weights, np.zeros(self.n_outputs_))
+        least = 0.5 / len(y)  # half a row, where a label is always there, or never
+        share = np.clip(np.stack([1 - y.mean(axis=0), y.mean(axis=0)]), least, 1 - least)
+        if balanced:
+            weights = np.where((share > least).all(axis=0), 0.5 / share, 1.0)
+        odds = np.log(share[1] * weights[1]) - np.log(share[0] * weights[0])
+        return Targets.of(y.astype(np.float32), weights, odds)

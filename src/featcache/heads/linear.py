@@ -1,84 +1,213 @@
-"""Linear heads: multinomial logistic regression and a one-vs-rest linear SVM."""
+"""Linear heads by scikit-learn's solvers: logistic regression and a linear SVM."""
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 from sklearn import linear_model, svm
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 
 from featcache import quiet
-from featcache.heads.contract import PROBABILITIES, SCORES, SklearnHead
+from featcache.heads.contract import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    PROBABILITIES,
+    SCORES,
+    Head,
+    SklearnHead,
+)
+from featcache.heads.preprocessing import L2, PREPROCESSING, STANDARDISE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from featcache.heads.rows import Rows
 
 
-class LogisticRegression(SklearnHead):
-    """Multinomial logistic regression with an L2 penalty, on scaled features.
+class LinearHead(SklearnHead):
+    """A linear classifier of scikit-learn; of several labels one classifier each."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        with warnings.catch_warnings():
+            # a label that all or none of these rows have is answered with a constant
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            return super().fit(X, y, groups)
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        if self.task == CLASSIFICATION:
+            return super().decision_function(X)
+        weights, bias = one_vs_rest(self.pipeline_[-1])
+        X = self.pipeline_[:-1].transform(np.asarray(X, self.precision))
+        return np.asarray(X @ weights.T + bias, np.float64)
+
+
+class LogisticRegression(LinearHead):
+    """Multinomial logistic regression with an L2 penalty; one of two classes for each label.
 
     Parameters
     ----------
     C : inverse strength of the penalty.
-    scaling : standardise, or l2 for rows of length 1.
+    preprocessing : none, standardise, l2 or pca.
     """
 
+    tasks = (CLASSIFICATION, MULTI_LABEL)
     output = PROBABILITIES
-    parity_layer = PROBABILITIES
-    grid = (
-        {"C": 0.003},
-        {"C": 0.03},
-        {"C": 10.0, "scaling": "l2"},
-        {"C": 100.0, "scaling": "l2"},
-    )
+    quick_rows = 50_000
+    precision = np.float32  # half the time of float64, and the shipped weights are float32
 
-    def __init__(self, C: float = 0.01, scaling: str = "standardise", seed: int = 0):
+    @classmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        standardised = tuple({"C": C, "preprocessing": STANDARDISE} for C in (1e-3, 1e-2, 1e-1))
+        unit_length = tuple({"C": C, "preprocessing": L2} for C in (1.0, 10.0, 100.0))
+        return standardised + unit_length
+
+    def __init__(
+        self,
+        C: float = 0.01,
+        preprocessing: str = STANDARDISE,
+        task: str = CLASSIFICATION,
+        class_weight: str | None = None,
+        seed: int = 0,
+    ):
         self.C = C
-        self.scaling = scaling
+        self.preprocessing = preprocessing
+        self.task = task
+        self.class_weight = class_weight
         self.seed = seed
 
-    def make_classifier(self, n_features: int) -> Any:
-        return linear_model.LogisticRegression(C=self.C, max_iter=2000)
+    @classmethod
+    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+        """Preprocess once for each kind, and start each solver from the last solution."""
+        X, y, _ = rows.arrays()
+        prepared: dict[str, tuple[Any, np.ndarray, Any]] = {}
+        for params in settings:
+            head = cls(**params)
+            head.check()
+            if head.task != CLASSIFICATION:
+                yield head.fit(X, y)
+                continue
+            if head.preprocessing not in prepared:
+                step = PREPROCESSING[head.preprocessing](*X.shape)
+                values = np.asarray(X, cls.precision)
+                values = values if step == "passthrough" else step.fit_transform(values)
+                estimator = head.make_estimator(X.shape[1]).set_params(warm_start=True)
+                prepared[head.preprocessing] = step, values, estimator
+            step, values, estimator = prepared[head.preprocessing]
+            estimator.set_params(C=head.C).fit(values, y)
+            fitted = head.make_estimator(X.shape[1])
+            # the solver's arrays are updated in place when it starts from them again
+            learnt = {
+                name: np.copy(value) if isinstance(value, np.ndarray) else value
+                for name, value in vars(estimator).items()
+                if name.endswith("_")
+            }
+            vars(fitted).update(learnt)
+            head.pipeline_ = make_pipeline(step, fitted)
+            yield head.describe()
+
+    def make_estimator(self, n_features: int) -> Any:
+        one = linear_model.LogisticRegression(
+            C=self.C, max_iter=2000, class_weight=self.class_weight
+        )
+        return one if self.task == CLASSIFICATION else OneVsRestClassifier(one)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, n_classes)."""
-        return np.asarray(self.pipeline_.predict_proba(np.asarray(X, np.float64)))
+        """Return probabilities (n, n_outputs)."""
+        if self.task == MULTI_LABEL:
+            return np.asarray(special.expit(self.decision_function(X)))
+        return np.asarray(self.pipeline_.predict_proba(np.asarray(X, self.precision)), np.float64)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.predict_proba(X)
 
     def to_keras_layers(self, features: Any) -> Any:
-        model = self.pipeline_[1]
-        weights, bias = model.coef_, model.intercept_
+        layers = quiet.keras().layers
+        if self.task == MULTI_LABEL:
+            weights, bias = one_vs_rest(self.pipeline_[-1])
+            logits = self.linear_layer(features, "logits", weights, bias)
+            return layers.Activation("sigmoid", name=self.output)(logits)
+        weights, bias = self.pipeline_[-1].coef_, self.pipeline_[-1].intercept_
         if len(self.classes_) == 2:
             # sigmoid(s) is the softmax of (0, s)
             weights, bias = (np.concatenate([0 * part, part]) for part in (weights, bias))
-        logits = self.scaled_linear(features, "logits", weights, bias)
-        return quiet.keras().layers.Softmax(name=self.output)(logits)
+        logits = self.linear_layer(features, "logits", weights, bias)
+        return layers.Softmax(name=self.output)(logits)
 
 
-class LinearSVM(SklearnHead):
-    """One-vs-rest linear SVM with squared hinge loss, on scaled features. Gives scores.
+class LinearSVM(LinearHead):
+    """One-vs-rest linear SVM with squared hinge loss. Gives scores.
 
     Parameters
     ----------
     C : inverse strength of the penalty.
-    scaling : standardise, or l2 for rows of length 1.
+    preprocessing : none, standardise, l2 or pca.
     seed : of the order in which the solver visits the samples.
     """
 
+    tasks = (CLASSIFICATION, MULTI_LABEL)
     output = SCORES
-    parity_layer = SCORES
-    grid = ({"C": 1e-4}, {"C": 1e-3}, {"C": 1.0, "scaling": "l2"})
+    quick_rows = 3_000
 
-    def __init__(self, C: float = 1e-4, scaling: str = "standardise", seed: int = 0):
+    @classmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        return (
+            {"C": 1e-5, "preprocessing": STANDARDISE},
+            {"C": 1e-4, "preprocessing": STANDARDISE},
+            {"C": 1e-3, "preprocessing": STANDARDISE},
+            {"C": 1.0, "preprocessing": L2},
+        )
+
+    def __init__(
+        self,
+        C: float = 1e-4,
+        preprocessing: str = STANDARDISE,
+        task: str = CLASSIFICATION,
+        class_weight: str | None = None,
+        seed: int = 0,
+    ):
         self.C = C
-        self.scaling = scaling
+        self.preprocessing = preprocessing
+        self.task = task
+        self.class_weight = class_weight
         self.seed = seed
 
-    def make_classifier(self, n_features: int) -> Any:
-        return svm.LinearSVC(C=self.C, max_iter=10_000, random_state=self.seed)
+    def make_estimator(self, n_features: int) -> Any:
+        # the dual solver: with so strong a penalty it needs a dozen passes, the primal one far more
+        one = svm.LinearSVC(
+            C=self.C,
+            dual=True,
+            max_iter=10_000,
+            class_weight=self.class_weight,
+            random_state=self.seed,
+        )
+        return one if self.task == CLASSIFICATION else OneVsRestClassifier(one)
 
     def to_keras_layers(self, features: Any) -> Any:
-        model = self.pipeline_[1]
-        weights, bias = model.coef_, model.intercept_
+        if self.task == MULTI_LABEL:
+            weights, bias = one_vs_rest(self.pipeline_[-1])
+            return self.linear_layer(features, self.output, weights, bias)
+        weights, bias = self.pipeline_[-1].coef_, self.pipeline_[-1].intercept_
         if len(self.classes_) == 2:
             weights, bias = (np.concatenate([-part, part]) for part in (weights, bias))
-        return self.scaled_linear(features, self.output, weights, bias)
+        return self.linear_layer(features, self.output, weights, bias)
+
+
+def one_vs_rest(model: OneVsRestClassifier) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights (k, p) and bias (k,) of the linear models of k labels."""
+    weights, bias = [], []
+    for one in model.estimators_:
+        if hasattr(one, "coef_"):
+            weights.append(one.coef_[0])
+            bias.append(one.intercept_[0])
+        else:  # the label was always there, or never: scikit-learn then answers a constant
+            weights.append(np.zeros(model.n_features_in_))
+            bias.append(LARGE if one.y_[0] else -LARGE)
+    return np.stack(weights), np.array(bias)
+
+
+LARGE = 30.0  # a logit whose sigmoid is 0 or 1 in float32 within 1e-13

@@ -1,70 +1,153 @@
-"""The RBF support vector machine, and how it becomes Keras layers exactly.
+"""The SVM with an RBF kernel.
 
-scikit-learn decides between each pair of classes and turns the pairs into one score a class: the
+libsvm decides between pairs of classes; scikit-learn turns the pairs into one score a class: the
 number of pairs won, plus a confidence term below one third that breaks ties. Both steps are
-rebuilt here from stock layers and `keras.ops`.
+rebuilt here from stock layers and `keras.ops`. Where scikit-learn-intelex is installed it solves
+the same problem several times faster; what it learnt is kept in scikit-learn's own estimator.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import svm
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.pipeline import make_pipeline
 
 from featcache import quiet
-from featcache.heads.contract import SCORES, SklearnHead, dense_layer
+from featcache.heads import preprocessing
+from featcache.heads.contract import CLASSIFICATION, SCORES, SklearnHead
+from featcache.heads.preprocessing import L2, PREPROCESSING, PRINCIPAL, STANDARDISE, dense_layer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_BLOCK_BYTES = 64 << 20  # of kernel values at a time
 
 
 class RbfSVM(SklearnHead):
-    """SVM with the kernel exp(-gamma |x - x'|^2), on standardised features. Gives scores.
+    """SVM with the kernel exp(-gamma |x - x'|^2). Gives scores.
 
     Parameters
     ----------
     C : inverse strength of the penalty.
-    gamma : width of the kernel in units of 1 / n_features.
+    gamma : width of the kernel in units of 1 / (n_features * their variance), after preprocessing.
+    preprocessing : none, standardise, l2 or pca.
+    class_weight : None or "balanced".
+    seed : has no meaning here: nothing is drawn.
     """
 
+    tasks = (CLASSIFICATION,)
     output = SCORES
+    quick_rows = 0
+    halves = True
+    has_gradients = False  # votes are steps
+    precision = np.float32  # the solver's is scikit-learn's float64, or intelex's
     # Votes jump where a pair's decision crosses zero, so parity is judged before them.
     parity_layer = "pair_decisions"
-    scaling = "standardise"
-    grid = ({"C": 3.0, "gamma": 0.3}, {"C": 10.0, "gamma": 0.1}, {"C": 10.0, "gamma": 0.3})
 
-    def __init__(self, C: float = 10.0, gamma: float = 0.3, seed: int = 0):
+    def __init__(
+        self,
+        C: float = 10.0,
+        gamma: float = 0.3,
+        preprocessing: str = STANDARDISE,
+        task: str = CLASSIFICATION,
+        class_weight: str | None = None,
+        seed: int = 0,
+    ):
         self.C = C
         self.gamma = gamma
+        self.preprocessing = preprocessing
+        self.task = task
+        self.class_weight = class_weight
         self.seed = seed
 
-    def make_classifier(self, n_features: int) -> Any:
+    @classmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        """Return wide kernels before narrow ones."""
+        return (
+            {"C": 10.0, "gamma": 0.1, "preprocessing": STANDARDISE},
+            {"C": 10.0, "gamma": 0.3, "preprocessing": STANDARDISE},
+            {"C": 10.0, "gamma": 0.3, "preprocessing": L2},
+            {"C": 10.0, "gamma": 1.0, "preprocessing": PRINCIPAL},
+        )
+
+    def make_estimator(self, n_features: int) -> Any:
         # The votes and their tie-break are ours, below, so that both sides compute the same.
         return svm.SVC(
-            C=self.C, gamma=self.gamma / n_features, decision_function_shape="ovo", cache_size=500
+            C=self.C,
+            gamma=self.gamma / n_features,
+            class_weight=self.class_weight,
+            decision_function_shape="ovo",
+            cache_size=500,
         )
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        self.check()
+        X = np.asarray(X, self.precision)
+        step = PREPROCESSING[self.preprocessing](*X.shape)
+        z = X if step == "passthrough" else step.fit_transform(X)
+        variance = float(z.var(dtype=np.float64)) or 1.0
+        estimator = self.make_estimator(z.shape[1] * variance)
+        fast = _intelex(estimator)
+        if fast is None:
+            estimator.fit(z, y)
+        else:
+            _take(estimator, fast.fit(z, y), z, y)
+        self.pipeline_ = make_pipeline(step, estimator)
+        return self.describe()
 
     def parity_values(self, X: np.ndarray) -> np.ndarray:
         """Return the decision of each pair of classes, (n, n_pairs); above zero the first wins."""
-        decisions = self.pipeline_.decision_function(np.asarray(X, np.float64))
-        # for two classes scikit-learn turns the sign around: above zero the second wins
-        return -decisions[:, None] if decisions.ndim == 1 else np.asarray(decisions)
+        step, svc = self.pipeline_
+        X = np.asarray(X, self.precision)
+        vectors = svc.support_vectors_.astype(np.float32)
+        coefficients = svc.dual_coef_.T
+        gamma, norms = svc._gamma, np.einsum("ij,ij->i", vectors, vectors)
+        ends = np.cumsum(svc.n_support_)
+        starts = ends - svc.n_support_
+        size = max(1, _BLOCK_BYTES // (8 * len(vectors)))
+        pairs = self._pairs()
+        decisions = np.empty((len(X), len(pairs)))
+        for start in range(0, len(X), size):
+            some = slice(start, start + size)
+            z = X[some] if step == "passthrough" else step.transform(X[some])
+            exponent = 2 * (z @ vectors.T) - norms
+            exponent -= np.einsum("ij,ij->i", z, z)[:, None]
+            exponent *= gamma
+            # thousands of coefficients of both signs nearly cancel: add them up in float64
+            kernel = np.exp(exponent, out=exponent).astype(np.float64)
+            if len(pairs) == 1:
+                # for two classes scikit-learn turns the sign around: above zero the second wins
+                decisions[some] = -(kernel @ coefficients)
+                continue
+            # the vectors of a class against each other class, itself left out
+            parts = [kernel[:, a:b] @ coefficients[a:b] for a, b in zip(starts, ends, strict=True)]
+            for column, (i, j) in enumerate(pairs):
+                decisions[some, column] = parts[i][:, j - 1] + parts[j][:, i]
+        decisions += -svc.intercept_ if len(pairs) == 1 else svc.intercept_
+        return decisions
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, n_classes): pairs won plus the tie-breaking confidence, as in SVC's "ovr"."""
         pairs = self.parity_values(X)
-        first, second = self._pairs()
+        first, second = self._sides()
         votes = (pairs >= 0) @ first + (pairs < 0) @ second
         confidence = pairs @ (first - second)
         return np.asarray(votes + confidence / (3 * (np.abs(confidence) + 1)))
 
+    def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
+        # a pair's decision at zero flips a whole vote
+        return np.asarray((np.abs(self.parity_values(X)) < tolerance).any(axis=1))
+
     def to_keras_layers(self, features: Any) -> Any:
         keras = quiet.keras()
         ops = keras.ops
-        scaler, svc = self.pipeline_
+        step, svc = self.pipeline_
         vectors = svc.support_vectors_
-        z = keras.layers.Normalization(
-            mean=scaler.mean_, variance=scaler.scale_**2, name="standardised"
-        )(features)
+        z = preprocessing.to_keras(step, features)
         # -gamma |z - v|^2 = 2 gamma z.v - gamma |v|^2 - gamma |z|^2
         gamma = svc._gamma
         cross = dense_layer(
@@ -72,27 +155,34 @@ class RbfSVM(SklearnHead):
         )(z)
         squared_norm = keras.layers.Dot(axes=1, name="squared_norm")([z, z])
         kernel = ops.exp(cross - gamma * squared_norm)
-        pairs = dense_layer(self.parity_layer, *self._pair_weights())(kernel)
+        # coefficients of both signs nearly cancel, so what all kernel values share is left out
+        weights, bias = self._pair_weights()
+        shared = _typical_kernel(vectors, gamma)
+        pairs = dense_layer(self.parity_layer, weights, bias + shared * weights.sum(axis=0))(
+            kernel - shared
+        )
 
-        first, second = self._pairs()
+        first, second = self._sides()
         won = ops.cast(ops.greater_equal(pairs, 0.0), "float32")
         votes = dense_layer("votes", first - second, second.sum(axis=0))(won)
         confidence = dense_layer("confidence", first - second)(pairs)
         bounded = confidence / (3.0 * (ops.absolute(confidence) + 1.0))
         return keras.layers.Add(name=self.output)([votes, bounded])
 
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
+    def _pairs(self) -> list[tuple[int, int]]:
+        return list(combinations(range(len(self.classes_)), 2))
+
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n_pairs, n_classes) 0/1 matrices that mark each pair's first and second class."""
-        pairs = np.array(list(combinations(range(len(self.classes_)), 2)))
+        pairs = np.array(self._pairs())
         one_hot = np.eye(len(self.classes_))
         return one_hot[pairs[:, 0]], one_hot[pairs[:, 1]]
 
     def _pair_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Return kernel (n_sv, n_pairs) and bias: from kernel values to pair decisions."""
-        svc = self.pipeline_[1]
-        if len(self.classes_) == 2:
+        svc, pairs = self.pipeline_[-1], self._pairs()
+        if len(pairs) == 1:
             return -svc.dual_coef_.T, -svc.intercept_
-        pairs = list(combinations(range(len(self.classes_)), 2))
         owner = np.repeat(np.arange(len(self.classes_)), svc.n_support_)
         weights = np.zeros((len(owner), len(pairs)))
         for column, (i, j) in enumerate(pairs):
@@ -100,3 +190,40 @@ class RbfSVM(SklearnHead):
             weights[owner == i, column] = svc.dual_coef_[j - 1, owner == i]
             weights[owner == j, column] = svc.dual_coef_[i, owner == j]
         return weights, svc.intercept_
+
+
+def _typical_kernel(vectors: np.ndarray, gamma: float) -> float:
+    """Return the mean kernel value between a few of the support vectors."""
+    some = vectors[:: max(1, len(vectors) // 200)]
+    return float(rbf_kernel(some, gamma=gamma).mean())
+
+
+def _intelex(estimator: Any) -> Any:
+    """Return scikit-learn-intelex's SVC with the same parameters, or None where there is none."""
+    try:
+        from sklearnex.svm import SVC
+    except ImportError:
+        return None
+    # one thread, so that the result is the same whatever else runs on the machine
+    return SVC(**estimator.get_params(), n_jobs=1)
+
+
+def _take(estimator: Any, fitted: Any, z: np.ndarray, y: np.ndarray) -> None:
+    """Move what `fitted` learnt into scikit-learn's unfitted `estimator`, as it would keep it."""
+    # two rows of each class give every attribute that this version of scikit-learn has
+    rows = np.concatenate([np.flatnonzero(y == value)[:2] for value in fitted.classes_])
+    estimator.fit(z[rows], y[rows])
+    # libsvm's own signs: for two classes the public attributes are turned around
+    sign = -1 if len(fitted.classes_) == 2 else 1
+    # and it reads arrays row by row
+    estimator.support_ = np.asarray(fitted.support_, np.int32)
+    estimator.support_vectors_ = np.asarray(z[fitted.support_], np.float64)
+    estimator._n_support = np.asarray(fitted.n_support_, np.int32)
+    estimator.dual_coef_ = np.array(fitted.dual_coef_, np.float64, order="C")
+    estimator._dual_coef_ = sign * estimator.dual_coef_
+    estimator.intercept_ = np.array(fitted.intercept_, np.float64)
+    estimator._intercept_ = sign * estimator.intercept_
+    estimator.class_weight_ = np.array(fitted.class_weight_, np.float64)
+    estimator.shape_fit_ = z.shape
+    estimator.n_iter_ = estimator._num_iter = np.asarray(fitted.n_iter_, np.int32)
+    estimator.fit_status_ = int(fitted.fit_status_)

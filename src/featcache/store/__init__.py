@@ -7,24 +7,28 @@ so that whatever exists under its own name is whole. Rows are found again by con
 
 from featcache.store.features import Features
 from featcache.store.folders import (
+    EMBEDDER,
     newest_features,
     newest_heads,
     of_spec,
     owner,
+    prepare,
     source_folder,
 )
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.locks import locked
 from featcache.store.publishing import publish
-from featcache.store.rows import DamagedFileError, Parts, Rows
+from featcache.store.rows import DamagedFileError, Parts, ReplacedFileError, Rows
 from featcache.store.table import Failure, Table
 
 __all__ = [
+    "EMBEDDER",
     "Damage",
     "DamagedFileError",
     "Failure",
     "Features",
     "Parts",
+    "ReplacedFileError",
     "Rows",
     "Table",
     "locked",
@@ -32,6 +36,7 @@ __all__ = [
     "newest_heads",
     "of_spec",
     "owner",
+    "prepare",
     "publish",
     "salvage",
     "source_folder",

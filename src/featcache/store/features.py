@@ -182,6 +182,20 @@ class Features:
             )
         return self._read("views")
 
+    def blocks(self, name: str = "features") -> Iterator[np.ndarray]:
+        """Yield `features` or `views` in file order, a chunk at a time, keeping none in memory."""
+        with self._open() as file:
+            self._check_same(file)
+            size = file[name].chunks[0] if file[name].chunks else len(self)
+            for start in range(0, len(self), size):
+                try:
+                    yield np.asarray(file[name][start : start + size])
+                except OSError as error:
+                    where = (
+                        f"checksum of rows {shown_spans(damaged_spans(file[name]))} does not match"
+                    )
+                    raise self._to_repair(where) from error
+
     def _read(self, name: str) -> np.ndarray:
         with self._open() as file:
             self._check_same(file)

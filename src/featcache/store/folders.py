@@ -87,6 +87,9 @@ def mark_clean(file: h5py.File, spec: ExtractionSpec) -> None:
         write_attribute(file, CLEAN_FINGERPRINT, spec.clean.fingerprint)
 
 
+EMBEDDER = "memory:/embedder"  # origin of `Embedder`'s rows: no collection's name has a slash
+
+
 def newest_features(cache_dir: Path) -> Path:
     """Return the feature file written last.
 
@@ -95,7 +98,12 @@ def newest_features(cache_dir: Path) -> Path:
     StoreError
         When the cache folder has none.
     """
-    found = [path for path in cache_dir.glob("*/*.h5") if path.is_file()]
+    found = [
+        path
+        for path in cache_dir.glob("*/*.h5")
+        # the rows that an Embedder keeps have no labels and are nobody's collection
+        if path.is_file() and owner(path.parent) != EMBEDDER
+    ]
     if not found:
         raise StoreError(
             f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."

@@ -82,6 +82,13 @@ class DamagedFileError(StoreError):
         self.path = path
 
 
+class ReplacedFileError(StoreError):
+    """Another file took the place of one that was to lend rows: its row numbers are others."""
+
+    def __init__(self, path: Path):
+        super().__init__(f"'{path}' was written anew while its rows were looked up.")
+
+
 class Rows:
     """Computed rows by content digest, wherever they lie: parts and feature files of one spec.
 
@@ -94,9 +101,11 @@ class Rows:
 
     def __init__(self, paths: Iterable[Path]):
         self.paths: list[Path] = []
+        self._states: list[tuple[int, int, int] | None] = []
         keys = [np.zeros((0, 16), np.uint8)]
         places = [np.zeros((3, 0), np.int64)]
         for path in paths:
+            state = _state(path)
             try:
                 with h5py.File(path, "r", locking=False) as file:
                     digests = file["digests"][:]
@@ -110,6 +119,7 @@ class Rows:
                 )
             keys += blocks
             self.paths.append(path)
+            self._states.append(state)
         sortable = _as_keys(np.concatenate(keys))
         self._file, self._view, self._row = np.concatenate(places, axis=1)
         self._order = np.argsort(sortable, kind="stable")
@@ -135,6 +145,8 @@ class Rows:
         ------
         DamagedFileError
             When the file that has them cannot be read.
+        ReplacedFileError
+            When it is another file by now.
         """
         gathered: np.ndarray | None = None
         for source, view in np.unique([self._file[numbers], self._view[numbers]], axis=1).T:
@@ -152,10 +164,24 @@ class Rows:
                         span = slice(first, last + 1)
                         block = features[span, view] if view else features[span]
                         gathered[mine[some]] = block[rows[some] - first]
-            except (OSError, KeyError, RuntimeError) as error:
+            except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
+                if _state(self.paths[source]) != self._states[source]:
+                    raise ReplacedFileError(self.paths[source]) from error
                 raise DamagedFileError(self.paths[source], error) from error
+            # only now: what was opened before a replacement is still the file that was indexed
+            if _state(self.paths[source]) != self._states[source]:
+                raise ReplacedFileError(self.paths[source])
         assert gathered is not None, "there is at least one row to read"
         return gathered
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _keys_of_views(file: h5py.File, digests: np.ndarray) -> Iterator[np.ndarray]:

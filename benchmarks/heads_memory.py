@@ -1,0 +1,105 @@
+"""How much memory comparing heads takes on a file that is large, against the size of its matrix.
+
+    python benchmarks/heads_memory.py [--rows 1000000] [--features 512] [--jobs 2]
+
+Goal: all processes together stay under 1.3 times the matrix, the interpreter and its libraries
+included. What several processes map is counted once (proportional set size).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from featcache import store
+from featcache.annotations import Annotations
+from featcache.spec import ExtractionSpec
+
+N_CLASSES = 10
+PART = 50_000  # rows made at a time
+CHILD = """
+import sys, time
+import featcache as fc
+started = time.perf_counter()
+board = fc.fit_heads(sys.argv[1], jobs=int(sys.argv[2]), report=False, show_progress=False)
+print(board)
+print(f"{time.perf_counter() - started:.1f} s; left out: {', '.join(board.left_out) or 'none'}")
+"""
+
+
+def make(folder: Path, n_rows: int, n_features: int) -> Path:
+    """Write a feature file of so many rows, never holding more than a part of it."""
+    spec = ExtractionSpec("made-up", "0" * 32, (8, 8), "none", pooling="avg")
+    path = folder / "made-up" / "made-up.h5"
+    parts = store.Parts(path, spec, "x")
+    numbers = range(n_rows)
+    joined = b"".join(hashlib.blake2b(b"%d" % n, digest_size=16).digest() for n in numbers)
+    digests = np.frombuffer(joined, np.uint8).reshape(n_rows, 16)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, N_CLASSES, n_rows)
+    centres = 0.1 * rng.standard_normal((N_CLASSES, n_features), np.float32)
+    for start in range(0, n_rows, PART):
+        some = slice(start, start + PART)
+        noise = rng.standard_normal((len(labels[some]), n_features), np.float32)
+        parts.write(digests[some], centres[labels[some]] + noise)
+    about = Annotations(labels, tuple("abcdefghij"))
+    table = store.Table(
+        tuple(f"{n:08d}.jpg" for n in numbers), digests, about, (), np.full((n_rows, 2), -1)
+    )
+    return store.publish(path, spec, table, store.Rows(parts.paths()), {"source": "x"}).path
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the memory of a process and its children; shared pages are shared out."""
+    total = 0
+    for one in [pid, *children(pid)]:
+        try:
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        total += 1024 * int(text.split("Pss:")[1].split()[0])
+    return total
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            found += [child, *children(child)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = make(Path(folder), options.rows, options.features)
+        command = [sys.executable, "-c", CHILD, str(path), str(options.jobs)]
+        process = subprocess.Popen(command)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, proportional_bytes(process.pid))
+            time.sleep(0.2)
+        if process.returncode:
+            sys.exit(process.returncode)
+    size = options.rows * options.features * 4
+    print(f"peak {peak / 1e6:,.0f} MB of a matrix of {size / 1e6:,.0f} MB: {peak / size:.2f} times")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Every head on the same folds: search, leaderboard, fitted heads and a report on disk.
+
+Settings are chosen by nested cross-validation on the training part (`nested`), so that the score
+of an outer fold is of a head that never saw it, its settings included. What ships is fitted on the
+whole training part; the selected head alone is scored on the held-out part, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from featcache import files, leaderboard, metrics, progress, splits, store
+from featcache.compare import candidates, data, judging, learning, nested
+from featcache.compare.running import processes
+from featcache.errors import SpecError
+from featcache.leaderboard import Leaderboard
+from featcache.spec import check_choice
+
+CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
+CLASS_WEIGHTS = (None, "balanced")
+
+__all__ = ["CALIBRATIONS", "CLASS_WEIGHTS", "fit_heads"]
+
+
+def fit_heads(
+    features: Any,
+    names: str | Sequence[Any] | None = None,
+    *,
+    cv: int = 5,
+    repeats: int = 1,
+    metric: str | None = None,
+    prefer: str = nested.BEST,
+    class_weight: str | None = None,
+    calibrate: str | None = None,
+    learning_curve: bool = False,
+    seed: int = 0,
+    jobs: int = -1,
+    backend: str = "loky",
+    dense: dict[str, Any] | None = None,
+    task: str | None = None,
+    groups: Sequence[Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+    show_progress: bool = True,
+) -> Leaderboard:
+    """Return the leaderboard of heads fitted on cached features; save it with a report.
+
+    The same request on unchanged features is answered from the saved leaderboard.
+
+    Parameters
+    ----------
+    features : a feature file or its path; several of them, for backbones x heads on the same folds
+        of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
+        0 and 1, or float targets.
+    names : "quick" (None) for the heads that are quick with so many rows, "all", or a list of
+        names of the catalogue, scikit-learn estimators, (name, estimator) pairs and
+        "module:factory" texts.
+    cv : outer folds, 3 or more; the inner folds of one are the others.
+    repeats : of the cross-validation, on other folds each time.
+    metric : what is optimised; None is accuracy, map or rmse by task. See `metrics.METRICS`.
+    prefer : "best", or "simple": the simplest setting and head within one standard error of the
+        best (Breiman et al. 1984).
+    class_weight : "balanced" weighs classes by the inverse of their size, in heads that can.
+    calibrate : auto, temperature, platt or isotonic: turn outputs into calibrated probabilities, by
+        a map fitted on out-of-fold outputs.
+    learning_curve : also score the selected head with parts of the training rows.
+    seed : of the held-out part, the folds and the heads.
+    jobs : processes; -1 is one a core. Does not change the numbers.
+    backend : loky, dask or ray, as joblib knows them.
+    dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
+    task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
+        that are never parted.
+    folder : where to save; None is beside the features, with the ending .heads; for arrays it is
+        `cache/arrays-DIGEST/arrays.heads`.
+    overwrite : fit again even if nothing changed.
+    report : write report.html into the folder.
+
+    Raises
+    ------
+    HeadError
+        When there is one class only, a class has fewer training images than folds, or features are
+        not finite.
+    StoreError
+        When a feature file cannot be read.
+    SpecError
+        When an option, a head's name or a parameter is wrong.
+    """
+    for name, value, least in (("cv", cv, 3), ("repeats", repeats, 1)):
+        if value < least:
+            raise SpecError(f"{name} must be {least} or more; got {value}.")
+    check_choice("prefer", prefer, (nested.BEST, nested.SIMPLE))
+    check_choice("class_weight", class_weight, CLASS_WEIGHTS)
+    check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
+    splits.check_seed(seed)
+    source = _source(features, task, groups)
+    about = source.annotations
+    metric = metrics.check(metric, about.task)
+    if calibrate is not None and about.task != "classification":
+        raise SpecError(f"calibrate is for classification; the task here is {about.task}.")
+    part = splits.parts(about, source.digests, seed)
+    n_views = max(1 if one.spec is None else one.spec.views for one in source.sets)
+    chosen, left_out = candidates.choose(
+        names,
+        task=about.task,
+        n_rows=int((part["train"] | part["val"]).sum()) * n_views,
+        metric=metric,
+        class_weight=class_weight,
+        calibrate=calibrate,
+        seed=seed,
+        dense=dense,
+    )
+    folder = _folder(source) if folder is None else Path(folder)
+    request = {
+        "features": [one.content for one in source.sets],
+        "cv": cv,
+        "repeats": repeats,
+        "metric": metric,
+        "prefer": prefer,
+        "seed": seed,
+        "class_weight": class_weight,
+        "calibrate": calibrate,
+        "curve": learning_curve,
+        "heads": {
+            one.name: None if one.is_own else [nested.as_json(params) for params in one.settings]
+            for one in chosen
+        },
+        "versions": _versions(),
+    }
+    is_known = not overwrite and not any(one.is_own for one in chosen)
+    board = leaderboard.load_if_same(folder, request) if is_known else None
+    if board is None:
+        plan = nested.Plan(
+            task=about.task,
+            metric=metric,
+            n_outputs=len(_output_names(source)),
+            prefer=prefer,
+            seed=seed,
+            candidates=tuple(chosen),
+            moments_travel=backend == "loky",
+        )
+        board = _compare(source, plan, request, left_out, folder, jobs, backend, show_progress)
+    if report and not (folder / "report.html").exists():
+        from featcache import report as page
+
+        page.write(board)
+    return board
+
+
+def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> data.Source:
+    is_pair = isinstance(features, tuple) and len(features) == 2
+    if is_pair and not all(isinstance(one, (str, os.PathLike, store.Features)) for one in features):
+        X, y = features
+        return data.of_arrays(X, y, task, groups)
+    if task is not None or groups is not None:
+        raise SpecError("task and groups are for plain arrays; a feature file has its own.")
+    several = features if isinstance(features, (list, tuple)) else [features]
+    opened = [one if isinstance(one, store.Features) else store.Features(one) for one in several]
+    if not opened:
+        raise SpecError("No feature file was given.")
+    return data.of_files(opened)
+
+
+def _folder(source: data.Source) -> Path:
+    first = source.sets[0]
+    if first.path is None:
+        store.prepare(Path("cache"))
+        return Path("cache", f"arrays-{first.content[:8]}", "arrays.heads")
+    if len(source.sets) == 1:
+        return first.path.with_suffix(".heads")
+    contents = "".join(sorted(one.content for one in source.sets))
+    digest = hashlib.blake2b(contents.encode(), digest_size=4).hexdigest()
+    return first.path.with_name(f"{len(source.sets)}-files-{digest}.heads")
+
+
+def _output_names(source: data.Source) -> tuple[str, ...]:
+    about = source.annotations
+    return about.target_names if about.task == "regression" else about.class_names
+
+
+def _compare(
+    source: data.Source,
+    plan: nested.Plan,
+    request: dict[str, Any],
+    left_out: dict[str, str],
+    folder: Path,
+    jobs: int,
+    backend: str,
+    show_progress: bool,
+) -> Leaderboard:
+    """Compare, and put the outcome in place of what was in the folder."""
+    files.sweep(folder.parent, f"{folder.name}.")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    scratch = folder.with_name(f"{folder.name}.scratch.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    scratch.mkdir()
+    try:
+        ready = data.prepare(source, request["cv"], request["repeats"], plan.seed, scratch)
+        total = nested.n_calls(ready, plan)
+        with (
+            processes(jobs, backend) as run,
+            progress.bar("Fitting", total, "fits", show_progress) as advance,
+        ):
+            found = nested.search_and_fit(ready, plan, temporary, run, advance)
+            for one in found:
+                for message in one.messages:
+                    progress.note(f"{one.candidate.name}: {message}", show_progress)
+            several = len(source.sets) > 1
+            names = [
+                f"{source.sets[one.features].name}/{one.candidate.name}"
+                if several
+                else one.candidate.name
+                for one in found
+            ]
+            judged = judging.judge(ready, plan, found, names, temporary, request["calibrate"])
+            curve = learning.curve(ready, plan, judged[0], run) if request["curve"] else None
+        judged[0], test = judging.score_held_out(ready, plan, judged[0], temporary)
+        first = judged[0].fitted.features
+        # the selected head's features come first, since the predictions name their rows
+        order = sorted(range(len(source.sets)), key=lambda number: number != first)
+        results = [replace(one.result, features=order.index(one.result.features)) for one in judged]
+        board = Leaderboard(
+            folder=folder,
+            features=tuple(source.sets[number] for number in order),
+            task=plan.task,
+            metric=plan.metric,
+            class_names=_output_names(source),
+            results=tuple(results),
+            request=request,
+            n_train=len(ready.train),
+            n_test=len(ready.test),
+            warnings=data.warnings_of(source, plan.seed),
+            left_out=left_out,
+            learning_curve=curve,
+        )
+        rows = source.rows[first]
+        leaderboard.write(board, judging.predictions(ready, rows, judged, test), temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return board
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("featcache", "scikit-learn", "keras")}

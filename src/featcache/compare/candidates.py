@@ -1,0 +1,182 @@
+"""Which heads are compared, with which settings, and which are left out and why."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache import heads, metrics
+from featcache.errors import SpecError
+from featcache.heads.own import Own
+
+ALL = "all"
+QUICK = "quick"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head with the settings to try, the simplest first."""
+
+    name: str
+    kind: type[heads.Head]
+    settings: tuple[dict[str, Any], ...]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is an estimator of the user's."""
+        return self.kind is Own
+
+
+def choose(
+    names: str | Sequence[Any] | None,
+    *,
+    task: str,
+    n_rows: int,
+    metric: str,
+    class_weight: str | None,
+    calibrate: str | None,
+    seed: int,
+    dense: dict[str, Any] | None,
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the heads to compare, and for each that is left out the reason.
+
+    Parameters
+    ----------
+    names : None or "quick" for the heads that are quick with so many rows, "all", or a list of
+        names, scikit-learn estimators, (name, estimator) pairs and "module:factory" texts.
+    n_rows : rows to fit to, views counted.
+
+    Raises
+    ------
+    SpecError
+        When a name or a parameter is wrong, or no head is left.
+    """
+    wanted = _wanted(names, dense)
+    left_out: dict[str, str] = {}
+    if names is None or names == QUICK:
+        for name in list(wanted):
+            limit = heads.CATALOGUE[name].quick_rows
+            asked_for = name == "dense" and dense
+            if limit is not None and n_rows > limit and not asked_for:
+                del wanted[name]
+                if limit:
+                    left_out[name] = f"quick up to {limit:,} rows to learn from, here {n_rows:,}"
+    chosen = []
+    shared = {"task": task, "class_weight": class_weight, "seed": seed}
+    for name, estimator in wanted.items():
+        kind = Own if estimator is not None else heads.CATALOGUE[name]
+        reason = _unfit(kind, name, task, metric, calibrate, shared)
+        if reason:
+            left_out[name] = reason
+            continue
+        if estimator is not None:
+            settings: Sequence[dict[str, Any]] = ({"estimator": estimator},)
+            Own(estimator, task).check()
+        else:
+            settings = [dense] if name == "dense" and dense else kind.grid(task)
+            _check_params(name, kind, settings)
+        chosen.append(Candidate(name, kind, tuple(one | shared for one in settings)))
+    if not any(candidate.name != "dummy" for candidate in chosen):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise SpecError(f"No head is left to compare ({reasons or 'only the floor was named'}).")
+    return chosen, left_out
+
+
+def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> dict[str, Any]:
+    """Return name -> estimator of the user's own, or None for a head of the catalogue."""
+    if names is None or names in (ALL, QUICK):
+        return dict.fromkeys(heads.CATALOGUE)
+    wanted: dict[str, Any] = {"dummy": None}  # the floor is always shown
+    for one in [names] if isinstance(names, str) else names:
+        if isinstance(one, str) and ":" in one:
+            wanted |= from_factory(one)
+        elif isinstance(one, str) and one == ALL:
+            wanted |= dict.fromkeys(heads.CATALOGUE)
+        elif isinstance(one, str):
+            heads.check_names([one])
+            wanted[one] = None
+        else:
+            wanted |= _named(one)
+    if dense and "dense" not in wanted:
+        raise SpecError("Options of the dense head are given, but dense is not among the heads.")
+    return wanted
+
+
+def _named(one: Any) -> dict[str, Any]:
+    """Return {name: estimator} of an estimator or a (name, estimator) pair."""
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
+        name, estimator = one
+    else:
+        name, estimator = type(one).__name__.lower(), one
+    if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+        raise SpecError(
+            f"A head must be a name, a scikit-learn estimator or a (name, estimator) pair; got "
+            f"{one!r}."
+        )
+    if name in heads.CATALOGUE:
+        raise SpecError(f"'{name}' is a head of the catalogue; give your estimator another name.")
+    if not name or set(name) & set("/\\:,") or name.startswith("."):
+        raise SpecError(f"'{name}' is no name for a head: letters, digits, - and _ are.")
+    return {name: estimator}
+
+
+def from_factory(text: str) -> dict[str, Any]:
+    """Return the estimators that `module:factory` makes: one, or a dict of name to estimator.
+
+    Raises
+    ------
+    SpecError
+        When there is no such module or function, or it makes no estimator.
+    """
+    module_name, _, function = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` has it, but the console script has not
+    try:
+        factory = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecError(f"'{text}' is no module:factory that can be imported: {error}.") from error
+    try:
+        made = factory()
+    except Exception as error:  # whatever the user's own function raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise SpecError(f"'{text}' raised {reason}.") from error
+    if isinstance(made, dict):
+        named: dict[str, Any] = {}
+        for name, estimator in made.items():
+            named |= _named((str(name), estimator))
+        return named
+    return _named((function, made))
+
+
+def _unfit(
+    kind: type[heads.Head],
+    name: str,
+    task: str,
+    metric: str,
+    calibrate: str | None,
+    shared: dict[str, Any],
+) -> str:
+    """Return why a head cannot take part, or nothing."""
+    if task not in kind.tasks:
+        return f"cannot do {task}"
+    output = kind(**shared).output
+    needs = metric in metrics.NEEDS_PROBABILITIES and output == heads.SCORES
+    if needs and calibrate is None and kind is not Own:
+        return f"{metric} needs probabilities, and its outputs are scores; try --calibrate"
+    return ""
+
+
+def _check_params(name: str, kind: type[heads.Head], settings: Sequence[dict[str, Any]]) -> None:
+    known = kind().get_params()
+    for params in settings:
+        for key in params:
+            if key not in known:
+                raise SpecError(
+                    f"Head '{name}' has no parameter '{key}'; it has {', '.join(sorted(known))}."
+                )
+        kind(**params).check()

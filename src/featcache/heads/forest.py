@@ -1,0 +1,159 @@
+"""A head that is no linear map and has no Keras layers: what a non-linear model could gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn import ensemble
+from sklearn.pipeline import Pipeline
+
+from featcache.errors import HeadError, StitchError
+from featcache.heads.contract import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    PROBABILITIES,
+    REGRESSION,
+    VALUES,
+    SklearnHead,
+)
+from featcache.heads.preprocessing import NONE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_TREE = "sklearn.tree._tree.Tree"  # skops leaves it to its users to look into it
+
+
+class RandomForest(SklearnHead):
+    """Random forest (Breiman 2001) of scikit-learn, on the features as they are.
+
+    Trees ask only whether a feature lies above a threshold, so no scaling would change them.
+    Balanced class weights of several labels are those of scikit-learn: the weights of a row's
+    labels multiplied.
+
+    Parameters
+    ----------
+    n_estimators : number of trees.
+    min_samples_leaf : rows that every leaf keeps at least.
+    max_features : part of the features tried at a split, or "sqrt" of their number.
+    task : classification, multi-label or regression.
+    class_weight : None or "balanced".
+    seed : of the rows drawn for a tree and of the features tried.
+    """
+
+    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    quick_rows = 0
+    halves = True
+    stitches = False
+    precision = np.float32  # the trees' own
+    preprocessing = NONE
+
+    def __init__(
+        self,
+        n_estimators: int = 100,
+        min_samples_leaf: int = 1,
+        max_features: float | str = "sqrt",
+        task: str = CLASSIFICATION,
+        class_weight: str | None = None,
+        seed: int = 0,
+    ):
+        self.n_estimators = n_estimators
+        self.min_samples_leaf = min_samples_leaf
+        self.max_features = max_features
+        self.task = task
+        self.class_weight = class_weight
+        self.seed = seed
+
+    @classmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        """Return leaves of 5 and of 2 rows: small leaves make the more flexible trees."""
+        # the root of 1,280 is 36 features a split, which is few where a value has to be met
+        max_features = 0.1 if task == REGRESSION else "sqrt"
+        return tuple({"min_samples_leaf": rows, "max_features": max_features} for rows in (5, 2))
+
+    @property
+    def output(self) -> str:
+        return VALUES if self.task == REGRESSION else PROBABILITIES
+
+    def make_estimator(self, n_features: int) -> Any:
+        options: dict[str, Any] = {
+            "n_estimators": self.n_estimators,
+            "min_samples_leaf": self.min_samples_leaf,
+            "max_features": self.max_features,
+            "random_state": self.seed,
+            "n_jobs": 1,
+        }
+        if self.task == REGRESSION:
+            return ensemble.RandomForestRegressor(**options)
+        return ensemble.RandomForestClassifier(class_weight=self.class_weight, **options)
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        y = np.asarray(y)
+        # scikit-learn warns of a single column
+        return super().fit(X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y)
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return the mean over the trees of the frequencies in the leaf, (n, n_outputs)."""
+        forest = self.pipeline_[-1]
+        frequencies = forest.predict_proba(np.asarray(X, self.precision))
+        if self.task == CLASSIFICATION:
+            return np.asarray(frequencies)
+        if not isinstance(frequencies, list):  # one label
+            frequencies, labels = [frequencies], [forest.classes_]
+        else:
+            labels = forest.classes_
+        # a label that was always there, or never, has one column
+        columns = [
+            part[:, list(values).index(1)] if 1 in values else np.zeros(len(part))
+            for part, values in zip(frequencies, labels, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    def outputs(self, X: np.ndarray) -> np.ndarray:
+        if self.task != REGRESSION:
+            return self.predict_proba(X)
+        values = self.pipeline_[-1].predict(np.asarray(X, self.precision))
+        return np.asarray(values.reshape(len(X), -1))
+
+    def restore(self, file: Path) -> Self:
+        """Read what `save` wrote; trees are followed unchecked, so they are checked here."""
+        from skops import io
+
+        untrusted = [name for name in io.get_untrusted_types(file=file) if name != _TREE]
+        if untrusted:
+            raise HeadError(
+                f"Head file '{file}' names types that are not scikit-learn's "
+                f"({', '.join(untrusted[:3])}); it is not loaded."
+            )
+        pipeline = io.load(file, trusted=[_TREE])
+        kind = type(self.make_estimator(1))
+        if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
+            raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
+        forest = pipeline[-1]
+        if not all(_is_whole(one.tree_, forest.n_features_in_) for one in forest.estimators_):
+            raise HeadError(f"Head file '{file}' holds trees that are damaged.")
+        self.pipeline_ = pipeline
+        return self.describe()
+
+    def to_keras_layers(self, features: Any) -> Any:
+        raise StitchError(
+            "A random forest cannot become Keras layers; stitch another head: logreg, linear-svm, "
+            "ridge, lda, knn, rbf-svm or dense."
+        )
+
+
+def _is_whole(tree: Any, n_features: int) -> bool:
+    """Return whether every path in a tree ends in a leaf, and asks for features there are."""
+    place = np.arange(tree.node_count)
+    left, right = tree.children_left, tree.children_right
+    is_leaf = left == -1
+    inner = ~is_leaf
+    ahead = [
+        (place < child)[inner].all() and (child < tree.node_count)[inner].all()
+        for child in (left, right)
+    ]
+    asked = tree.feature[inner]
+    known = (asked >= 0).all() and (asked < n_features).all()
+    return bool(tree.node_count and all(ahead) and known and tree.n_features == n_features)

@@ -1,0 +1,27 @@
+"""The outcome of comparing heads: scores with their uncertainty, and a folder of fitted heads."""
+
+from featcache.leaderboard.records import (
+    BOARD_VERSION,
+    FeatureSet,
+    FittedHead,
+    Leaderboard,
+    OutOfFold,
+    Result,
+)
+from featcache.leaderboard.saving import BOARD_FILE, load, load_if_same, write
+from featcache.leaderboard.table import number, setting
+
+__all__ = [
+    "BOARD_FILE",
+    "BOARD_VERSION",
+    "FeatureSet",
+    "FittedHead",
+    "Leaderboard",
+    "OutOfFold",
+    "Result",
+    "load",
+    "load_if_same",
+    "number",
+    "setting",
+    "write",
+]

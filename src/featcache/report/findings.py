@@ -1,0 +1,203 @@
+"""What predictions of unseen images show: pure functions of arrays, that know no files.
+
+Every probability that comes in is of an image that its head was not fitted on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from featcache import metrics
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label is probably wrong."""
+
+    row: int  # place in the arrays that were given
+    given: int  # its label
+    suggested: int  # what the head takes it for
+    p_given: float
+    p_suggested: float
+    margin: float  # what it is ordered by; the lower, the likelier is the label wrong
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training image and a held-out image that look alike."""
+
+    train: int
+    test: int
+    similarity: float  # cosine of the centred features
+    is_copy: bool  # the same bytes
+
+
+def confusion(y: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return (k, k) int64: how many images of each class (row) were taken for which (column)."""
+    flat = np.bincount(y * n_classes + predicted, minlength=n_classes**2)
+    return flat.reshape(n_classes, n_classes)
+
+
+def per_class(counts: np.ndarray) -> list[dict[str, float]]:
+    """Return precision, recall, F1 and support of each class of a confusion matrix (k, k)."""
+    found = []
+    for number in range(len(counts)):
+        right = int(counts[number, number])
+        predicted, support = int(counts[:, number].sum()), int(counts[number].sum())
+        found.append(_scores(right, predicted, support))
+    return found
+
+
+def per_label(y: np.ndarray, outputs: np.ndarray, threshold: float) -> list[dict[str, float]]:
+    """Return precision, recall, F1, average precision and support of each label.
+
+    Parameters
+    ----------
+    y : (n, k) of 0 and 1.
+    outputs : (n, k); a label is predicted from `threshold` on.
+    """
+    found = []
+    for truth, output in zip(y.T.astype(bool), outputs.T, strict=True):
+        positive = output >= threshold
+        one = _scores(int((truth & positive).sum()), int(positive.sum()), int(truth.sum()))
+        precision = metrics.average_precision(truth, output) if truth.any() else float("nan")
+        found.append(one | {"average_precision": precision})
+    return found
+
+
+def per_target(y: np.ndarray, values: np.ndarray) -> list[dict[str, float]]:
+    """Return mean absolute error, root mean squared error, R2 and bias of each target (n, k)."""
+    found = []
+    for truth, value in zip(y.T.astype(np.float64), values.T.astype(np.float64), strict=True):
+        residual = value - truth
+        spread = ((truth - truth.mean()) ** 2).sum()
+        found.append(
+            {
+                "mae": float(np.abs(residual).mean()),
+                "rmse": float(np.sqrt((residual**2).mean())),
+                "r2": float(1 - (residual**2).sum() / spread) if spread > 0 else float("nan"),
+                "bias": float(residual.mean()),
+            }
+        )
+    return found
+
+
+def thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return (k,): the mean probability of each class among the images labelled so."""
+    n_classes = probabilities.shape[1]
+    counts = np.bincount(y, minlength=n_classes)
+    sums = np.bincount(y, probabilities[np.arange(len(y)), y], minlength=n_classes)
+    # a class without images can be nobody's suggestion
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+
+
+def label_suspects(
+    probabilities: np.ndarray, y: np.ndarray, limits: np.ndarray | None = None
+) -> list[Suspect]:
+    """Return the images whose label is probably wrong, the likeliest first.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021): an image labelled i is suspected where
+    some other class j has at least the mean probability that j has among images labelled j, and is
+    more probable than i. They are ordered by the margin of the label over the other classes.
+
+    Parameters
+    ----------
+    probabilities : (n, k), out of fold.
+    y : (n,) the labels.
+    limits : (k,) the `thresholds`; None takes them from the same images.
+    """
+    limits = thresholds(probabilities, y) if limits is None else limits
+    rows = np.arange(len(y))
+    given = probabilities[rows, y]
+    others = np.array(probabilities, copy=True)
+    others[rows, y] = -1.0
+    margin = given - others.max(axis=1)
+    others[others < limits] = -1.0
+    suggested = others.argmax(axis=1)
+    found = np.flatnonzero(others[rows, suggested] > given)
+    return [
+        Suspect(
+            *(int(row), int(y[row]), int(suggested[row])),
+            float(probabilities[row, y[row]]),
+            float(probabilities[row, suggested[row]]),
+            float(margin[row]),
+        )
+        for row in found[np.argsort(margin[found], kind="stable")]
+    ]
+
+
+def confident_mistakes(probabilities: np.ndarray, y: np.ndarray, limit: int) -> np.ndarray:
+    """Return rows that are predicted wrongly, the surest first; at most `limit`."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != y)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:limit]
+
+
+def near_duplicates(
+    train: np.ndarray, test: np.ndarray, threshold: float
+) -> list[tuple[int, int, float]]:
+    """Return (train row, test row, cosine) for each test row whose nearest training row is near.
+
+    Features (n, d) and (m, d) have their common mean taken off first: without that all images of
+    one network look alike. The nearest pairs come first.
+    """
+    if not len(train) or not len(test):
+        return []
+    mean = (train.sum(axis=0, dtype=np.float64) + test.sum(axis=0, dtype=np.float64)) / (
+        len(train) + len(test)
+    )
+    ours, theirs = _directions(train, mean), _directions(test, mean)
+    found = []
+    for start in range(0, len(theirs), BLOCK):
+        cosines = theirs[start : start + BLOCK] @ ours.T
+        nearest = cosines.argmax(axis=1)
+        for place in np.flatnonzero(cosines[np.arange(len(nearest)), nearest] >= threshold):
+            row = int(nearest[place])
+            found.append((row, start + int(place), float(min(cosines[place, row], 1.0))))
+    return sorted(found, key=lambda pair: -pair[2])
+
+
+def principal_components(X: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """Return (n, k) coordinates on the first components (randomised SVD, Halko et al. 2011)."""
+    X = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
+    n_components = min(n_components, *X.shape)
+    rng = np.random.default_rng(seed)
+    size = min(n_components + 10, *X.shape)
+    basis = X @ rng.standard_normal((X.shape[1], size)).astype(np.float32)
+    for _ in range(6):
+        basis, _ = np.linalg.qr(X @ (X.T @ basis))
+    _, _, directions = np.linalg.svd(basis.T @ X, full_matrices=False)
+    directions = directions[:n_components]
+    # the sign is arbitrary; this one does not depend on the linear algebra library
+    largest = np.abs(directions).argmax(axis=1)
+    directions *= np.sign(directions[np.arange(n_components), largest])[:, None]
+    return np.asarray(X @ directions.T)
+
+
+def sample(strata: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return at most `n` places in ascending order, every stratum with about its share."""
+    if len(strata) <= n:
+        return np.arange(len(strata))
+    order = np.random.default_rng(seed).permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    return np.sort(order[np.linspace(0, len(order) - 1, n).round().astype(int)])
+
+
+def _scores(right: int, predicted: int, support: int) -> dict[str, float]:
+    both = predicted + support
+    return {
+        "precision": right / predicted if predicted else float("nan"),
+        "recall": right / support if support else float("nan"),
+        "f1": 2 * right / both if both else float("nan"),
+        "support": support,
+    }
+
+
+def _directions(X: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    centred = np.asarray(X - mean, np.float32)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(length, 1e-12))
