@@ -36,12 +36,14 @@ def make_manifest(folder: Path, a_class: int = 12) -> Path:
 
 
 def outputs_of(
-    truth: np.ndarray, n_outputs: int, kind: str, seed: int, strength: float
+    truth: np.ndarray, y: np.ndarray, n_outputs: int, kind: str, seed: int, strength: float
 ) -> np.ndarray:
-    """Return outputs that mostly see what is there, whatever it is labelled."""
+    """Return outputs that mostly see what is there, and surely where it is labelled otherwise."""
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((len(truth), n_outputs))
-    logits += strength * (truth if truth.ndim == 2 else np.eye(n_outputs)[truth])
+    logits += strength * (2 * truth - 1 if truth.ndim == 2 else np.eye(n_outputs)[truth])
+    wrong = (truth != y).reshape(len(y), -1).any(axis=1)
+    logits[wrong] *= 3
     if kind != "probabilities":
         return logits
     return softmax(logits) if truth.ndim == 1 else 1 / (1 + np.exp(-logits))
@@ -88,7 +90,7 @@ def make_board(
             noise = np.random.default_rng(number).standard_normal(y.shape)
             every = seen + (number + 0.1) * noise
         else:
-            every = outputs_of(seen, len(names), kind, number, strength)
+            every = outputs_of(seen, y, len(names), kind, number, strength)
         outputs[name], said = every[rows], every[test_rows]
         scores = {
             one: tuple(
@@ -105,14 +107,24 @@ def make_board(
             test_outputs = said
         results.append(
             leaderboard.Result(
-                **{"name": name, "head": name, "features": 0, "params": {"C": 0.1}},
-                **{"fold_params": ({},) * 3, "output": kind, "scores": scores, "mean": mean},
-                **{"std": std, "low": mean - std, "high": mean + std},
+                name=name,
+                head=name,
+                features=0,
+                params={"C": 0.1},
+                fold_params=({},) * 3,
+                output=kind,
+                scores=scores,
+                mean=mean,
+                std=std,
+                low=mean - std,
+                high=mean + std,
                 difference=0.0 if number == 0 else results[0].mean - mean,
                 p_t_test=math.nan if number == 0 else 0.0004 * 100 ** (2 - number),
                 p_mcnemar=math.nan if number == 0 else 0.3,
                 is_level=number < 2,
-                **{"fit_s": 0.1 * (number + 1), "file": f"{name}.skops", "file_digest": ""},
+                fit_s=0.1 * (number + 1),
+                file=f"{name}.skops",
+                file_digest="",
                 test=tested,
                 test_low=math.nan if tested is None else 0.5,
                 test_high=math.nan if tested is None else 0.9,
@@ -127,9 +139,13 @@ def make_board(
     board = leaderboard.Leaderboard(
         folder=folder,
         features=(leaderboard.FeatureSet("tiny", content, width, path, spec),),
-        **{"task": task, "metric": metric, "class_names": names, "results": tuple(results)},
+        task=task,
+        metric=metric,
+        class_names=names,
+        results=tuple(results),
         request={"features": [content], "cv": 3, "seed": 0, "heads": {"logreg": [{"C": 0.1}]}},
-        **{"n_train": len(rows), "n_test": len(test_rows)},
+        n_train=len(rows),
+        n_test=len(test_rows),
         **given,
     )
     kept = leaderboard.OutOfFold(rows, y[rows], folds, outputs, through, test_rows, test_outputs)

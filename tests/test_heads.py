@@ -275,7 +275,7 @@ def test_a_path_gives_the_heads_that_single_fits_give(name, task):
     settings = [QUICK.get(name, {}) | params | {"task": task, "seed": 1} for params in grid]
     X_new, _ = data(task, seed=1, n=50)
     fitted = list(heads.CATALOGUE[name].path(settings, Rows.of(X, y)))
-    atol = 5e-3 if name == "logreg" else 1e-5  # it starts from the setting before
+    atol = 2e-2 if name == "logreg" else 1e-5  # of its solver, which starts elsewhere
     assert [type(head) for head in fitted] == [heads.CATALOGUE[name]] * len(settings)
     for head, params in zip(fitted, settings, strict=True):
         assert params.items() <= head.get_params().items()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import featcache as fc
 from featcache import heads, splits
-from featcache.compare import nested, work
+from featcache.compare import judging, nested, work
 from featcache.compare.candidates import Candidate
 from featcache.compare.data import Data
 
@@ -23,7 +23,7 @@ def inline(calls):
     return ((call.key, call.function(*call.arguments)) for call in calls)
 
 
-def plan(names, prefer="best", n_outputs=3):
+def plan(names, prefer="best", n_outputs=3, calibrates=False):
     chosen = [
         Candidate(
             name,
@@ -32,7 +32,16 @@ def plan(names, prefer="best", n_outputs=3):
         )
         for name in names
     ]
-    return nested.Plan("classification", "accuracy", n_outputs, prefer, 0, tuple(chosen), True)
+    return nested.Plan(
+        task="classification",
+        metric="accuracy",
+        n_outputs=n_outputs,
+        prefer=prefer,
+        seed=0,
+        candidates=tuple(chosen),
+        calibrates=calibrates,
+        moments_travel=True,
+    )
 
 
 def made(n=80, d=6, v=1, seed=0):
@@ -104,6 +113,45 @@ def test_a_setting_is_judged_by_models_that_left_its_fold_out(tmp_path, monkeypa
     (one,) = compared(made(), ["centroid"], tmp_path)
     assert [one.fold_chosen[0, fold] for fold in range(N_FOLDS)] == [0, 1, 1, 1]
     assert one.chosen == 1
+
+
+@pytest.mark.parametrize("fold", [0, 2])
+def test_calibrated_probabilities_of_a_fold_do_not_depend_on_its_labels(fold, tmp_path):
+    names = ["logreg", "linear-svm", "centroid"]
+    data = made()
+    wrong = data.y.copy()
+    wrong[data.folds[0] == fold] = (wrong[data.folds[0] == fold] + 1) % 3
+    here = data.folds[0] == fold
+    for kind in ("temperature", "platt", "isotonic"):
+        first, second = (
+            [
+                judging._calibrated(one_data, one, 0, kind)
+                for one in compared(one_data, names, tmp_path, calibrates=True)
+            ]
+            for one_data in (data, replace(data, y=wrong))
+        )
+        for one, other in zip(first, second, strict=True):
+            np.testing.assert_allclose(one[here], other[here], atol=1e-5)
+            assert not np.allclose(one[~here], other[~here], atol=1e-3)
+            np.testing.assert_allclose(one.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_map_of_a_fold_is_of_the_setting_that_the_fold_chose(tmp_path):
+    """Settings of the nearest mean have scores of very different scale."""
+    data = made()
+    (one,) = compared(data, ["centroid"], tmp_path, calibrates=True)
+    kind, settings_of = one.candidate.kind, one.candidate.settings
+    for (repeat, fold, other), outputs in one.inner.items():
+        rows = np.flatnonzero(~np.isin(data.folds[repeat], [fold, other]))
+        setting = settings_of[one.fold_chosen[repeat, fold]]
+        head = kind(**setting).fit(data.views[0][rows, 0], data.y[rows])
+        tested = data.views[0][data.folds[repeat] == other, 0]
+        np.testing.assert_allclose(outputs, head.outputs(tested), rtol=1e-4, atol=1e-5)
+    for fold, outputs in one.shipped.items():
+        rows = np.flatnonzero(data.folds[0] != fold)
+        head = kind(**settings_of[one.chosen]).fit(data.views[0][rows, 0], data.y[rows])
+        tested = data.views[0][data.folds[0] == fold, 0]
+        np.testing.assert_allclose(outputs, head.outputs(tested), rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(0, 1000), st.integers(1, 3))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -57,10 +59,40 @@ def test_blocks_of_single_precision_give_the_estimators_decisions(
     np.testing.assert_allclose(head.parity_values(X), expected, atol=1e-4 * scale)
 
 
+OWN_PROCESS = "FEATCACHE_TEST_INTELEX"
+in_own_process = pytest.mark.skipif(
+    OWN_PROCESS not in os.environ, reason="runs in a process of its own, see below"
+)
+
+
+@pytest.mark.skipif(find_spec("sklearnex") is None, reason="scikit-learn-intelex is not installed")
+@pytest.mark.skipif(OWN_PROCESS in os.environ, reason="this is the process of its own")
+def test_intelex_in_a_process_of_its_own():
+    """Where OpenVINO has brought its TBB into the process, intelex cannot be imported."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            __file__,
+            "-k",
+            "intelex_gives or intelex_solves",
+        ],
+        env={**os.environ, OWN_PROCESS: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "5 passed" in done.stdout.splitlines()[-1]
+
+
+@in_own_process
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_intelex_gives_what_scikit_learn_gives(n_classes, class_weight, request):
-    pytest.importorskip("sklearnex")
     X, y = noisy(n_classes)
     X, y = X[40:], np.where(y[40:] == 1, 5, y[40:])  # a gap in the numbers of the classes
     kept = np.flatnonzero((y != 0) | (np.arange(len(y)) % 4 == 0))
@@ -85,8 +117,8 @@ def test_intelex_gives_what_scikit_learn_gives(n_classes, class_weight, request)
     np.testing.assert_array_equal(ours.predict(z), theirs.predict(z))
 
 
+@in_own_process
 def test_intelex_solves_where_it_is_installed(monkeypatch):
-    pytest.importorskip("sklearnex")
     sizes = []
     fit = SVC.fit
     monkeypatch.setattr(SVC, "fit", lambda self, X, y: sizes.append(len(X)) or fit(self, X, y))

@@ -143,6 +143,7 @@ def fit_heads(
             prefer=prefer,
             seed=seed,
             candidates=tuple(chosen),
+            calibrates=calibrate is not None,
             moments_travel=backend == "loky",
         )
         board = _compare(source, plan, request, left_out, folder, jobs, backend, show_progress)

@@ -59,16 +59,18 @@ def _judge_one(
     data: Data, plan: Plan, one: Fitted, name: str, folder: Path, calibrate: str | None
 ) -> Judged:
     repeats, k = len(data.folds), data.n_folds
-    outputs = [_joined(data, one, repeat, plan.n_outputs) for repeat in range(repeats)]
+    outputs = [
+        _joined(data, repeat, {fold: one.outputs[repeat, fold] for fold in range(k)})
+        for repeat in range(repeats)
+    ]
     y = data.y[data.train]
     kind, described, through = one.output, None, outputs
     if calibrate is not None:
-        fitted = calibration.fit(calibrate, outputs[0], y, one.output)
-        described, kind = fitted.to_dict(), heads.PROBABILITIES
-        through = [
-            calibration.cross_fitted(calibrate, part, y, folds[data.train], one.output)
-            for part, folds in zip(outputs, data.folds, strict=True)
-        ]
+        calibrate = calibration.chosen(calibrate, len(y), one.output)
+        shipped = _joined(data, 0, one.shipped)
+        described = calibration.fit(calibrate, shipped, y, one.output).to_dict()
+        through = [_calibrated(data, one, repeat, calibrate) for repeat in range(repeats)]
+        kind = heads.PROBABILITIES
     per_fold = [
         metrics.score(plan.task, y[here], through[repeat][here], kind)
         for repeat in range(repeats)
@@ -108,14 +110,30 @@ def _judge_one(
     return Judged(result, one, outputs[0], through[0] if calibrate is not None else None)
 
 
-def _joined(data: Data, one: Fitted, repeat: int, n_outputs: int) -> np.ndarray:
-    """Return the outputs of all training rows in a repeat, in the order of `data.train`."""
+def _joined(data: Data, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
+    """Return the outputs of all training rows, in the order of `data.train`."""
     place = np.full(len(data.y), -1)
     place[data.train] = np.arange(len(data.train))
-    joined = np.zeros((len(data.train), n_outputs), np.float32)
-    for fold in range(data.n_folds):
-        joined[place[data.folds[repeat] == fold]] = one.outputs[repeat, fold]
+    joined = np.zeros((len(data.train), of_folds[0].shape[1]), of_folds[0].dtype)
+    for fold, outputs in of_folds.items():
+        joined[place[data.folds[repeat] == fold]] = outputs
     return joined
+
+
+def _calibrated(data: Data, one: Fitted, repeat: int, calibrate: str) -> np.ndarray:
+    """Return probabilities of all training rows, by maps that saw nothing of a row's own fold.
+
+    The map of a fold is fitted on what models without that fold and another say of the other,
+    with the setting that the fold chose: scores of other settings may have another scale.
+    """
+    folds, maps = data.folds[repeat], {}
+    for fold in range(data.n_folds):
+        others = [other for other in range(data.n_folds) if other != fold]
+        outputs = np.concatenate([one.inner[repeat, fold, other] for other in others])
+        y = np.concatenate([data.y[folds == other] for other in others])
+        fitted = calibration.fit(calibrate, outputs, y, one.output)
+        maps[fold] = fitted.transform(one.outputs[repeat, fold])
+    return _joined(data, repeat, maps)
 
 
 def sizes(data: Data) -> tuple[int, int]:

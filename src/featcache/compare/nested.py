@@ -45,6 +45,10 @@ class Fitted:
     chosen: int = 0  # number of the setting of the head that ships
     fold_chosen: dict[tuple[int, int], int] = field(default_factory=dict)  # (repeat, fold)
     outputs: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)  # of each tested fold
+    # for calibration: what models without two folds, with the setting that the first of them chose,
+    # say of the second, (repeat, first, second); and what the setting that ships says of each fold
+    inner: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict)
+    shipped: dict[int, np.ndarray] = field(default_factory=dict)
     output: str = ""
     file: str = ""
     fit_s: float = 0.0
@@ -62,6 +66,7 @@ class Plan:
     prefer: str
     seed: int
     candidates: tuple[Candidate, ...]
+    calibrates: bool
     moments_travel: bool  # moments reach the workers without being copied for each call
 
 
@@ -69,8 +74,9 @@ def n_calls(data: Data, plan: Plan) -> int:
     """Return how many fits, about, the comparison makes; for progress."""
     repeats, k = len(data.folds), data.n_folds
     pairs = k * (k - 1) // 2
+    for_calibration = pairs * repeats if plan.calibrates else 0
     each = sum(
-        (pairs * repeats if len(one.settings) > 1 else 0) + k * repeats + 1
+        (pairs * repeats if len(one.settings) > 1 else 0) + k * repeats + 1 + for_calibration
         for one in plan.candidates
     )
     return each * len(data.views)
@@ -272,28 +278,55 @@ def _predict_and_fit(
     advance: Advance,
 ) -> None:
     """Predict every outer fold with its own setting, and fit what ships to all training rows."""
-    calls = []
-    for number in reversed(range(len(found))):
+    calls = [
+        call
+        for number in reversed(range(len(found)))
+        for call in _last_calls(data, plan, number, found[number], known)
+    ]
+    for (number, what, place), result in run(calls):
         one = found[number]
-        features = (data.views[one.features], data.y)
-        job = job_of(plan, one, (one.chosen,), (), known.get((one.features, 0)))
-        calls.append(Call((number, None), work.fit_finally, (*features, data.folds[0], job)))
-        for repeat, folds in enumerate(data.folds):
-            for fold in range(data.n_folds):
-                setting = one.fold_chosen.get((repeat, fold), 0)
-                job = job_of(plan, one, (setting,), (fold,), known.get((one.features, repeat)))
-                calls.append(
-                    Call((number, (repeat, fold)), work.predict_fold, (*features, folds, job))
-                )
-    for (number, place), result in run(calls):
-        one = found[number]
-        if place is None:
+        if what == "ships":
             name, content, one.fit_s, one.output, one.messages, one.head = result
             one.file = name if len(data.views) == 1 else f"{one.features}-{name}"
             (folder / one.file).write_bytes(content)
-        else:
+        elif what == "fold":
             one.outputs[place], one.output, _ = result
+        elif what == "shipped":
+            one.shipped[place], _, _ = result
+        else:
+            repeat, first, second = place
+            one.inner[repeat, second, first], one.inner[repeat, first, second] = result
         advance(1)
+    for one in found:
+        for fold in range(data.n_folds):
+            one.shipped.setdefault(fold, one.outputs[0, fold])
+
+
+def _last_calls(
+    data: Data,
+    plan: Plan,
+    number: int,
+    one: Fitted,
+    known: dict[tuple[int, int], work.Known],
+) -> Iterator[Call]:
+    features = (data.views[one.features], data.y)
+    job = job_of(plan, one, (one.chosen,), (), known.get((one.features, 0)))
+    yield Call((number, "ships", None), work.fit_finally, (*features, data.folds[0], job))
+    for repeat, folds in enumerate(data.folds):
+        mine = known.get((one.features, repeat))
+        choice = [one.fold_chosen.get((repeat, fold), 0) for fold in range(data.n_folds)]
+        for fold, setting in enumerate(choice):
+            job = job_of(plan, one, (setting,), (fold,), mine)
+            place = (repeat, fold)
+            yield Call((number, "fold", place), work.predict_fold, (*features, folds, job))
+            if plan.calibrates and repeat == 0 and setting != one.chosen:
+                job = job_of(plan, one, (one.chosen,), (fold,), mine)
+                yield Call((number, "shipped", fold), work.predict_fold, (*features, folds, job))
+        for first, second in combinations(range(data.n_folds), 2) if plan.calibrates else ():
+            settings = (choice[first], choice[second])
+            job = job_of(plan, one, settings, (first, second), mine)
+            key = (number, "pair", (repeat, first, second))
+            yield Call(key, work.predict_pair, (*features, folds, job))
 
 
 def params_of(one: Fitted, setting: int) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from featcache import heads, metrics
 from featcache.compare.candidates import Candidate
+from featcache.heads.contract import SklearnHead
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.rows import BLOCK, Moments, Rows, total
 
@@ -79,6 +80,25 @@ def predict_fold(
         (head,) = _fit(views, y, folds, job, quiet=False)
     (outputs,) = outputs_of([head], views, np.flatnonzero(folds == job.without[0]), job.n_outputs)
     return outputs.astype(np.float32), head.output, _messages(caught)
+
+
+def predict_pair(
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit what two outer folds chose, without both; return outputs on the first and the second.
+
+    The outputs on the first are by the choice of the second, and the other way around.
+    """
+    first, second = job.without
+    # each on its own: a path would start the second from the first, which the other fold chose
+    fitted = {
+        setting: _fit(views, y, folds, replace(job, settings=(setting,)))
+        for setting in set(job.settings)
+    }
+    of_first, of_second = (fitted[setting] for setting in job.settings)
+    (on_second,) = outputs_of(of_first, views, np.flatnonzero(folds == second), job.n_outputs)
+    (on_first,) = outputs_of(of_second, views, np.flatnonzero(folds == first), job.n_outputs)
+    return on_first.astype(np.float32), on_second.astype(np.float32)
 
 
 def fit_finally(
@@ -146,8 +166,9 @@ def outputs_of(
     """Return what each head says of the clean images, (n, n_outputs), a column a class."""
     found: list[list[np.ndarray]] = [[] for _ in fitted]
     for start in range(0, len(rows), BLOCK):
-        # one array for all heads: those that search neighbours remember it by identity
         block = np.asarray(views[rows[start : start + BLOCK], 0])
+        if isinstance(fitted[0], SklearnHead):  # once for all settings of a head
+            block = np.asarray(block, fitted[0].precision)
         for head, parts in zip(fitted, found, strict=True):
             parts.append(_all_classes(head, head.outputs(block), n_outputs))
     return [np.concatenate(parts) if parts else np.zeros((0, n_outputs)) for parts in found]

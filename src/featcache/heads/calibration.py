@@ -71,6 +71,8 @@ class Temperature(Calibrator):
     """softmax(log p / T), or softmax(s / T) of scores, with the T of least log-loss.
 
     Guo et al. 2017, "On calibration of modern neural networks". It keeps the order of the classes.
+    Probabilities below 1 / (10 n) of n rows are taken for that: the rows say nothing of what is so
+    rare, and the zeros of a head that counts votes would ask for a T that levels all the others.
 
     Parameters
     ----------
@@ -79,6 +81,7 @@ class Temperature(Calibrator):
 
     kind = "temperature"
     temperature_: float
+    floor_: float
 
     def __init__(self, logits: bool = False):
         self.logits = logits
@@ -87,6 +90,7 @@ class Temperature(Calibrator):
         from scipy.optimize import minimize_scalar
 
         outputs, y = _checked(outputs, y)
+        self.floor_ = max(FLOOR, 0.1 / len(y))
         logits = self._logits(outputs)
         # scores have a scale of their own, from which the search starts
         unit = float(outputs.std()) or 1.0 if self.logits else 1.0
@@ -105,17 +109,22 @@ class Temperature(Calibrator):
         return np.asarray(np.exp(_log_softmax(logits / self.temperature_)))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "temperature": self.temperature_, "logits": self.logits}
+        return {
+            "kind": self.kind,
+            "temperature": self.temperature_,
+            "floor": self.floor_,
+            "logits": self.logits,
+        }
 
     def to_keras_layers(self, outputs: Any, name: str = PROBABILITIES) -> Any:
         keras = quiet.keras()
         logits = outputs
         if not self.logits:
-            logits = keras.ops.log(keras.ops.maximum(outputs, FLOOR))
+            logits = keras.ops.log(keras.ops.maximum(outputs, self.floor_))
         return keras.layers.Softmax(name=name)(keras.ops.divide(logits, self.temperature_))
 
     def _logits(self, outputs: np.ndarray) -> np.ndarray:
-        return outputs if self.logits else np.log(np.maximum(outputs, FLOOR))
+        return outputs if self.logits else np.log(np.maximum(outputs, self.floor_))
 
 
 class Platt(Calibrator):
@@ -231,36 +240,12 @@ def fit(kind: str, outputs: np.ndarray, y: np.ndarray, output_kind: str) -> Cali
     HeadError
         When the outputs are neither probabilities nor scores, or as in `Calibrator.fit`.
     """
-    return _make(kind, len(y), output_kind).fit(outputs, y)
-
-
-def cross_fitted(
-    kind: str, outputs: np.ndarray, y: np.ndarray, folds: np.ndarray, output_kind: str
-) -> np.ndarray:
-    """Return probabilities of rows through maps that were fitted on the other folds only.
-
-    Parameters
-    ----------
-    folds : (n,) int; the fold of each row. The rest as in `fit`; what auto means goes by all rows.
-
-    Returns
-    -------
-    (n, n_classes) float64.
-
-    Raises
-    ------
-    HeadError
-        When there are fewer than two folds, or as in `fit`.
-    """
-    numbers = np.unique(folds)
-    if len(numbers) < 2:
-        raise HeadError(f"Calibration needs two folds or more; there are {len(numbers)}.")
-    through = np.empty(outputs.shape)
-    for fold in numbers:
-        here = folds == fold
-        calibrator = _make(kind, len(y), output_kind).fit(outputs[~here], y[~here])
-        through[here] = calibrator.transform(outputs[here])
-    return through
+    kind = chosen(kind, len(y), output_kind)
+    if output_kind not in (PROBABILITIES, SCORES):
+        raise HeadError(f"Calibration needs probabilities or scores; got {output_kind}.")
+    if kind == Temperature.kind:
+        return Temperature(logits=output_kind == SCORES).fit(outputs, y)
+    return KINDS[kind]().fit(outputs, y)
 
 
 def from_dict(values: object) -> Calibrator:
@@ -273,11 +258,12 @@ def from_dict(values: object) -> Calibrator:
     """
     kind = values.get("kind") if isinstance(values, dict) else None
     if kind == Temperature.kind:
-        temperature, logits = _entries(values, "temperature", "logits")
+        temperature, floor, logits = _entries(values, "temperature", "floor", "logits")
         _require(_is_number(temperature) and temperature > 0, "temperature must be above 0")
+        _require(_is_number(floor) and 0 < floor <= 1, "floor must lie between 0 and 1")
         _require(isinstance(logits, bool), "logits must be true or false")
         scaling = Temperature(logits)
-        scaling.temperature_ = float(temperature)
+        scaling.temperature_, scaling.floor_ = float(temperature), float(floor)
         return scaling
     if kind == Platt.kind:
         platt = Platt()
@@ -301,16 +287,19 @@ def from_dict(values: object) -> Calibrator:
     return isotonic
 
 
-def _make(kind: str, n: int, output_kind: str) -> Calibrator:
+def chosen(kind: str, n: int, output_kind: str) -> str:
+    """Return what a kind means for `n` rows; see `fit`.
+
+    Raises
+    ------
+    SpecError
+        When there is no such kind.
+    """
     check_choice("calibration", kind, (AUTO, *KINDS))
-    if output_kind not in (PROBABILITIES, SCORES):
-        raise HeadError(f"Calibration needs probabilities or scores; got {output_kind}.")
-    if kind == AUTO:
-        scores = Platt.kind if n < ISOTONIC_ROWS else Isotonic.kind
-        kind = Temperature.kind if output_kind == PROBABILITIES else scores
-    if kind == Temperature.kind:
-        return Temperature(logits=output_kind == SCORES)
-    return KINDS[kind]()
+    if kind != AUTO:
+        return kind
+    scores = Platt.kind if n < ISOTONIC_ROWS else Isotonic.kind
+    return Temperature.kind if output_kind == PROBABILITIES else scores
 
 
 def _checked(outputs: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -106,6 +106,10 @@ def near_duplicates(material: Material, places: np.ndarray, X: np.ndarray) -> Va
 
 def _tsne(X: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(X) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(X))
+    # its threads wait for each other at every step: on a busy machine one is far quicker than two
+    with threadpool_limits(1):
+        made = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(X)
+    return np.asarray(made)

@@ -77,6 +77,7 @@
     const layout = {
       font: { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 13, color: "var(--ink)" },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: "var(--muted)", activecolor: "var(--accent)" },
       margin: { l: 56, r: 12, t: 24, b: 48 }, hoverlabel: { bgcolor: "var(--raised)", bordercolor: "var(--line)", font: { color: "var(--ink)" } },
       ...given,
     };
@@ -89,7 +90,9 @@
     responsive: true, displaylogo: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toggleSpikelines"],
   };
-  const draw = (element, data, layout) => Plotly.react(element, resolve(data), layoutOf(layout), config);
+  // its buttons would cover what is in the corner of a small chart
+  const draw = (element, data, layout, buttons = false) =>
+    Plotly.react(element, resolve(data), layoutOf(layout), { ...config, displayModeBar: buttons ? "hover" : false });
   const redraws = [];  // of what follows the colour scheme
 
   for (const element of all("[data-chart]")) {
@@ -139,7 +142,7 @@
         hovertext: n > 60 ? undefined : counts.map((row, i) => row.map((count, j) =>
           `${names[i]} taken for ${names[j]}: ${count} of ${matrix.support[i]}`)),
         hovertemplate: n > 60 ? "%{z:.0%} of the class<extra></extra>" : "%{hovertext}<extra></extra>",
-      }], { ...matrix.layout, dragmode: n > 60 ? "zoom" : false, shapes: outline() });
+      }], { ...matrix.layout, dragmode: n > 60 ? "zoom" : false, shapes: outline() }, n > 60);
     });
     requestAnimationFrame(() => {
       element.on("plotly_hover", ({ points: [at] }) => say(at.y, at.x));
@@ -208,12 +211,12 @@
       document.getElementById("shown").textContent = `${visible.length} images`;
       return draw(element, [...traces(), ring()], {
         height: narrow.matches ? 460 : 620, dragmode: narrow.matches ? false : "pan", hovermode: "closest",
-        margin: { l: 8, r: 8, t: 8, b: 8 },
+        margin: { l: 8, r: 8, t: 36, b: 8 },
         xaxis: { showticklabels: false, zeroline: false, showgrid: false, mirror: true, showline: true },
         yaxis: { showticklabels: false, zeroline: false, showgrid: false, mirror: true, showline: true },
         legend: narrow.matches || points.classes.length < 4 ? { orientation: "h", y: -.02 } : {},
         showlegend: mode === "right" || (mode === "class" && points.classes.length <= 40),
-      });
+      }, true);
     };
     const said = (list, place) => task === "classification" ? points.classes[list[place]] : list[place];
     const describe = (place) => {
