@@ -2,8 +2,9 @@
 
 libsvm decides between pairs of classes; scikit-learn turns the pairs into one score a class: the
 number of pairs won, plus a confidence term below one third that breaks ties. Both steps are
-rebuilt here from stock layers and `keras.ops`. Where scikit-learn-intelex is installed it solves
-the same problem several times faster; what it learnt is kept in scikit-learn's own estimator.
+rebuilt here from stock layers and `keras.ops`. With few rows libsvm is given all kernel values; with
+many scikit-learn-intelex solves, where it is installed. Either is several times as fast as
+scikit-learn's SVC, and what it learnt is kept in one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from featcache import quiet
 from featcache.heads import preprocessing
 from featcache.heads.contract import CLASSIFICATION, SCORES, SklearnHead
 from featcache.heads.preprocessing import L2, PREPROCESSING, PRINCIPAL, STANDARDISE, dense_layer
+from featcache.heads.rows import BLOCK
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLOCK_BYTES = 64 << 20  # of kernel values at a time
+_KERNEL_ROWS = 8192  # up to so many rows all kernel values are kept while solving: 0.8 GB
 
 
 class RbfSVM(SklearnHead):
@@ -91,11 +94,12 @@ class RbfSVM(SklearnHead):
         z = X if step == "passthrough" else step.fit_transform(X)
         variance = float(z.var(dtype=np.float64)) or 1.0
         estimator = self.make_estimator(z.shape[1] * variance)
-        fast = _intelex(estimator)
-        if fast is None:
+        solver = _with_kernel_values if len(z) <= _KERNEL_ROWS else _intelex
+        fitted = solver(estimator, z, y)
+        if fitted is None:
             estimator.fit(z, y)
         else:
-            _take(estimator, fast.fit(z, y), z, y)
+            _take(estimator, fitted, z, y)
         self.pipeline_ = make_pipeline(step, estimator)
         return self.describe()
 
@@ -198,14 +202,32 @@ def _typical_kernel(vectors: np.ndarray, gamma: float) -> float:
     return float(rbf_kernel(some, gamma=gamma).mean())
 
 
-def _intelex(estimator: Any) -> Any:
-    """Return scikit-learn-intelex's SVC with the same parameters, or None where there is none."""
+def _with_kernel_values(estimator: Any, z: np.ndarray, y: np.ndarray) -> Any:
+    """Return an SVC that was fitted to kernel values: one matrix product for all pairs of classes.
+
+    libsvm by itself computes them pair by pair and value by value, which is most of its time.
+    """
+    kernel = np.empty((len(z), len(z)))
+    products = z @ z.T
+    norms = products.diagonal().copy()
+    for start in range(0, len(z), BLOCK):
+        some = slice(start, start + BLOCK)
+        exponent = 2 * products[some] - norms
+        exponent -= norms[some, None]
+        exponent *= estimator.gamma
+        kernel[some] = np.exp(exponent, out=exponent)
+    np.fill_diagonal(kernel, 1.0)
+    return svm.SVC(**(estimator.get_params() | {"kernel": "precomputed"})).fit(kernel, y)
+
+
+def _intelex(estimator: Any, z: np.ndarray, y: np.ndarray) -> Any:
+    """Return scikit-learn-intelex's SVC, fitted, or None where there is none."""
     try:
         from sklearnex.svm import SVC
     except ImportError:
         return None
     # one thread, so that the result is the same whatever else runs on the machine
-    return SVC(**estimator.get_params(), n_jobs=1)
+    return SVC(**estimator.get_params(), n_jobs=1).fit(z, y)
 
 
 def _take(estimator: Any, fitted: Any, z: np.ndarray, y: np.ndarray) -> None:
