@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_limits
 
 import featcache as fc
 from featcache import heads
+from featcache.heads import neighbours
 
 N_CLASSES = 10
 N_FACTORS = 40  # what embeddings vary in, beside noise
@@ -55,6 +56,7 @@ def embeddings(n_rows: int, n_features: int, seed: int = 0) -> tuple[np.ndarray,
 
 def scikit_learn(name: str, params: dict[str, Any], X: np.ndarray) -> Any:
     """Return the pipeline that a user of scikit-learn would write for one of our settings."""
+    params = heads.CATALOGUE[name](**params).get_params()
     scaler = SCALERS[params.get("preprocessing", "none")]
     if name == "dummy":
         return make_pipeline("passthrough", DummyClassifier())
@@ -73,11 +75,16 @@ def scikit_learn(name: str, params: dict[str, Any], X: np.ndarray) -> Any:
         knn = KNeighborsClassifier(
             params["k"],
             metric=params["metric"],
-            weights=params.get("weights", "uniform"),
+            weights=softmax_of_cosine if params["weights"] == "softmax" else params["weights"],
             algorithm="brute",
         )
         return make_pipeline(scaler, knn)
     raise ValueError(f"no scikit-learn counterpart of {name}")
+
+
+def softmax_of_cosine(distances: np.ndarray) -> np.ndarray:
+    """Weigh neighbours as our head does."""
+    return np.exp((1 - distances) / neighbours.TEMPERATURE)
 
 
 def loop(X: np.ndarray, y: np.ndarray, settings: dict[str, Any]) -> dict[str, float]:

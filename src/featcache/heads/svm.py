@@ -2,8 +2,8 @@
 
 libsvm decides between pairs of classes; scikit-learn turns the pairs into one score a class: the
 number of pairs won, plus a confidence term below one third that breaks ties. Both steps are
-rebuilt here from stock layers and `keras.ops`. With few rows libsvm is given all kernel values; with
-many scikit-learn-intelex solves, where it is installed. Either is several times as fast as
+rebuilt here from stock layers and `keras.ops`. With few rows libsvm is given all kernel values;
+with many scikit-learn-intelex solves, where it is installed. Either is several times as fast as
 scikit-learn's SVC, and what it learnt is kept in one.
 """
 
