@@ -29,7 +29,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from threadpoolctl import threadpool_limits
 
 import featcache as fc
@@ -71,6 +71,8 @@ def scikit_learn(name: str, params: dict[str, Any], X: np.ndarray) -> Any:
         return make_pipeline(scaler, lda)
     if name == "logreg":
         return make_pipeline(scaler, LogisticRegression(C=params["C"], max_iter=2000))
+    if name == "linear-svm":
+        return make_pipeline(scaler, LinearSVC(C=params["C"], dual=True, max_iter=10_000))
     if name == "knn":
         knn = KNeighborsClassifier(
             params["k"],

@@ -51,7 +51,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
     paths, outputs = [], []
     for name in STITCHED:
         # every image through the best model, a good part of them through the others
-        n_images = 543 if name == clipart_board.best.name else 120
+        n_images = 543 if name == clipart_board.best.name else 60
         monkeypatch.setattr(stitching, "MAX_PARITY_IMAGES", n_images)
         paths.append(tmp_path / f"{name}.keras")
         model = fc.stitch(clipart_board[name], paths[-1], show_progress=False)

@@ -137,11 +137,6 @@ def shared(annotations: Annotations, digests: np.ndarray) -> list[tuple[int, int
     ]
 
 
-def units(digests: np.ndarray, groups: tuple[str, ...] | None) -> np.ndarray:
-    """Return (n,) int64: rows with the same number, copies or of one group, must stay together."""
-    return _units(digests, groups)[1]
-
-
 def _rows_of(
     unit_of: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

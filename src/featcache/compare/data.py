@@ -45,7 +45,6 @@ class Data:
     folds: np.ndarray  # (repeats, n) int16: outer fold of each training row, -1 for held-out rows
     train: np.ndarray  # (n_train,) int64
     test: np.ndarray  # (n_test,) int64
-    units: np.ndarray  # (n,) int64: rows of one unit, copies or a group, are never parted
 
     @property
     def n_folds(self) -> int:
@@ -155,8 +154,7 @@ def prepare(source: Source, cv: int, repeats: int, seed: int, scratch: Path) -> 
         _mapped(reader, one, source, scratch / f"{number}.npy")
         for number, (reader, one) in enumerate(zip(source.readers, source.sets, strict=True))
     )
-    units = splits.units(source.digests, about.groups)
-    return Data(views, about.y, folds, train, test, units)
+    return Data(views, about.y, folds, train, test)
 
 
 def warnings_of(source: Source, seed: int) -> tuple[str, ...]:
