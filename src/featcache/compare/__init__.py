@@ -118,7 +118,7 @@ def fit_heads(
     )
     folder = _folder(source) if folder is None else Path(folder)
     request = {
-        "features": [one.content for one in source.sets],
+        "features": sorted(one.content for one in source.sets),
         "cv": cv,
         "repeats": repeats,
         "metric": metric,
@@ -170,14 +170,14 @@ def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> da
 
 def _folder(source: data.Source) -> Path:
     first = source.sets[0]
-    if first.path is None:
+    if source.path is None:
         store.prepare(Path("cache"))
         return Path("cache", f"arrays-{first.content[:8]}", "arrays.heads")
     if len(source.sets) == 1:
-        return first.path.with_suffix(".heads")
+        return source.path.with_suffix(".heads")
     contents = "".join(sorted(one.content for one in source.sets))
     digest = hashlib.blake2b(contents.encode(), digest_size=4).hexdigest()
-    return first.path.with_name(f"{len(source.sets)}-files-{digest}.heads")
+    return source.path.with_name(f"{len(source.sets)}-files-{digest}.heads")
 
 
 def _output_names(source: data.Source) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Source:
     digests: np.ndarray  # (n, 16) uint8 of the chosen rows
     ids: tuple[str, ...] | None  # names of the chosen rows, for messages
     rows: tuple[np.ndarray, ...]  # (n,) the chosen rows in each set's own file
+    path: Path | None = None  # of the first file, as the caller named it
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def of_files(files: Sequence[store.Features]) -> Source:
         digests=first.digests[rows[0]],
         ids=tuple(first.ids[row] for row in rows[0].tolist()),
         rows=rows,
+        path=first.path,
     )
 
 
