@@ -52,7 +52,7 @@ def test_a_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SpecError, match=rf"pip install 'featcache\[{backend}\]'"):
         fit(tmp_path / "h", backend=backend)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("h*"))
 
 
 MEMORY = """

@@ -207,12 +207,12 @@ def test_class_names_with_markup_stay_text(tmp_path, extract):
     ("options", "error", "message"),
     [
         ({"names": ["svm"]}, SpecError, "no head 'svm'; choose from dummy, centroid"),
-        ({"seed": -1}, SpecError, "seed must be a whole number from 0"),
+        ({"seed": -1}, SpecError, "seed must be a whole number, 0 or more"),
         ({"seed": 2**32}, SpecError, "seed must be a whole number from 0"),
         ({"jobs": 0}, SpecError, "jobs must be"),
         ({"dense": {"dropout": 0.1}}, SpecError, "dense is not among the heads"),
-        ({"cv": 2}, SpecError, "cv must be 3 or more; got 2"),
-        ({"repeats": 0}, SpecError, "repeats must be 1 or more; got 0"),
+        ({"cv": 2}, SpecError, "cv must be a whole number, 3 or more; got 2"),
+        ({"repeats": 0}, SpecError, "repeats must be a whole number, 1 or more; got 0"),
         ({"metric": "rmse"}, SpecError, "metric must be one of accuracy, .*; got 'rmse'"),
         ({"prefer": "quick"}, SpecError, "prefer must be one of best, simple; got 'quick'"),
         ({"class_weight": "even"}, SpecError, "class_weight must be one of None, balanced"),
@@ -269,6 +269,7 @@ def test_a_moved_cache_is_found_again(features, tmp_path):
     [
         *({"results": []}, {"request": None}, {"features": 3}, {"features": []}),
         *({"results": [{"params": None}]}, {"left_out": 3, "warnings": 5}),
+        *({"class_names": [1]}, {"n_train": "x"}, {"learning_curve": 5}, {"metric": "nope"}),
     ],
 )
 def test_boards_that_lack_something(features, change):
@@ -289,3 +290,33 @@ def test_missing_and_damaged_boards(features):
     assert fit(features).results
     with pytest.raises(StoreError, match="does not exist"):
         fit(folder / "nowhere.h5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"mean": "abc"}, {"scores": {}}, {"test": {}}, {"fit_s": []}, {"p_t_test": "x"}),
+        *({"features": 7}, {"scores": {"accuracy": ["x"]}}, {"is_level": None}),
+    ],
+)
+def test_results_of_the_wrong_type(features, change):
+    folder = fit(features, ["lda"]).folder
+    saved = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    saved["results"][0] |= change
+    (folder / "leaderboard.json").write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(HeadError, match="damaged"):
+        leaderboard.load(folder)
+
+
+def test_a_head_of_another_comparison_is_not_taken_for_the_scored_one(features, tmp_path):
+    board = fit(features, ["logreg"])
+    other = fit(features, ["logreg"], seed=5, folder=tmp_path / "other")
+    board.best.path.write_bytes(other.best.path.read_bytes())
+    with pytest.raises(HeadError, match="is not the one that its leaderboard scored"):
+        board.best.head  # noqa: B018
+
+
+def test_missing_predictions_are_made_again(features):
+    board = fit(features, ["lda"])
+    (board.folder / "out_of_fold.npz").unlink()
+    assert fit(features, ["lda"]).out_of_fold().rows.shape == (board.n_train,)

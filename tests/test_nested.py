@@ -57,6 +57,7 @@ def made(n=80, d=6, v=1, seed=0):
         folds=folds[None],
         train=np.arange(n),
         test=np.arange(0),
+        units=np.arange(n),
     )
 
 
@@ -186,7 +187,7 @@ def test_groups_and_copies_are_on_one_side(samples, seed):
         target_names=("t",),
         task="regression",
     )
-    _, units = splits._units(digests, groups)
+    units = splits.units(digests, groups)
     if len(set(units)) < 3:
         return
     for train, test in splits.folds(about, digests, 3, seed):

@@ -458,6 +458,7 @@ def test_heads_train_on_all_views_and_are_judged_on_clean_images(photos, extract
     fc.fit_heads(features, ["linear-svm"], cv=3, jobs=1, report=False, show_progress=False)
     judged, trained_on = [], []
     for what, X, y, groups in fitted:
+        X = X.astype(features.dtype)  # a head may be handed the precision it computes in
         rows = [owner[row.tobytes()] for row in X]
         if what == "fit":
             assert all(count == 3 for count in Counter(rows).values())

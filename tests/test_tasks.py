@@ -228,6 +228,8 @@ def odd(name):
     X, y = arrays()
     if name == "nan":
         X[17, 3] = np.nan
+    elif name == "huge":
+        X[17, 3] = 1e30
     elif name == "infinite":
         X[17, 3] = np.inf
     elif name == "one sample":
@@ -246,6 +248,7 @@ def odd(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("huge", "The features of row 17 are not all finite numbers below 1e\\+15"),
         ("nan", "The features of row 17 are not all finite numbers"),
         ("infinite", "The features of row 17 are not all finite numbers"),
         ("one sample", r"Class '3' has \d different training image\(s\), fewer than the 3 folds"),
@@ -328,3 +331,103 @@ def test_calibration_is_for_classes(folder):
     X, _ = arrays()
     with pytest.raises(SpecError, match="calibrate is for classification"):
         fit((X, X[:, 0]), ["ridge"], calibrate="auto", folder=folder)
+
+
+def test_a_folder_of_anything_else_is_never_replaced(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    fit(arrays(), ["lda"], folder=precious)  # empty: nothing to lose
+    fit(arrays(), ["lda"], folder=precious, overwrite=True)
+    (precious / "thesis.tex").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for folder in (precious, tmp_path, tmp_path / "file"):
+        with pytest.raises(SpecError, match=r"is no folder of heads .* would be replaced"):
+            fit(arrays(), ["lda"], folder=folder, overwrite=True)
+    assert (precious / "thesis.tex").read_text() == "x"
+
+
+def test_held_out_outputs_are_kept_as_they_were_scored(folder):
+    X, y = arrays(200, n_classes=2)
+    board = fit((X, y), ["linear-svm"], calibrate="auto", folder=folder)
+    said = board.out_of_fold()
+    np.testing.assert_allclose(said.test_outputs.sum(axis=1), 1, rtol=1e-5)
+    right = said.test_outputs.argmax(axis=1) == y[said.test_rows]
+    assert right.mean() == board.best.result.test["accuracy"]
+
+
+def test_copies_do_not_make_a_difference_more_certain(folder):
+    """Noise that is there ten times over: nothing can be told from the floor."""
+    rng = np.random.default_rng(0)
+    X, y = (
+        np.repeat(rng.standard_normal((40, 5)), 10, axis=0),
+        np.repeat(rng.integers(0, 2, 40), 10),
+    )
+    for groups in (None, np.repeat(np.arange(40), 10)):
+        board = fit((X, y), ["ridge", "centroid", "logreg"], groups=groups, folder=folder)
+        assert all(result.p_mcnemar > 0.05 for result in board.results[1:])
+
+
+def test_copies_with_several_labels(folder):
+    X, y = arrays(60)
+    X, y = np.concatenate([X, X, X]), np.concatenate([y, (y + 1) % 3, (y + 2) % 3])
+    assert fit((X, y), ["lda"], folder=folder).best.result.mean < 0.6
+
+
+def test_heads_come_from_simple_to_flexible_however_they_are_named(folder):
+    X, y = arrays()
+    chosen = {
+        fit((X, y), names, prefer="simple", folder=folder, overwrite=True).best.name
+        for names in (["knn", "ridge", "lda", "logreg"], ["logreg", "lda", "ridge", "knn"])
+    }
+    assert len(chosen) == 1
+
+
+def test_groups_that_are_none_are_no_group(folder):
+    X, y = arrays()
+    assert fit((X, y), ["lda"], groups=[None] * 90, folder=folder).best.result.mean > 0.9
+
+
+def test_given_splits_that_part_a_group_are_named(extract):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    given = {
+        "labels": np.arange(40) % 2,
+        "splits": ["train", "train", "test", "test"] * 10,
+        "groups": ["a", "b"] * 20,
+    }
+    board = fit(extract(fc.open_source(pixels, **given, name="g")).features, ["lda"], cv=3)
+    assert any("groups are in the given test part" in warning for warning in board.warnings)
+
+
+def test_an_own_estimator_that_fails_is_named(folder):
+    from sklearn.naive_bayes import GaussianNB, MultinomialNB
+    from sklearn.neighbors import KNeighborsClassifier
+
+    with pytest.raises(HeadError, match="Your MultinomialNB failed: Negative values"):
+        fit(arrays(), [MultinomialNB()], folder=folder)
+    with pytest.raises(SpecError, match="two heads 'gaussiannb'"):
+        fit(arrays(), [GaussianNB(), GaussianNB(var_smoothing=0.5)], folder=folder)
+    X, y = arrays()
+    rare = np.stack([y == 0, np.arange(90) == 3, np.ones(90)], axis=1).astype(int)
+    board = fit((X, rare), [KNeighborsClassifier(3)], folder=folder)
+    said = board.out_of_fold().outputs["kneighborsclassifier"]
+    assert said[:, 1].max() < 0.5
+    assert said[:, 2].min() == 1
+
+
+@pytest.mark.parametrize("value", ["5", 4.5, None])
+def test_numbers_of_folds_that_are_none(folder, value):
+    with pytest.raises(SpecError, match="cv must be a whole number, 3 or more; got"):
+        fit(arrays(), ["lda"], cv=value, folder=folder)
+    assert fit(arrays(), ["lda"], cv=np.int64(3), seed=np.int64(2), folder=folder).results
+
+
+def test_labels_must_be_zero_or_one(folder):
+    X, y = arrays()
+    with pytest.raises(HeadError, match="must be 0 and 1"):
+        fit((X, np.stack([3 * y, y], axis=1)), ["ridge"], task="multi-label", folder=folder)
+
+
+def test_the_same_features_twice(photos, extract):
+    features = extract(photos).features
+    with pytest.raises(SpecError, match="The same features were given twice"):
+        fit([features, features], ["lda"])

@@ -110,7 +110,8 @@ def folds(
         return [_rows_of(unit_of, train, test) for train, test in parts]
     labels = annotations.labels
     _check_classes(labels, unit_of, annotations.class_names, n_folds, unit)
-    if groups is not None:  # a group may have several classes
+    # a group may have several classes, and so may copies of an image
+    if groups is not None or (labels != labels[first][unit_of]).any():
         grouped = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
         return list(grouped.split(labels, labels, unit_of))
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
@@ -135,6 +136,11 @@ def shared(annotations: Annotations, digests: np.ndarray) -> list[tuple[int, int
         for row, split in enumerate(annotations.splits)
         if split == "test" and keys[row] in learnt
     ]
+
+
+def units(digests: np.ndarray, groups: tuple[str, ...] | None) -> np.ndarray:
+    """Return (n,) int64: rows with the same number, copies or of one group, must stay together."""
+    return _units(digests, groups)[1]
 
 
 def _rows_of(

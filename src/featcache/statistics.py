@@ -24,15 +24,15 @@ def corrected_t_test(differences: np.ndarray, n_train: int, n_test: int) -> floa
 
     Returns
     -------
-    float. NaN where k < 2 or a difference is NaN; 1 where all are zero; 0 where all are the same
-    but not zero.
+    float. NaN where k < 2, a difference is NaN, or all are the same but not zero: then their
+    spread is unknown; 1 where all are zero.
     """
     from scipy import stats
 
     if len(differences) < 2:
         return math.nan
     if np.ptp(differences) == 0:
-        return 0.0 if differences[0] else 1.0
+        return math.nan if differences[0] else 1.0
     t = np.mean(differences) / standard_error(differences, n_train, n_test)
     return float(2 * stats.t.sf(abs(t), len(differences) - 1))
 

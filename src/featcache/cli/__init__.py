@@ -71,5 +71,5 @@ def main() -> None:
         say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
         sys.exit(1)
     if code == 130:  # Typer turns Ctrl-C into this code
-        say("Interrupted. What was finished is kept; the same command goes on from there.")
+        say("Interrupted. Features that were computed are kept; run the same command again.")
     sys.exit(code if isinstance(code, int) else 0)

@@ -17,6 +17,7 @@ from featcache.cli.options import (
     Seed,
     app,
     listed,
+    one_line,
     print_table,
     result,
     say,
@@ -120,7 +121,7 @@ def fit_heads(
     for name, reason in (board.left_out or {}).items():
         say(f"Left out {name}: {reason}.")
     for warning in board.warnings:
-        say(f"Note: {warning}")
+        say(f"Note: {one_line(warning)}")
     print_table(board)
     typer.echo(_legend(board))
     if board.learning_curve is not None:

@@ -8,12 +8,16 @@ whole training part; the selected head alone is scored on the held-out part, onc
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from featcache import files, leaderboard, metrics, progress, splits, store
 from featcache.compare import candidates, data, judging, learning, nested
@@ -92,9 +96,8 @@ def fit_heads(
     SpecError
         When an option, a head's name or a parameter is wrong.
     """
-    for name, value, least in (("cv", cv, 3), ("repeats", repeats, 1)):
-        if value < least:
-            raise SpecError(f"{name} must be {least} or more; got {value}.")
+    cv, repeats = (_whole(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
+    seed = _whole("seed", seed, 0)
     check_choice("prefer", prefer, (nested.BEST, nested.SIMPLE))
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
@@ -116,7 +119,7 @@ def fit_heads(
         seed=seed,
         dense=dense,
     )
-    folder = _folder(source) if folder is None else Path(folder)
+    folder = _folder(source) if folder is None else _checked(Path(folder))
     request = {
         "features": sorted(one.content for one in source.sets),
         "cv": cv,
@@ -134,24 +137,73 @@ def fit_heads(
         "versions": _versions(),
     }
     is_known = not overwrite and not any(one.is_own for one in chosen)
-    board = leaderboard.load_if_same(folder, request) if is_known else None
-    if board is None:
-        plan = nested.Plan(
-            task=about.task,
-            metric=metric,
-            n_outputs=len(_output_names(source)),
-            prefer=prefer,
-            seed=seed,
-            candidates=tuple(chosen),
-            calibrates=calibrate is not None,
-            moments_travel=backend == "loky",
-        )
-        board = _compare(source, plan, request, left_out, folder, jobs, backend, show_progress)
-    if report and not (folder / "report.html").exists():
-        from featcache import report as page
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, show_progress):
+        board = leaderboard.load_if_same(folder, request) if is_known else None
+        if board is None:
+            plan = nested.Plan(
+                task=about.task,
+                metric=metric,
+                n_outputs=len(_output_names(source)),
+                prefer=prefer,
+                seed=seed,
+                candidates=tuple(chosen),
+                calibrates=calibrate is not None,
+                moments_travel=backend == "loky",
+            )
+            board = _compare(source, plan, request, left_out, folder, jobs, backend, show_progress)
+        if report and not (folder / "report.html").exists():
+            from featcache import report as page
 
-        page.write(board)
+            page.write(board)
     return board
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number of any kind as int."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise SpecError(f"{name} must be a whole number, {least} or more; got {value}.")
+    return number
+
+
+def _checked(folder: Path) -> Path:
+    """Return the folder; raise SpecError where its place is taken by something else than heads."""
+    folder = Path(os.path.abspath(folder)) if folder.name in ("", ".", "..") else folder
+    if not folder.exists() and not folder.is_symlink():
+        return folder
+    foreign = [folder.name]
+    if folder.is_dir() and not folder.is_symlink():
+        foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
+        if not foreign and (leaderboard.is_folder(folder) or not any(folder.iterdir())):
+            return folder
+    raise SpecError(
+        f"'{folder}' is no folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
+        f"and would be replaced. Name one that does not exist."
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    known = ("leaderboard.json", "leaderboard.csv", "out_of_fold.npz", "report.html")
+    return path.is_file() and (path.name in known or path.suffix in (".skops", ".keras"))
+
+
+@contextmanager
+def _alone(folder: Path, show_progress: bool) -> Iterator[None]:
+    """Wait for another process that fits heads into the same folder, and keep others waiting."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        progress.note(f"Another process fits heads into '{folder}'; waiting for it.", show_progress)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> data.Source:
@@ -165,6 +217,8 @@ def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> da
     opened = [one if isinstance(one, store.Features) else store.Features(one) for one in several]
     if not opened:
         raise SpecError("No feature file was given.")
+    if len({one.content for one in opened}) < len(opened):
+        raise SpecError("The same features were given twice; give each feature file once.")
     return data.of_files(opened)
 
 

@@ -91,16 +91,27 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
     if names is None or names in (ALL, QUICK):
         return dict.fromkeys(heads.CATALOGUE)
     wanted: dict[str, Any] = {"dummy": None}  # the floor is always shown
-    for one in [names] if isinstance(names, str) else names:
+    is_one = isinstance(names, str) or not isinstance(names, Sequence)
+    for one in [names] if is_one else names:
         if isinstance(one, str) and ":" in one:
             wanted |= from_factory(one)
         elif isinstance(one, str) and one == ALL:
             wanted |= dict.fromkeys(heads.CATALOGUE)
+        elif isinstance(one, str) and one == QUICK:
+            raise SpecError("quick cannot be mixed with other heads; name those you want, or all.")
         elif isinstance(one, str):
             heads.check_names([one])
             wanted[one] = None
         else:
-            wanted |= _named(one)
+            (name,) = named = _named(one)
+            if name in wanted:
+                raise SpecError(
+                    f"There are two heads '{name}'; give them as (name, estimator) pairs."
+                )
+            wanted |= named
+    # from simple to flexible, however they were named; the user's own last
+    order = [*heads.CATALOGUE, *wanted]
+    wanted = dict(sorted(wanted.items(), key=lambda item: order.index(item[0])))
     if dense and "dense" not in wanted:
         raise SpecError("Options of the dense head are given, but dense is not among the heads.")
     return wanted
@@ -138,11 +149,12 @@ def from_factory(text: str) -> dict[str, Any]:
         sys.path.insert(0, here)  # as `python -m` has it, but the console script has not
     try:
         factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SpecError(f"'{text}' is no module:factory that can be imported: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever is wrong with the user's own module
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise SpecError(f"'{text}' is no module:factory that can be imported: {reason}.") from error
     try:
         made = factory()
-    except Exception as error:  # whatever the user's own function raises
+    except (Exception, SystemExit) as error:  # and with its function
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise SpecError(f"'{text}' raised {reason}.") from error
     if isinstance(made, dict):

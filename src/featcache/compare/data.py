@@ -6,8 +6,10 @@ memory, so that a matrix is in memory once however many processes fit heads.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from featcache.errors import HeadError, SpecError
 from featcache.leaderboard import FeatureSet
 
 BLOCK = 4096
+LARGEST = 1e15  # of a feature or target
 SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
 
 
@@ -46,6 +49,7 @@ class Data:
     folds: np.ndarray  # (repeats, n) int16: outer fold of each training row, -1 for held-out rows
     train: np.ndarray  # (n_train,) int64
     test: np.ndarray  # (n_test,) int64
+    units: np.ndarray  # (n,) int64: rows of one unit, copies or a group, are never parted
 
     @property
     def n_folds(self) -> int:
@@ -116,7 +120,8 @@ def of_arrays(
     if groups is not None:
         if len(groups) != len(X):
             raise HeadError(f"X has {len(X)} rows and groups {len(groups)}.")
-        about = replace(about, groups=tuple(map(str, groups)))
+        named = ("" if one is None or one != one else str(one) for one in groups)
+        about = replace(about, groups=tuple(named))
     joined = b"".join(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in X)
     digests = np.frombuffer(joined, np.uint8).reshape(len(X), 16)
     total = hashlib.blake2b(digest_size=16)
@@ -156,7 +161,8 @@ def prepare(source: Source, cv: int, repeats: int, seed: int, scratch: Path) -> 
         _mapped(reader, one, source, scratch / f"{number}.npy")
         for number, (reader, one) in enumerate(zip(source.readers, source.sets, strict=True))
     )
-    return Data(views, about.y, folds, train, test)
+    units = splits.units(source.digests, about.groups)
+    return Data(views, about.y, folds, train, test, units)
 
 
 def warnings_of(source: Source, seed: int) -> tuple[str, ...]:
@@ -176,6 +182,16 @@ def warnings_of(source: Source, seed: int) -> tuple[str, ...]:
             )
         elif counts[least] < SMALL_CLASS:
             found.append(f"{smallest}: what is said of it is uncertain.")
+    if about.groups is not None and about.splits is not None:
+        sides: dict[str, set[bool]] = {}
+        for group, split in zip(about.groups, about.splits, strict=True):
+            sides.setdefault(group, set()).add(split == "test")
+        both = [group for group, found_in in sides.items() if group and len(found_in) == 2]
+        if both:
+            found.append(
+                f"{len(both)} groups are in the given test part and among those learnt from, so "
+                f"the held-out score is too good: {', '.join(repr(one) for one in both[:3])}."
+            )
     pairs = splits.shared(about, source.digests)
     if pairs:
         named = "; ".join(
@@ -218,18 +234,23 @@ def _mapped(reader: Any, one: FeatureSet, source: Source, path: Path) -> np.ndar
                     "shape": (n, *block.shape[1:]),
                 }
                 np.lib.format.write_array_header_1_0(file, header)
-            finite = np.isfinite(block).all(axis=(1, 2))
-            if not finite.all():
-                row = start + int(np.flatnonzero(~finite)[0])
+                header_end = file.tell()
+            # of larger ones the squares are infinite in float32
+            usable = (np.abs(block) < LARGEST).all(axis=(1, 2))
+            if not usable.all():
+                row = start + int(np.flatnonzero(~usable)[0])
                 what = f"'{source.ids[row]}'" if source.ids else f"row {row}"
                 where = f" in '{one.path}'" if one.path else ""
                 raise HeadError(
-                    f"The features of {what}{where} are not all finite numbers, so nothing can be "
-                    f"learnt from them. Leave it out, or extract again with --dtype float32."
+                    f"The features of {what}{where} are not all finite numbers below "
+                    f"{LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
+                    f"mend what made them."
                 )
             # written, not mapped: pages of a mapping would count as this process's memory
             np.ascontiguousarray(block).tofile(file)
             start += len(block)
+            if file.tell() != header_end + start * block[0].nbytes:  # tofile does not tell
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path.parent))
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
@@ -304,8 +325,10 @@ def _learnt(y: Any, task: str | None) -> Annotations:
         "continuous-multioutput": "regression",
         "multiclass-multioutput": "regression",
     }
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        raise HeadError("y has values that are not finite numbers. Leave those rows out.")
+    if y.dtype.kind == "f" and not (np.abs(y) < LARGEST).all():
+        raise HeadError(
+            f"y has values that are not finite numbers below {LARGEST:.0e}. Leave those rows out."
+        )
     kind = task or kinds.get(type_of_target(y) if len(y) else "")
     if kind is None or (kind == "multi-label" and y.ndim != 2):
         raise HeadError(f"y of {y.dtype} {y.shape} is none of classes, labels and targets.")
@@ -317,6 +340,8 @@ def _learnt(y: Any, task: str | None) -> Annotations:
         names = tuple(f"target {number}" for number in range(targets.shape[1]))
         return Annotations(unknown, targets=targets, target_names=names, task=kind)
     if kind == "multi-label":
+        if not np.isin(y, (0, 1)).all():
+            raise HeadError("y of several labels must be 0 and 1, a column a label.")
         names = tuple(str(number) for number in range(y.shape[1]))
         return Annotations(y.astype(np.int64), names, task=kind)
     if y.ndim != 1:

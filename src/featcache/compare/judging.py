@@ -81,7 +81,7 @@ def _judge_one(
         for metric in metrics.METRICS[plan.task]
     }
     main = np.array(scores[plan.metric])
-    low, high = statistics.interval(main, *sizes(data))
+    low, high = _within(plan.metric, *statistics.interval(main, *sizes(data)))
     result = Result(
         name=name,
         head=one.candidate.name,
@@ -110,6 +110,13 @@ def _judge_one(
     return Judged(result, one, outputs[0], through[0] if calibrate is not None else None)
 
 
+def _within(metric: str, low: float, high: float) -> tuple[float, float]:
+    """Return an interval without values that the metric cannot have."""
+    least = -np.inf if metric == "r2" else 0.0
+    most = np.inf if metric in ("log-loss", "mae", "rmse") else 1.0
+    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
+
+
 def _joined(data: Data, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
     """Return the outputs of all training rows, in the order of `data.train`."""
     place = np.full(len(data.y), -1)
@@ -132,7 +139,8 @@ def _calibrated(data: Data, one: Fitted, repeat: int, calibrate: str) -> np.ndar
         outputs = np.concatenate([one.inner[repeat, fold, other] for other in others])
         y = np.concatenate([data.y[folds == other] for other in others])
         fitted = calibration.fit(calibrate, outputs, y, one.output)
-        maps[fold] = fitted.transform(one.outputs[repeat, fold])
+        # as they are kept, so that what is kept gives the very scores
+        maps[fold] = fitted.transform(one.outputs[repeat, fold]).astype(np.float32)
     return _joined(data, repeat, maps)
 
 
@@ -146,21 +154,24 @@ def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
     """Return the place of the simplest head within one standard error of the first."""
     best = judged[0].result
     least = sign * best.mean - best.std / np.sqrt(len(best.fold_params))
-    near = [place for place, one in enumerate(judged) if sign * one.result.mean >= least]
+    near = [place for place, one in enumerate(judged) if sign * one.result.mean >= least] or [0]
     return min(near, key=lambda place: order[place])
 
 
 def _compared(data: Data, plan: Plan, judged: list[Judged]) -> list[Judged]:
     """Return the results with their difference from the first, and tests of it."""
     best, others = judged[0], judged[1:]
+    units = _units(data, data.train)
     t_tests, mcnemars = [], []
     for one in others:
         differences = np.subtract(best.result.scores[plan.metric], one.result.scores[plan.metric])
         t_tests.append(statistics.corrected_t_test(differences, *sizes(data)))
         mcnemars.append(math.nan)
-        if plan.task == "classification":
-            right = [_right(data, each) for each in (best, one)]
-            mcnemars[-1] = statistics.mcnemar(*right)
+        if plan.metric == "accuracy":
+            ours, theirs = (_right(data, each) for each in (best, one))
+            # copies and images of one group count once, for the head that is right more often
+            ahead = np.array([ours[rows].sum() - theirs[rows].sum() for rows in units])
+            mcnemars[-1] = statistics.mcnemar(ahead > 0, ahead < 0)
     t_tests, mcnemars = statistics.holm(t_tests), statistics.holm(mcnemars)
     compared = [best]
     for one, p_t, p_m in zip(others, t_tests, mcnemars, strict=True):
@@ -173,6 +184,13 @@ def _compared(data: Data, plan: Plan, judged: list[Judged]) -> list[Judged]:
         )
         compared.append(replace(one, result=result))
     return compared
+
+
+def _units(data: Data, rows: np.ndarray) -> list[np.ndarray]:
+    """Return the places in `rows` of each unit: of copies of one image, or of one group."""
+    _, unit_of = np.unique(data.units[rows], return_inverse=True)
+    order = np.argsort(unit_of, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(unit_of[order])) + 1)
 
 
 def _right(data: Data, one: Judged) -> np.ndarray:
@@ -202,12 +220,16 @@ def score_held_out(
         return selected, outputs
     scores = metrics.score(plan.task, y, through, result.output)
 
-    def resampled(rows: np.ndarray) -> float:
+    # copies and images of one group say one thing: they are drawn together
+    units = _units(data, data.test)
+
+    def resampled(drawn: np.ndarray) -> float:
+        rows = np.concatenate([units[unit] for unit in drawn])
         return metrics.score_one(plan.metric, plan.task, y[rows], through[rows], result.output)
 
-    low, high = statistics.bootstrap(resampled, len(y), plan.seed)
+    low, high = statistics.bootstrap(resampled, len(units), plan.seed)
     result = replace(result, test=scores, test_low=low, test_high=high)
-    return replace(selected, result=result), outputs
+    return replace(selected, result=result), through
 
 
 def predictions(data: Data, rows: np.ndarray, judged: list[Judged], test: np.ndarray) -> OutOfFold:

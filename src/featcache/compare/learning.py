@@ -52,7 +52,7 @@ def curve(data: Data, plan: Plan, selected: Judged, run: Run) -> dict[str, Any]:
         "metric": _metric(plan, one.output),
         "n_train": counts,
         "scores": scores.tolist(),
-        "verdict": _verdict(plan, scores, counts, data),
+        "verdict": _verdict(_metric(plan, one.output), scores, counts, data),
     }
 
 
@@ -62,14 +62,14 @@ def _metric(plan: Plan, kind: str) -> str:
     return metrics.DEFAULT[plan.task] if needs else plan.metric
 
 
-def _verdict(plan: Plan, scores: np.ndarray, counts: list[int], data: Data) -> str:
+def _verdict(metric: str, scores: np.ndarray, counts: list[int], data: Data) -> str:
     """Return what the last doubling of the rows brought, and whether it is more than chance."""
-    sign = metrics.better(plan.metric)
+    sign = metrics.better(metric)
     gains = sign * (scores[-1] - scores[HALF])
     low, high = statistics.interval(gains, *sizes(data))
     p_value = statistics.corrected_t_test(gains, *sizes(data))
     what = (
-        f"From {counts[HALF]} to {counts[-1]} training images {plan.metric} got better by "
+        f"From {counts[HALF]} to {counts[-1]} training images {metric} got better by "
         f"{gains.mean():.3f} (95 %: {low:.3f} to {high:.3f})"
     )
     if p_value < LEVEL and gains.mean() > 0:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 AUTO = "auto"
-ISOTONIC_ROWS = 1000  # below, isotonic regression overfits (Niculescu-Mizil and Caruana 2005)
+ISOTONIC_ROWS = 10_000  # below, isotonic regression overfits: it wants 1,000 rows of each class
 FLOOR = 1e-12  # no probability is taken for less, so logarithms and quotients exist in float32
 _TEMPERATURES = (0.02, 100.0)  # of probabilities; below, near ties are lost in float32
 
@@ -181,7 +181,9 @@ class Isotonic(Calibrator):
         outputs, y = _checked(outputs, y)
         self.knots_ = []
         for column, x in enumerate(_float32(outputs).T):
-            curve = IsotonicRegression(y_min=0, y_max=1).fit(x, y == column)
+            # never 0 or 1: of n rows the next may be otherwise (the bounds of Platt 1999)
+            least = 1 / (len(y) + 2)
+            curve = IsotonicRegression(y_min=least, y_max=1 - least).fit(x, y == column)
             self.knots_.append((curve.X_thresholds_, curve.y_thresholds_))
         return self
 
@@ -228,7 +230,7 @@ def fit(kind: str, outputs: np.ndarray, y: np.ndarray, output_kind: str) -> Cali
     Parameters
     ----------
     kind : temperature, platt or isotonic; auto: temperature for probabilities, and for scores
-        platt below 1000 rows and isotonic from there on.
+        platt below 10,000 rows and isotonic from there on.
     outputs : (n, n_classes) float, out of fold.
     y : (n,) int, columns of `outputs`.
     output_kind : "probabilities" or "scores"; temperature takes scores as logits.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +72,8 @@ class Own(Head):
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         self.check()
         self.estimator_ = clone(self.estimator)
-        self.estimator_.fit(np.asarray(X, np.float64), y[:, 0] if self._is_one(y) else y)
+        with self._named_errors():
+            self.estimator_.fit(np.asarray(X, np.float64), y[:, 0] if self._is_one(y) else y)
         self.n_features_in_ = X.shape[1]
         if self.task == CLASSIFICATION:
             self.classes_ = np.asarray(self.estimator_.classes_)
@@ -80,7 +83,20 @@ class Own(Head):
         """Whether these are values of a single target, which many regressors want flat."""
         return self.task == REGRESSION and y.shape[1] == 1
 
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Say whose error it is that a user's own estimator raises."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise HeadError(f"Your {type(self.estimator).__name__} failed: {reason}") from error
+
     def outputs(self, X: np.ndarray) -> np.ndarray:
+        with self._named_errors():
+            return self._outputs(X)
+
+    def _outputs(self, X: np.ndarray) -> np.ndarray:
         X = np.asarray(X, np.float64)
         if self.task == REGRESSION:
             return np.asarray(self.estimator_.predict(X)).reshape(len(X), -1)
@@ -88,7 +104,14 @@ class Own(Head):
             found = self.estimator_.predict_proba(X)
             # of several labels some estimators give a list with (n, 2) for each
             if isinstance(found, list):
-                return np.stack([one[:, -1] for one in found], axis=1)
+                # a label that all or none of the rows learnt from have is a single column
+                return np.stack(
+                    [
+                        one[:, -1] if one.shape[1] > 1 else np.full(len(X), float(classes[0]))
+                        for one, classes in zip(found, self.estimator_.classes_, strict=True)
+                    ],
+                    axis=1,
+                )
             return np.asarray(found)
         if hasattr(self.estimator_, "decision_function"):
             scores = np.asarray(self.estimator_.decision_function(X))

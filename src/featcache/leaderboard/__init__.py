@@ -8,7 +8,7 @@ from featcache.leaderboard.records import (
     OutOfFold,
     Result,
 )
-from featcache.leaderboard.saving import BOARD_FILE, load, load_if_same, write
+from featcache.leaderboard.saving import BOARD_FILE, is_folder, load, load_if_same, write
 from featcache.leaderboard.table import number, setting
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Leaderboard",
     "OutOfFold",
     "Result",
+    "is_folder",
     "load",
     "load_if_same",
     "number",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import heads
+from featcache import heads, weights_memo
 from featcache.errors import HeadError, SpecError
 from featcache.spec import ExtractionSpec
 
@@ -99,6 +99,11 @@ class FittedHead:
     @cached_property
     def head(self) -> heads.Head:
         """The fitted head itself, loaded without running anything in its file."""
+        if self.path.is_file() and weights_memo.digest_file(self.path) != self.result.file_digest:
+            raise HeadError(
+                f"Head file '{self.path}' is not the one that its leaderboard scored. Run "
+                f"`featcache fit-heads` again."
+            )
         params = {k: tuple(v) if isinstance(v, list) else v for k, v in self.result.params.items()}
         return heads.load(self.name, self.path, params, self.result.calibration)
 

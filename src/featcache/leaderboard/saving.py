@@ -25,6 +25,7 @@ from featcache.leaderboard.table import setting
 from featcache.spec import ExtractionSpec
 
 BOARD_FILE = "leaderboard.json"
+NoneType = type(None)
 
 
 def load(folder: str | os.PathLike[str]) -> Leaderboard:
@@ -107,7 +108,13 @@ def load_if_same(folder: Path, request: dict[str, Any]) -> Leaderboard | None:
         board = load(folder)
     except (HeadError, SpecError):
         return None
-    return board if board.request == request and all(map(_is_whole, _files(board))) else None
+    whole = (folder / OUT_OF_FOLD_FILE).is_file() and all(map(_is_whole, _files(board)))
+    return board if board.request == request and whole else None
+
+
+def is_folder(folder: Path) -> bool:
+    """Return whether a folder is one of heads, of whatever version."""
+    return (folder / BOARD_FILE).is_file()
 
 
 def _files(board: Leaderboard) -> list[tuple[Path, str]]:
@@ -119,14 +126,50 @@ def _is_whole(file: tuple[Path, str]) -> bool:
     return path.is_file() and weights_memo.digest_file(path) == digest
 
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("task", "metric"), str),
+    **dict.fromkeys(("n_train", "n_test"), int),
+    **dict.fromkeys(("class_names", "warnings", "results", "features"), list),
+    **dict.fromkeys(("request", "left_out"), dict),
+    "learning_curve": (dict, NoneType),
+}
+_NUMBER = (int, float, NoneType)
+_KINDS_OF_RESULT: dict[str, Any] = {
+    **dict.fromkeys(("name", "head", "output", "file", "file_digest"), str),
+    **dict.fromkeys(("mean", "std", "low", "high", "difference", "fit_s"), _NUMBER),
+    **dict.fromkeys(("p_t_test", "p_mcnemar", "test_low", "test_high"), _NUMBER),
+    **dict.fromkeys(("params", "scores"), dict),
+    **dict.fromkeys(("test", "calibration"), (dict, NoneType)),
+    "features": int,
+    "fold_params": list,
+    "is_level": bool,
+}
+
+
 def _check_types(saved: dict[str, Any]) -> None:
-    """Raise TypeError where a saved leaderboard lacks what a user of it needs."""
+    """Raise TypeError where a saved leaderboard is not what a user of it relies on."""
+    _require(saved, _KINDS)
     if not saved["results"] or not isinstance(saved["request"]["seed"], int):
         raise TypeError("no results")
-    if not all(isinstance(result["params"], dict) for result in saved["results"]):
-        raise TypeError("no params")
-    if not all(0 <= result["features"] < len(saved["features"]) for result in saved["results"]):
-        raise TypeError("no features")
+    if not all(isinstance(name, str) for name in saved["class_names"] + saved["warnings"]):
+        raise TypeError("names are no text")
+    for result in saved["results"]:
+        _require(result, _KINDS_OF_RESULT)
+        scores = [score for some in result["scores"].values() for score in some]
+        tested = list((result["test"] or {saved["metric"]: None}).values())
+        if not all(isinstance(score, _NUMBER) for score in scores + tested):
+            raise TypeError("scores are no numbers")
+        metrics = {saved["metric"]} - set(result["scores"])
+        if metrics or (result["test"] is not None and saved["metric"] not in result["test"]):
+            raise TypeError("no scores")
+        if not 0 <= result["features"] < len(saved["features"]):
+            raise TypeError("no features")
+
+
+def _require(values: dict[str, Any], kinds: dict[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is of the wrong type")
 
 
 def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:

@@ -105,6 +105,8 @@ def near_duplicates(material: Material, places: np.ndarray, X: np.ndarray) -> Va
 
 
 def _tsne(X: np.ndarray, seed: int) -> np.ndarray:
+    if X.shape[1] < 2 or not X.std(axis=0).max() > 0:  # nothing to lay out in two dimensions
+        return X
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 

@@ -63,6 +63,11 @@ def command(board: Leaderboard) -> str:
     for key in ("cv", "repeats", "prefer", "class_weight", "calibrate", "seed"):
         if request.get(key) is not None:
             words += [f"--{key.replace('_', '-')}", str(request[key])]
+    dense: list[dict[str, Any]] = heads.get("dense") or []
+    if len(dense) == 1:  # its own options in place of the grid
+        words += ["--hidden", ",".join(map(str, dense[0].get("hidden", ())))]
+        words += ["--dropout", str(dense[0]["dropout"])] if "dropout" in dense[0] else []
+        words += ["--batch-norm"] if dense[0].get("batch_norm") else []
     if request.get("curve"):
         words.append("--learning-curve")
     return shlex.join(words)
