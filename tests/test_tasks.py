@@ -392,7 +392,7 @@ def test_given_splits_that_part_a_group_are_named(extract):
     given = {
         "labels": np.arange(40) % 2,
         "splits": ["train", "train", "test", "test"] * 10,
-        "groups": ["a", "b"] * 20,
+        "groups": [f"group {number // 4}" for number in range(40)],
     }
     board = fit(extract(fc.open_source(pixels, **given, name="g")).features, ["lda"], cv=3)
     assert any("groups are in the given test part" in warning for warning in board.warnings)

@@ -113,7 +113,8 @@ def of_arrays(
     if X.ndim != 2 or not len(X) or X.dtype.kind not in "fiub":
         raise HeadError(f"X must be numbers in (n_samples, n_features); got {X.dtype} {X.shape}.")
     if X.dtype not in (np.float16, np.float32):
-        X = X.astype(np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            X = X.astype(np.float32)
     about = _learnt(y, task)
     if len(about) != len(X):
         raise HeadError(f"X has {len(X)} rows and y {len(about)}; they must be as many.")
@@ -236,7 +237,7 @@ def _mapped(reader: Any, one: FeatureSet, source: Source, path: Path) -> np.ndar
                 np.lib.format.write_array_header_1_0(file, header)
                 header_end = file.tell()
             # of larger ones the squares are infinite in float32
-            usable = (np.abs(block) < LARGEST).all(axis=(1, 2))
+            usable = (np.abs(block, dtype=np.float32) < LARGEST).all(axis=(1, 2))
             if not usable.all():
                 row = start + int(np.flatnonzero(~usable)[0])
                 what = f"'{source.ids[row]}'" if source.ids else f"row {row}"
