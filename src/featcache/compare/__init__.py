@@ -151,7 +151,9 @@ def fit_heads(
                 calibrates=calibrate is not None,
                 moments_travel=backend == "loky",
             )
-            board = _compare(source, plan, request, left_out, folder, jobs, backend, show_progress)
+            board = _compare(
+                source, part, plan, request, left_out, folder, jobs, backend, show_progress
+            )
         if report and not (folder / "report.html").exists():
             from featcache import report as page
 
@@ -241,6 +243,7 @@ def _output_names(source: data.Source) -> tuple[str, ...]:
 
 def _compare(
     source: data.Source,
+    part: data.Part,
     plan: nested.Plan,
     request: dict[str, Any],
     left_out: dict[str, str],
@@ -256,7 +259,7 @@ def _compare(
     temporary.mkdir(parents=True)
     scratch.mkdir()
     try:
-        ready = data.prepare(source, request["cv"], request["repeats"], plan.seed, scratch)
+        ready = data.prepare(source, part, request["cv"], request["repeats"], plan.seed, scratch)
         total = nested.n_calls(ready, plan)
         with (
             processes(jobs, backend) as run,
@@ -290,7 +293,7 @@ def _compare(
             request=request,
             n_train=len(ready.train),
             n_test=len(ready.test),
-            warnings=data.warnings_of(source, plan.seed),
+            warnings=data.warnings_of(source, part),
             left_out=left_out,
             learning_curve=curve,
         )

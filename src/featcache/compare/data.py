@@ -27,6 +27,9 @@ LARGEST = 1e15  # of a feature or target
 SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
 
 
+Part = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
+
+
 @dataclass(frozen=True)
 class Source:
     """What there is to learn from, before its features are read."""
@@ -138,7 +141,7 @@ def of_arrays(
     return Source((whole,), (read,), about, digests, None, (np.arange(len(X)),))
 
 
-def prepare(source: Source, cv: int, repeats: int, seed: int, scratch: Path) -> Data:
+def prepare(source: Source, part: Part, cv: int, repeats: int, seed: int, scratch: Path) -> Data:
     """Part the rows, then read every matrix once into a file in `scratch`.
 
     Raises
@@ -147,7 +150,6 @@ def prepare(source: Source, cv: int, repeats: int, seed: int, scratch: Path) -> 
         When folds cannot be made, or features are not all finite numbers.
     """
     about = source.annotations
-    part = splits.parts(about, source.digests, seed)
     train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
     if not len(train):
         raise HeadError("There are no labelled training images. Add some to train/ and extract.")
@@ -166,11 +168,10 @@ def prepare(source: Source, cv: int, repeats: int, seed: int, scratch: Path) -> 
     return Data(views, about.y, folds, train, test, units)
 
 
-def warnings_of(source: Source, seed: int) -> tuple[str, ...]:
+def warnings_of(source: Source, part: Part) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
     about, found = source.annotations, []
     if about.task == "classification":
-        part = splits.parts(about, source.digests, seed)
         counts = np.bincount(
             about.labels[part["train"] | part["val"]], minlength=len(about.class_names)
         )

@@ -124,6 +124,25 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         check_choice("class_weight", self.class_weight, (None, "balanced"))
 
 
+def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:
+    """Return what skops wrote into a file.
+
+    Raises
+    ------
+    HeadError
+        When it names types that are neither scikit-learn's nor `trusted`; nothing is loaded.
+    """
+    from skops import io
+
+    untrusted = [name for name in io.get_untrusted_types(file=file) if name not in trusted]
+    if untrusted:
+        raise HeadError(
+            f"Head file '{file}' names types that are not scikit-learn's "
+            f"({', '.join(untrusted[:3])}); it is not loaded.{advice}"
+        )
+    return io.load(file, trusted=list(trusted))
+
+
 class SklearnHead(Head):
     """A scikit-learn estimator behind preprocessed features.
 
@@ -133,6 +152,7 @@ class SklearnHead(Head):
 
     suffix = ".skops"
     precision: ClassVar[type] = np.float64  # in which the estimator computes
+    trusted_types: ClassVar[tuple[str, ...]] = ()  # beside those that skops trusts by itself
     preprocessing: str
     pipeline_: Pipeline
 
@@ -168,15 +188,7 @@ class SklearnHead(Head):
         io.dump(self.pipeline_, file)
 
     def restore(self, file: Path) -> Self:
-        from skops import io
-
-        untrusted = io.get_untrusted_types(file=file)
-        if untrusted:
-            raise HeadError(
-                f"Head file '{file}' names types that are not scikit-learn's "
-                f"({', '.join(untrusted[:3])}); it is not loaded."
-            )
-        pipeline = io.load(file)
+        pipeline = load_trusted(file, self.trusted_types)
         kind = type(self.make_estimator(1))
         if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
             raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")

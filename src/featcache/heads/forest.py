@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import ensemble
-from sklearn.pipeline import Pipeline
 
 from featcache.errors import HeadError, StitchError
 from featcache.heads.contract import (
@@ -47,6 +46,7 @@ class RandomForest(SklearnHead):
     quick_rows = 0
     halves = True
     stitches = False
+    trusted_types = (_TREE,)
     precision = np.float32  # the trees' own
     preprocessing = NONE
 
@@ -119,23 +119,11 @@ class RandomForest(SklearnHead):
 
     def restore(self, file: Path) -> Self:
         """Read what `save` wrote; trees are followed unchecked, so they are checked here."""
-        from skops import io
-
-        untrusted = [name for name in io.get_untrusted_types(file=file) if name != _TREE]
-        if untrusted:
-            raise HeadError(
-                f"Head file '{file}' names types that are not scikit-learn's "
-                f"({', '.join(untrusted[:3])}); it is not loaded."
-            )
-        pipeline = io.load(file, trusted=[_TREE])
-        kind = type(self.make_estimator(1))
-        if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
-            raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
-        forest = pipeline[-1]
+        super().restore(file)
+        forest = self.pipeline_[-1]
         if not all(_is_whole(one.tree_, forest.n_features_in_) for one in forest.estimators_):
             raise HeadError(f"Head file '{file}' holds trees that are damaged.")
-        self.pipeline_ = pipeline
-        return self.describe()
+        return self
 
     def to_keras_layers(self, features: Any) -> Any:
         raise StitchError(

@@ -19,6 +19,7 @@ from featcache.heads.contract import (
     SCORES,
     VALUES,
     Head,
+    load_trusted,
 )
 
 if TYPE_CHECKING:
@@ -133,16 +134,8 @@ class Own(Head):
         io.dump(self.estimator_, file)
 
     def restore(self, file: Path) -> Self:
-        from skops import io
-
-        untrusted = io.get_untrusted_types(file=file)
-        if untrusted:
-            raise HeadError(
-                f"Head file '{file}' names types that are not scikit-learn's "
-                f"({', '.join(untrusted[:3])}); it is not loaded. Load it yourself with "
-                f"skops.io.load if you trust it."
-            )
-        self.estimator_ = self.estimator = io.load(file)
+        advice = " Load it yourself with skops.io.load if you trust it."
+        self.estimator_ = self.estimator = load_trusted(file, advice=advice)
         self.n_features_in_ = self.estimator_.n_features_in_
         if self.task == CLASSIFICATION:
             self.classes_ = np.asarray(self.estimator_.classes_)
