@@ -22,8 +22,8 @@ CARD_VERSION = 1
 class Card:
     """What goes with a stitched model."""
 
-    class_names: tuple[str, ...]  # in the order of the output's columns
-    output: str  # probabilities or scores
+    class_names: tuple[str, ...]  # of the output's columns: classes, labels or targets
+    output: str  # probabilities, scores or values
     spec: ExtractionSpec
     head: str
     params: dict[str, Any]
@@ -36,6 +36,10 @@ class Card:
     head_digest: str = ""  # BLAKE2b-128 of the head's file
     calibration: dict[str, Any] | None = None  # map from the head's outputs to probabilities
     finetuned: dict[str, Any] | None = None
+    task: str = "classification"  # or multi-label, regression
+    test: dict[str, float] | None = None  # every metric on the held-out part, as test_accuracy
+    distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
+    provenance: dict[str, Any] | None = None  # library versions and date of stitching
     card_version: int = CARD_VERSION
 
     def to_dict(self) -> dict[str, Any]:

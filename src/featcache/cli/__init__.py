@@ -14,11 +14,31 @@ from typing import Annotated
 import typer
 
 from featcache import __version__
-from featcache.cli import cleaning, comparing, extracting, files, main_job
+from featcache.cli import (
+    cleaning,
+    comparing,
+    demo,
+    extracting,
+    files,
+    finetuning,
+    predicting,
+    stitching,
+)
 from featcache.cli.options import app, one_line, say
 from featcache.errors import FeatcacheError
 
-__all__ = ["app", "cleaning", "comparing", "extracting", "files", "main", "main_job"]
+__all__ = [
+    "app",
+    "cleaning",
+    "comparing",
+    "demo",
+    "extracting",
+    "files",
+    "finetuning",
+    "main",
+    "predicting",
+    "stitching",
+]
 
 
 _ORDER = (
@@ -26,8 +46,10 @@ _ORDER = (
     "fit-heads",
     "report",
     "stitch",
-    "predict",
     "finetune",
+    "predict",
+    "evaluate",
+    "export",
     "info",
     "verify",
     "clean",
