@@ -33,6 +33,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/extract.py --write $(ARGS)
 	$(BIN)/python benchmarks/scaling.py --write
 	$(BIN)/python benchmarks/heads.py --write
+	$(BIN)/python benchmarks/finetune.py --write
 
 # docs/demo.svg, the recording in the README
 picture: $(VENV)/installed

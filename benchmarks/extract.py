@@ -165,7 +165,7 @@ def stitched(root: Path, cache: Path, name: str) -> Callable[[], Any]:
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
     out = cache / f"{name}.keras"
     stitching.run(board.best, out, show_progress=False)
-    model = fc.load(out, device="cpu")
+    model = fc.load(out, device="cpu", cache_dir=None)
     return lambda: model.predict(root, show_progress=False)
 
 

@@ -26,6 +26,7 @@ ORDER = [
         "networks",
         "computing",
         "assembling",
+        "requested",
         "extraction",
         "embedder",
         "heads",
@@ -35,12 +36,13 @@ ORDER = [
         "compare",
         "card",
     ),
-    *("stitching", "predict", "finetuning", "demo", "cli", "__main__"),
+    *("stitching", "predict", "evaluation", "exporting", "finetuning", "demo", "cli"),
+    "__main__",
 ]
 ONLY_IN = {
     "h5py": {"store"},
     "sklearn": {"splits", "embedder", "heads", "report", "compare", "examples"},
-    "openvino": {"runtime", "export"},
+    "openvino": {"runtime", "exporting"},
 }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import extract as bench
+import finetune
 import page
 import photos as made
 import scaling
@@ -100,3 +101,12 @@ def test_the_page_has_a_place_for_each_benchmark():
 def test_a_table():
     assert page.table(("a", "bb"), [("ccc", "d")]) == ("| a   | bb |\n|-----|----|\n| ccc | d  |")
     assert Path(page.PAGE).name == "performance.md"
+
+
+def test_fine_tuning_both_ways(two_backbones):
+    found = finetune.run((two_backbones[0], "last block", "first", 1.0), 20, 2)
+    assert found["ratio"] > 0
+    assert found["unfrozen"] == 0  # the quick network has one layer with weights, at the boundary
+    assert found["loss_difference"] < 1e-3
+    assert found["prediction_difference"] < 1e-3
+    json.dumps(found)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 
 from featcache import heads, quiet
 from featcache.errors import HeadError, SpecError, StitchError
+from featcache.heads import preprocessing
 from featcache.heads.rows import Rows
 
 D = 17
@@ -20,6 +25,12 @@ STITCHED = [(name, task) for name, task in KINDS if heads.CATALOGUE[name].stitch
 SETTINGS = [
     (name, task, params) for name, task in STITCHED for params in heads.CATALOGUE[name].grid(task)
 ]
+PREPROCESSED = [
+    (name, task)
+    for name, task in STITCHED
+    if "preprocessing" in heads.CATALOGUE[name](task=task).get_params()
+]
+CHAINS = ("pca", "standardise+pca", "l2+standardise", "standardise+l2", "pca+l2")
 QUICK = {
     "dense": {"learning_rate": 0.01, "dropout": 0.2, "epochs": 15},
     "random-forest": {"n_estimators": 20},
@@ -90,9 +101,10 @@ def check_layers(head, X, tmp_path=None):
             np.testing.assert_array_equal(predicted(head, outputs), head.predict(X))
 
 
-def same(first, second, X, **tolerance):
-    np.testing.assert_allclose(first.outputs(X), second.outputs(X), **tolerance)
-    np.testing.assert_array_equal(first.predict(X).shape, second.predict(X).shape)
+def same(first, second, X, X_of_second=None, **tolerance):
+    others = X if X_of_second is None else X_of_second
+    np.testing.assert_allclose(first.outputs(X), second.outputs(others), **tolerance)
+    np.testing.assert_array_equal(first.predict(X).shape, second.predict(others).shape)
 
 
 @pytest.mark.parametrize(("name", "task", "params"), SETTINGS)
@@ -116,19 +128,39 @@ def test_few_and_many_outputs_with_balanced_classes(name, task, n_outputs):
         check_layers(head, X)
 
 
-@pytest.mark.parametrize("kind", ["none", "standardise", "l2", "pca"])
-@pytest.mark.parametrize(("name", "task"), STITCHED)
-def test_every_preprocessing_is_in_the_layers_or_refused(name, task, kind):
-    if "preprocessing" not in make(name, task).get_params():
-        pytest.skip("it has none")
-    X, y = data(task)
-    head = make(name, task, preprocessing=kind)
-    try:
-        head.fit(X, y)
-    except SpecError as error:
-        assert f"got '{kind}'" in str(error)  # noqa: PT017
-    else:
-        check_layers(head, data(task, seed=1)[0])
+@pytest.mark.parametrize("steps", CHAINS)
+@pytest.mark.parametrize(("name", "task"), PREPROCESSED)
+def test_preprocessing_is_what_scikit_learn_makes_of_its_steps(name, task, steps, monkeypatch):
+    monkeypatch.setattr(preprocessing, "N_COMPONENTS", 6)
+    X, y = data(task, scale=3, shift=2)
+    X_new, _ = data(task, seed=1, scale=3, shift=2)
+    head = make(name, task, preprocessing=steps).fit(X, y)
+    kinds = {"standardise": StandardScaler, "l2": Normalizer, "pca": lambda: PCA(6)}
+    before = make_pipeline(*(kinds[step]() for step in steps.split("+"))).fit(X)
+    by_itself = make(name, task, preprocessing="none").fit(before.transform(X), y)
+    same(head, by_itself, X_new, before.transform(X_new), rtol=2e-3, atol=2e-3)
+
+
+def test_affine_steps_that_follow_each_other_are_one_layer():
+    X, y = data()
+
+    def layers(name, steps):
+        head = make(name, preprocessing=steps).fit(X, y)
+        inputs = quiet.keras().Input((D,))
+        model = quiet.keras().Model(inputs, head.to_keras_layers(inputs))
+        return [type(layer).__name__ for layer in model.layers[1:]]
+
+    assert layers("linear-svm", "standardise+pca") == ["Dense"]
+    assert layers("linear-svm", "l2+standardise+pca") == ["UnitNormalization", "Dense"]
+    assert layers("linear-svm", "standardise+pca+l2") == ["Dense", "UnitNormalization", "Dense"]
+    assert layers("linear-svm", "standardise+l2")[:2] == ["Normalization", "UnitNormalization"]
+    assert layers("knn", "pca+l2")[:2] == ["Dense", "UnitNormalization"]
+
+
+def test_a_step_may_come_twice():
+    X, y = data()
+    head = make("lda", preprocessing="standardise+l2+standardise+l2").fit(X, y)
+    check_layers(head, X)
 
 
 @pytest.mark.parametrize(("name", "task"), KINDS)
@@ -285,8 +317,10 @@ def test_a_path_gives_the_heads_that_single_fits_give(name, task):
 
 def test_bad_parameters_are_named():
     X, y = data()
-    with pytest.raises(SpecError, match=r"preprocessing must be one of .*; got 'minmax'"):
-        make("logreg", preprocessing="minmax").fit(X, y)
+    for name, wrong in (("logreg", "minmax"), ("knn", "l2+minmax"), ("ridge", "none+l2")):
+        expected = rf"preprocessing must be one of none, standardise, .*; got '{re.escape(wrong)}'"
+        with pytest.raises(SpecError, match=expected):
+            make(name, preprocessing=wrong).fit(X, y)
     with pytest.raises(SpecError, match="task must be one of classification; got 'regression'"):
         make("rbf-svm", REGRESSION).fit(X, y)
     with pytest.raises(SpecError, match="class_weight must be one of None, balanced; got 'heavy'"):
@@ -317,6 +351,25 @@ def test_a_file_of_another_head_is_refused(tmp_path):
     for name in ("logreg", "knn", "random-forest"):
         with pytest.raises(HeadError, match="does not hold a"):
             heads.load(name, file, {})
+
+
+def test_a_file_with_other_preprocessing_is_refused(tmp_path):
+    head = make("logreg").fit(*data())
+    scaler = MinMaxScaler().fit(data()[0])
+    head.pipeline_ = make_pipeline(scaler, head.pipeline_[-1])
+    file = tmp_path / heads.save(head, tmp_path, "logreg")
+    with pytest.raises(HeadError, match="preprocessing that is none of standardise, l2, pca"):
+        heads.load("logreg", file, {})
+
+
+def test_chained_preprocessing_is_saved_and_loaded(tmp_path):
+    X, y = data()
+    for name in ("ridge", "knn", "rbf-svm"):
+        params = {"preprocessing": "l2+standardise+pca"}
+        head = make(name, params=params).fit(X, y)
+        again = heads.load(name, tmp_path / heads.save(head, tmp_path, name), params)
+        same(again, head, X, rtol=1e-6, atol=1e-7)
+        assert again.n_features_in_ == D
 
 
 def test_a_head_from_a_stranger_runs_nothing(tmp_path, capsys):

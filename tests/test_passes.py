@@ -482,7 +482,7 @@ def test_fit_heads_on_views_and_stitch(photos, extract, tmp_path, cli):
     )
     assert board.n_train + board.n_test == 21
     fc.stitch(board["logreg"], tmp_path / "m.keras", show_progress=False)
-    (one,) = fc.load(tmp_path / "m.keras").predict(
+    (one,) = fc.load(tmp_path / "m.keras", cache_dir=None).predict(
         photos / "pear" / "pear ü1.jpg", show_progress=False
     )
     assert one.classes[0] in features.class_names

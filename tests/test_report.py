@@ -201,7 +201,9 @@ def test_names_from_outside_stay_text(hostile, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert page.count("</script>") == 4
     assert data_of(page)["points"]["classes"] == sorted([BOLD, HOSTILE, "plain"])
-    lines = report.as_data({"a": "\u2028</script><!--&"})
+    from featcache.report import rendering
+
+    lines = rendering.as_data({"a": "\u2028</script><!--&"})
     assert not set("\u2028<>&") & set(lines)
     assert json.loads(lines) == {"a": "\u2028</script><!--&"}
 

@@ -183,15 +183,6 @@ def test_a_file_that_vanishes_is_reported_not_raised(photos):
     assert np.all(scanned.digests[[2, 4]].any(axis=1))
 
 
-def test_from_files_mixes_files_and_folders(photos, tmp_path):
-    one = make_image(tmp_path / "one.jpg", (1, 2, 3), 0, (9, 9))
-    source = sources.from_files([one, photos / "pear"])
-    assert len(source) == 8
-    assert str(one) in source.ids
-    with pytest.raises(SourceError, match="nowhere"):
-        sources.from_files([tmp_path / "nowhere.jpg"])
-
-
 def test_make_photos_differ(tmp_path):
     source = sources.open_source(make_photos(tmp_path / "p"))
     scanned = sources.scan(source, lambda data: True)

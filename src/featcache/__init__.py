@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from featcache.compare import fit_heads
     from featcache.embedder import Embedder
     from featcache.errors import FeatcacheError
+    from featcache.evaluation import Evaluation, evaluate
+    from featcache.exporting import export
     from featcache.extraction import extract, extract_all
     from featcache.finetuning import finetune
     from featcache.leaderboard import FittedHead, Leaderboard
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Embedder": "embedder",
+    "Evaluation": "evaluation",
     "ExtractionSpec": "spec",
     "FeatcacheError": "errors",
     "Features": "store",
@@ -38,6 +41,8 @@ _HOME = {
     "Leaderboard": "leaderboard",
     "Model": "predict",
     "Source": "sources",
+    "evaluate": "evaluation",
+    "export": "exporting",
     "extract": "extraction",
     "extract_all": "extraction",
     "finetune": "finetuning",
@@ -49,6 +54,7 @@ _HOME = {
 
 __all__ = [
     "Embedder",
+    "Evaluation",
     "ExtractionSpec",
     "FeatcacheError",
     "Features",
@@ -56,6 +62,8 @@ __all__ = [
     "Leaderboard",
     "Model",
     "Source",
+    "evaluate",
+    "export",
     "extract",
     "extract_all",
     "finetune",

@@ -91,7 +91,7 @@ def resolve(
             digest = weights_memo.digest_file(file)
         else:
             backbone = build(name, weights, size)
-            digest = _digest_arrays(backbone)
+            digest = digest_of(backbone)
     spec = ExtractionSpec(
         backbone=name,
         weights=digest,
@@ -164,7 +164,7 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
 
 
 def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Model:
-    """Return one Keras model from RGB, 0 to 255, (n, height, width, 3), to features (n, d).
+    """Return one Keras model from RGB, 0 to 255, (n, height, width, 3), to features (n, …).
 
     Layers, in order: the preprocessing, the backbone up to the tapped layer as one nested model,
     the pooling. Nothing in it is trainable. Several specs, which differ in `layer` and `pooling`
@@ -211,6 +211,7 @@ def _pooled(x: Any, spec: ExtractionSpec, suffix: str = "") -> Any:
 
 
 _POOLING: dict[str, Callable[[Any, str], Any]] = {
+    "none": lambda layers, name: lambda x: x,
     "avg": lambda layers, name: layers.GlobalAveragePooling2D(name=name),
     "max": lambda layers, name: layers.GlobalMaxPooling2D(name=name),
     "flatten": lambda layers, name: layers.Flatten(name=name),
@@ -311,7 +312,8 @@ def _randomise(backbone: keras.Model) -> None:
             variable.assign(drawn * np.float32(np.sqrt(2 / max(fan_in, 1))))
 
 
-def _digest_arrays(backbone: keras.Model) -> str:
+def digest_of(backbone: keras.Model) -> str:
+    """Return BLAKE2b-128 of a network's weights, hex: their values, shapes and dtypes in order."""
     total = hashlib.blake2b(digest_size=16)
     for array in backbone.get_weights():
         total.update(f"{array.dtype}{array.shape}".encode())

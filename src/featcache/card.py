@@ -6,16 +6,22 @@ names, how images must be sized, and what was measured.
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache import files
+from featcache import __version__, files
+from featcache.annotations import TASKS
 from featcache.errors import StitchError
-from featcache.spec import ExtractionSpec
+from featcache.spec import ExtractionSpec, check_choice
 
 CARD_VERSION = 1
+OUTPUTS = ("probabilities", "scores", "values")
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,37 @@ class Card:
     calibration: dict[str, Any] | None = None  # map from the head's outputs to probabilities
     finetuned: dict[str, Any] | None = None
     task: str = "classification"  # or multi-label, regression
-    test: dict[str, float] | None = None  # every metric on the held-out part, as test_accuracy
+    # every metric on the held-out part, as test_accuracy; one that is undefined is read as None
+    test: Mapping[str, float | None] | None = None
     distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
     provenance: dict[str, Any] | None = None  # library versions and date of stitching
     card_version: int = CARD_VERSION
 
+    @property
+    def changed_layers(self) -> tuple[str, ...]:
+        """Backbone layers that fine-tuning changed, sorted by name."""
+        return () if self.finetuned is None else tuple(self.finetuned["changed"])
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain JSON types, fingerprint included."""
-        return asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
+        """Return the card as plain JSON types, fingerprint included; NaN is null."""
+        values = asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
+        plain: dict[str, Any] = _without_nan(values)
+        return plain
 
     def write(self, model: Path) -> None:
         """Write the card beside a model file."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         files.write_text(path_of(model), text + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Return what a model is made with, for its provenance: the date and the libraries."""
+    packages = ("keras", "tensorflow", "numpy", "scikit-learn")
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "featcache": __version__,
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
 
 
 def is_card(file: Path) -> bool:
@@ -73,8 +97,21 @@ def _check_types(values: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")
+    for name in ("calibration", "finetuned", "test", "distilled", "provenance"):
+        if not isinstance(values.get(name), dict | None):
+            raise TypeError(f"{name} is no dict")
+    check_choice("task", values.get("task", TASKS[0]), TASKS)
+    check_choice("output", values["output"], OUTPUTS)
     if not all(isinstance(name, str) for name in values["class_names"]):
         raise TypeError("class_names is no list of names")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def path_of(model: Path) -> Path:
@@ -111,4 +148,5 @@ def read(model: Path) -> Card:
         values["class_names"] = tuple(values["class_names"])
         return Card(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StitchError(f"Card '{file}' is damaged: {error}. Stitch again.") from error
+        reason = str(error).rstrip(".")
+        raise StitchError(f"Card '{file}' is damaged: {reason}. Stitch again.") from error

@@ -61,7 +61,7 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
     chosen = _one_held_out_image_a_class(board)
     table = Table("held-out image", "prediction", "score")
     right = 0
-    by_path = {one.path: one for one in predict.load(out).predict(list(chosen))}
+    by_path = {one.path: one for one in predict.load(out, cache_dir=None).predict(list(chosen))}
     for path, label in chosen.items():
         one = by_path[path]
         is_right = one.classes[0] == label

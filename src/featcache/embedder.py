@@ -215,6 +215,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Raise SpecError for what can be told without the weights."""
         runtime.check_options(self.runtime, self.device, self.precision)
         check_choice("check", self.check, CHECKS)
+        if self.pooling == "none":
+            raise SpecError("pooling none gives maps, and estimators learn from vectors; use avg.")
         for name in ("batch_size", "max_pixels"):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < 1:

@@ -10,27 +10,26 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
-from featcache import backbones, catalogue, decoding, progress, sources, store, weights_memo
+from featcache import backbones, decoding, progress, requested, sources, store, weights_memo
 from featcache import runtime as compilation
 from featcache.assembling import assemble
 from featcache.computing import ON_ERROR, Work, stop_at_failure
 from featcache.errors import SpecError, StoreError
 from featcache.inventory import known_stamps, look
 from featcache.networks import Settings
-from featcache.spec import AUGMENTATIONS, MAX_PIXELS, MAX_VIEWS, ExtractionSpec, check_choice
+from featcache.requested import Names
+from featcache.spec import MAX_PIXELS, ExtractionSpec, check_choice
 from featcache.targets import Target, open_if_good
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
 CHECKS = ("stat", "content")
-
-Names = Union[str, Sequence[str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ def extract(
     backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
     weights : imagenet, random, or the path of a weights file or of a .keras backbone.
-    pooling : avg, max or flatten; how a feature map becomes a vector.
+    pooling : avg, max or flatten; how a feature map becomes a vector. none keeps maps as they are,
+        (n, height, width, channels), which no head learns from.
     layer : name of the layer whose output is taken; None is the backbone's output.
     image_size : pixels, one number or (height, width); None is the backbone's own size.
     resize : bilinear (as Keras does), or antialias (better for large photographs, slower).
@@ -221,26 +221,102 @@ def run_all(
     spec_options |= {
         "background": decoding.colour(background),
         "views": views,
-        "augment": _augmentations(augment, views),
+        "augment": requested.augmentations(augment, views),
         "precision": precision,
     }
     cache = Path(cache_dir)
-    models = cache / compilation.MODELS_FOLDER
     samples = sources.open_source(source, root=root, target=target)
-    path_suffix = ""
     if limit is not None and limit < len(samples):
-        samples, path_suffix = samples.limit(limit), f"-limit{limit}"
-    every = _different(
+        samples = samples.limit(limit)
+    every = requested.different(
         backbones.resolve(name, layer=tap, memo=cache / weights_memo.FILE_NAME, **spec_options)
-        for name, tap in _combined(backbone, layer, spec_options.get("weights"))
+        for name, tap in requested.combined(backbone, layer, spec_options.get("weights"))
     )
+    settings = Settings(
+        batch_size,
+        device,
+        runtime,
+        on_error == "stop",
+        show_progress,
+        cache / compilation.MODELS_FOLDER,
+    )
+    return _run(
+        samples,
+        every,
+        cache,
+        settings,
+        max_pixels=max_pixels,
+        check=check,
+        wait=wait,
+        overwrite=overwrite,
+        explains=True,
+        started=started,
+    )
+
+
+def extract_network(
+    source: Any,
+    resolved: backbones.Resolved,
+    *,
+    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
+    batch_size: int = 32,
+    runtime: str = "auto",
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Extraction:
+    """Do what `run` does for a network that is there already, as part of a model say.
+
+    Parameters
+    ----------
+    source : as `open_source` takes it.
+    resolved : a spec and its network. The weights that the spec names are the caller's word for
+        those of the network.
+
+    Raises
+    ------
+    SourceError, SpecError, BackboneError, StoreError
+        As `extract`.
+    """
+    cache = Path(cache_dir)
+    models = cache / compilation.MODELS_FOLDER
+    settings = Settings(batch_size, device, runtime, False, show_progress, models)
+    (done,) = _run(
+        sources.open_source(source),
+        [resolved],
+        cache,
+        settings,
+        max_pixels=MAX_PIXELS,
+        check="stat",
+        wait=True,
+        overwrite=False,
+        explains=False,
+        started=time.monotonic(),
+    )
+    return done
+
+
+def _run(
+    samples: sources.Source,
+    every: Sequence[backbones.Resolved],
+    cache: Path,
+    settings: Settings,
+    *,
+    max_pixels: int,
+    check: str,
+    wait: bool,
+    overwrite: bool,
+    explains: bool,
+    started: float,
+) -> list[Extraction]:
+    """Have the feature files of resolved networks; `explains` says why one was not there."""
+    stop, show_progress = settings.stop, settings.show_progress
+    path_suffix = f"-limit{samples.limited_to}" if samples.limited_to else ""
     folder = store.source_folder(cache, samples.name, samples.origin)
     paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
 
     published = [open_if_good(path) for path in paths]
     known = _stamps_in_all(published) if check == "stat" else None
     state = look(samples, max_pixels, known, show_progress)
-    stop = on_error == "stop"
     if stop:
         stop_at_failure(state.named_failures())
     targets = [
@@ -255,9 +331,8 @@ def run_all(
             files[mine.path] = before
         else:
             todo.append(mine)
-            if not overwrite and before is None:
+            if explains and not overwrite and before is None:
                 _say_why(folder, mine.spec, show_progress)
-    settings = Settings(batch_size, device, runtime, stop, show_progress, models)
     with ExitStack() as stack:
         # always in the same order: two runs that want each other's files must not wait for ever
         for path in sorted(mine.path for mine in todo):
@@ -294,58 +369,6 @@ def run_all(
         )
         for mine, before in zip(targets, published, strict=True)
     ]
-
-
-def _names(names: Names) -> list[str | None]:
-    """Return names without repetitions; None is one of them."""
-    if isinstance(names, Sequence) and not all(isinstance(n, (str, type(None))) for n in names):
-        raise SpecError(f"backbone and layer must be names; got {list(names)!r}.")
-    return [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names))
-
-
-def _combined(
-    backbone: Names, layer: Names, weights: str | None
-) -> list[tuple[str | None, str | None]]:
-    """Return backbone and layer of each file to be made."""
-    names, layers = _names(backbone), _names(layer)
-    if not names or not layers:
-        raise SpecError("backbone and layer must name at least one; got an empty list.")
-    if len(names) > 1 and layers != [None]:
-        raise SpecError(
-            f"layer names a layer of one backbone; {len(names)} are given. Extract each with its "
-            f"own layers."
-        )
-    if len(names) > 1 and weights not in (None, "imagenet", "random"):
-        raise SpecError(
-            f"weights '{weights}' are of one backbone; {len(names)} are given. Extract each with "
-            f"its own weights."
-        )
-    for name in names if len(names) > 1 else ():
-        if name is not None:
-            catalogue.find(name)  # its error comes before another one's weights are fetched
-    return [(name, tap) for name in names for tap in layers]
-
-
-def _different(every: Iterable[backbones.Resolved]) -> list[backbones.Resolved]:
-    """Return what is resolved once where two names stand for the same, as None and the default."""
-    return list({one.spec: one for one in every}.values())
-
-
-def _augmentations(augment: Names, views: int) -> tuple[str, ...]:
-    """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
-    if not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= MAX_VIEWS:
-        raise SpecError(f"views must be a whole number, 1 to {MAX_VIEWS}; got {views!r}.")
-    if augment is None:
-        return AUGMENTATIONS if views > 1 else ()
-    names = augment.split(",") if isinstance(augment, str) else list(augment)
-    if views == 1:
-        raise SpecError(
-            f"views is 1, the clean image alone, so there is nothing to augment by "
-            f"{', '.join(names)}. Ask for 2 views or more."
-        )
-    for name in names:
-        check_choice("augment", name, AUGMENTATIONS)
-    return tuple(name for name in AUGMENTATIONS if name in names)
 
 
 def _stamps_in_all(

@@ -16,7 +16,7 @@ from featcache.errors import SpecError
 
 FORMAT_VERSION = 1
 
-POOLINGS = ("avg", "max", "flatten")
+POOLINGS = ("avg", "max", "flatten", "none")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -58,7 +58,7 @@ def extract(
         ),
     ] = "imagenet",
     pooling: Annotated[
-        str, typer.Option(help="avg, max or flatten.", rich_help_panel=NUMBERS)
+        str, typer.Option(help="avg, max, flatten; none keeps maps.", rich_help_panel=NUMBERS)
     ] = "avg",
     layer: Annotated[
         Optional[str],
@@ -200,11 +200,12 @@ def _described(done: Extraction) -> dict[str, Any]:
 
 def _told(done: Extraction) -> str:
     features = done.features
-    n, d = features.shape
+    n, *row = features.shape
+    what = f"{row[0]} features" if len(row) == 1 else f"a map of {' x '.join(map(str, row))}"
     views = f", {features.spec.views} views" if features.spec.views > 1 else ""
     return (
         f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
-        f"{learnable(features)}{views}, {d} features each.\n"
+        f"{learnable(features)}{views}, {what} each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
         f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s)."
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from featcache.cli.options import (
@@ -102,7 +103,8 @@ def _described(features: Any) -> dict[str, Any]:
     return {
         "path": str(features.path),
         "n_images": len(features),
-        "n_features": features.shape[1],
+        "n_features": int(np.prod(features.shape[1:])),
+        "shape": list(features.shape),
         "n_views": features.spec.views,
         "dtype": str(features.dtype),
         "size_bytes": features.path.stat().st_size,
@@ -128,7 +130,7 @@ def _file_table(described: dict[str, Any]) -> Any:
     rows = {
         "file": described["path"],
         "images": described["n_images"],
-        "features": f"{described['n_features']} {described['dtype']}",
+        "features": f"{' x '.join(map(str, described['shape'][1:]))} {described['dtype']}",
         "views": _views(described["spec"]),
         "size": amount(described["size_bytes"]),
         "task": described["task"],
@@ -172,7 +174,7 @@ def _folder_table(files: list[dict[str, Any]]) -> Any:
         table.add_row(
             Text(one["path"], overflow="fold"),
             str(one["n_images"]),
-            str(one["n_features"]),
+            " x ".join(map(str, one["shape"][1:])),
             one["known"],
             str(len(one["failures"])),
             amount(one["size_bytes"]),

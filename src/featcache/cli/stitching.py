@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from featcache.cli.options import (
+    RARE,
     CacheDir,
     Json,
     Overwrite,
@@ -16,6 +17,12 @@ from featcache.cli.options import (
     result,
     say,
 )
+from featcache.spec import check_choice
+
+if TYPE_CHECKING:
+    from featcache.card import Card
+
+_OUTPUTS = {"classification": "classes", "multi-label": "labels", "regression": "targets"}
 
 
 @app.command()
@@ -27,6 +34,18 @@ def stitch(
         Optional[Path], typer.Option(help="The .keras file to write. (beside the heads)")
     ] = None,
     head: Annotated[Optional[str], typer.Option(help="Which head. (the best)")] = None,
+    distil: Annotated[
+        bool,
+        typer.Option("--distil", help="Of a forest: stitch a dense head that learnt from it."),
+    ] = False,
+    input_: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="image; or bytes: also a SavedModel that takes encoded files.",
+            rich_help_panel=RARE,
+        ),
+    ] = "image",
     source: Annotated[
         Optional[str], typer.Option(help="The images, if they are elsewhere now.")
     ] = None,
@@ -37,6 +56,7 @@ def stitch(
     """Join backbone and head into one Keras model, and check it on the images."""
     from featcache import leaderboard, stitching, store
 
+    check_choice("input", input_, ("image", "bytes"))
     if heads is None:
         heads = store.newest_heads(cache_dir)
         say(f"Took the newest heads: {heads}")
@@ -45,12 +65,44 @@ def stitch(
     if head is None:
         say(f"Took the best head: {fitted.name}")
     out = out or heads.with_suffix(".keras")
-    done = stitching.run(fitted, out, source=source, overwrite=overwrite)
-    parity = stitching.Parity(**done.card.parity)
-    result(
-        as_json,
-        {"model": str(done.path), "hit": done.hit} | done.card.to_dict(),
+    done = stitching.run(fitted, out, source=source, distil=distil, overwrite=overwrite)
+    about = done.card
+    values = {
+        "model": str(done.path),
+        "labels": str(stitching.labels_path(done.path)),
+        "hit": done.hit,
+    } | about.to_dict()
+    lines = [
         f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
-        f"{by(done.card.spec.image_size)}, 0 to 255, to {done.card.output} of "
-        f"{len(done.card.class_names)} classes.\nParity: {parity}.",
-    )
+        f"{by(about.spec.image_size)}, 0 to 255, to {about.output} of "
+        f"{len(about.class_names)} {_OUTPUTS[about.task]}.",
+        f"Parity: {stitching.Parity(**about.parity)}.",
+    ]
+    if about.distilled is not None:
+        lines.extend(_distilled(about, about.distilled, board.metric))
+    if input_ == "bytes":
+        from featcache import exporting
+
+        saved = exporting.export(done.path, "saved-model", source=source, overwrite=overwrite)
+        values["saved_model"] = str(saved.path)
+        lines.append(
+            f"SavedModel {saved.path}: encoded files as well, same answer for "
+            f"{saved.agreement:.1%} of images, largest difference {saved.largest_difference:.1e}."
+        )
+    result(as_json, values, "\n".join(lines))
+
+
+def _distilled(about: Card, distilled: dict[str, Any], metric: str) -> list[str]:
+    """Say how far a student says what its teacher says, and how well each does."""
+    from featcache.stitching.distilling import Agreement
+
+    teacher = distilled["teacher"]
+    lines = [f"Distilled from {teacher}: {Agreement(**distilled['agreement'])}."]
+    if about.test is not None:
+        theirs, ours = distilled["teacher_test"][metric], about.test[metric]
+        lines.append(f"Held out, {metric}: {teacher} {_shown(theirs)}, this model {_shown(ours)}.")
+    return lines
+
+
+def _shown(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:.3f}"

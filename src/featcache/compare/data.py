@@ -69,6 +69,12 @@ def of_files(files: Sequence[store.Features]) -> Source:
         When they are of different tasks or classes, or share no image.
     """
     first = files[0]
+    for file in files:
+        if len(file.shape) != 2:
+            raise HeadError(
+                f"'{file.path}' holds maps of {' x '.join(map(str, file.shape[1:]))}, and heads "
+                f"learn from vectors. Extract with --pooling avg, max or flatten."
+            )
     for other in files[1:]:
         ours, theirs = first.annotations, other.annotations
         same = (ours.task, ours.class_names, ours.target_names) == (

@@ -1,24 +1,37 @@
-"""Unfreeze the last layers of a stitched model's backbone and train them on the images.
+"""Fine-tune a stitched model: the frozen prefix never runs again, the suffix learns from its cache.
 
-Batch normalisation stays in inference mode. Keras passes the outer call's `training=True` down
-into nested models, also where they were called with `training=False`; only a layer whose
-`trainable` is False keeps to its moving statistics. So a batch-norm layer stays untrainable as a
-layer, and its scale and offset are made trainable as variables.
+The last layers of the backbone are unfrozen. What comes before them still gives the same numbers
+for the same image, so its output is computed once and kept in the store like any features; only the
+layers behind it train. They are the network's own, so that what they learn is in the whole model.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import card, images, predict, progress, quiet, runtime, sources, splits, stitching
-from featcache.errors import SourceError, SpecError, StitchError
-from featcache.heads import CATALOGUE, PROBABILITIES
+from featcache import (
+    card,
+    extraction,
+    metrics,
+    predict,
+    progress,
+    report,
+    requested,
+    runtime,
+    stitching,
+)
+from featcache.errors import SpecError
+from featcache.finetuning import boundary, graph, plan, resuming, running, saving, starting
+from featcache.finetuning.data import Data, open_data
+from featcache.finetuning.objective import Objective
+from featcache.finetuning.plan import Plan
+from featcache.finetuning.training import History
 
 if TYPE_CHECKING:
     import keras
@@ -28,19 +41,27 @@ if TYPE_CHECKING:
 class Finetuning:
     """What fine-tuning did."""
 
-    unfrozen: tuple[str, ...]  # backbone layers, in the order of the graph
-    best_epoch: int  # 0: no epoch lowered the validation loss, so the weights are the old ones
-    validation_loss: tuple[float, ...]  # before training, then after each epoch
-    accuracy_before: float  # on the held-out part
-    accuracy_after: float
+    path: Path  # of the new model; where nothing improved it is the old one
+    improved: bool  # on the validation images: a better metric, or the same and a lower loss
+    metric: str
+    before: dict[str, float]  # every metric of the model as it came, on the held-out part
+    after: dict[str, float]  # of the model that was written
+    unfrozen: tuple[str, ...]  # backbone layers of the last stage, in the order of the graph
+    boundary: str  # where the last stage began to train
+    stages: tuple[History, ...]
     n_train: int
     n_validation: int
     n_test: int
+    parity: dict[str, Any] | None  # of the whole model with the suffix that was trained
 
     @property
-    def improved(self) -> bool:
-        """Whether an epoch lowered the validation loss."""
-        return self.best_epoch > 0
+    def best_epochs(self) -> tuple[int, ...]:
+        """The epoch that was kept of each stage; 0: none was better."""
+        return tuple(history.best_epoch for history in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        return asdict(self) | {"path": str(self.path), "best_epochs": list(self.best_epochs)}
 
 
 def finetune(
@@ -48,15 +69,35 @@ def finetune(
     source: Any = None,
     *,
     out: str | os.PathLike[str],
-    unfreeze: int = 20,
+    unfreeze: int | str | None = None,
+    unfreeze_from: str | None = None,
+    stages: Sequence[int | str] | str | None = None,
     learning_rate: float = 1e-5,
-    epochs: int = 5,
+    lr_decay: float = 1.0,
+    schedule: str = "cosine",
+    warmup: float = 0.1,
+    epochs: int = 10,
+    patience: int | None = 3,
+    class_weight: str | None = None,
+    label_smoothing: float = 0.0,
+    dropout: float = 0.0,
+    weight_decay: float = 0.0,
+    views: int = 1,
+    augment: str | Sequence[str] | None = None,
+    end_to_end: bool = False,
+    refit: bool = True,
+    dtype: str = "float32",
+    max_cache_gb: float | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    cache_dir: str | os.PathLike[str] = extraction.DEFAULT_CACHE,
+    runtime: str = "auto",
     device: str = "auto",
     show_progress: bool = True,
 ) -> Finetuning:
     """Train the head and the last layers of the backbone; write the best epoch's model.
+
+    Interrupted, the same call goes on after the last finished epoch.
 
     Parameters
     ----------
@@ -64,11 +105,30 @@ def finetune(
     source : labelled images, as `open_source` takes them; None is where the model's features came
         from.
     out : .keras file for the new model.
-    unfreeze : number of backbone layers, counted from the end among those that hold weights;
-        0 trains the head alone.
-    learning_rate : of Adam.
-    epochs : passes over the training part. The best by validation loss is kept, the state before
-        training included.
+    unfreeze : number of backbone layers, counted from the end among those that hold weights to
+        train, or "all"; 0 trains the head alone. None is 20, or all where there are fewer.
+    unfreeze_from : name of the first layer to unfreeze, instead of a number.
+    stages : several numbers, as (10, 30, "all"), one stage of training after the other.
+    learning_rate : of Adam, at its highest.
+    lr_decay : factor of the rate for each block further from the head; a block ends where branches
+        of the network join.
+    schedule : cosine (falls to 0 over the epochs of a stage) or constant.
+    warmup : share of a stage's steps over which the rate rises from 0.
+    epochs : of each stage, at most. The best on the validation images is kept, by accuracy (micro-F1
+        of labels, RMSE of targets) and then by loss, the state before training included.
+    patience : epochs without a better one after which a stage ends; None never ends it early.
+    class_weight : None, or "balanced".
+    label_smoothing : Szegedy et al. 2016; for heads that give probabilities.
+    dropout : share of the features that are dropped while training.
+    weight_decay : of Adam, decoupled.
+    views : activations kept of each image: the clean one, and augmented ones.
+    augment : how, of flip, crop and color; None is all where there are views, or with `end_to_end`.
+    end_to_end : train on the images, augmented anew in each epoch, instead of kept activations.
+    refit : where the validation images were taken from the training part, train once more on all of
+        it, for as many epochs as were best.
+    dtype : float32 or float16, of the kept activations.
+    max_cache_gb : raise rather than keep more than so many GB of activations.
+    batch_size : images a step.
     seed : of the order of the images. The held-out part is the one the head was scored on.
 
     Raises
@@ -78,203 +138,178 @@ def finetune(
     SourceError
         When the images have other classes than the model.
     StitchError
-        When the model cannot be loaded, or its head cannot be trained by gradients.
+        When the model cannot be loaded, its head cannot be trained by gradients, training diverges,
+        or the whole model is not what was trained.
+    StoreError
+        When there is no room for the activations.
     """
-    for name, value, least in (
-        ("unfreeze", unfreeze, 0),
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-    ):
-        if value < least:
-            raise SpecError(f"{name} must be {least} or more; got {value}.")
-    if not 0 < learning_rate < 1:
-        raise SpecError(f"learning_rate must lie between 0 and 1; got {learning_rate}.")
-    splits.check_seed(seed)
-    path, out = Path(model), Path(out)
-    if out.resolve() == path.resolve():
+    path, target = Path(model), Path(out)
+    asked = plan.stages_of(unfreeze, unfreeze_from, stages)
+    plans = Plan(
+        stages=asked or (0,),
+        learning_rate=learning_rate,
+        lr_decay=lr_decay,
+        schedule=schedule,
+        warmup=warmup,
+        epochs=epochs,
+        patience=patience,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        weight_decay=weight_decay,
+        views=views,
+        augment=() if augment == "none" else _augmentations(augment, views, end_to_end),
+        dtype=dtype,
+        end_to_end=end_to_end,
+        refit=refit,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    if target.resolve() == path.resolve():
         raise SpecError(f"out must be another file than the model itself, '{path}'.")
-    stitching.check_out(out)
+    stitching.check_out(target)
+    _check_page(target)
     described = card.read(path)
-    if described.head in CATALOGUE and not CATALOGUE[described.head].has_gradients:
-        raise StitchError(
-            f"The votes of {described.head} have no gradient, so it cannot be fine-tuned. "
-            f"Stitch another head: `featcache stitch HEADS --head logreg`."
-        )
-    runtime.gpus(device)  # its error comes before anything is loaded
-    data = _Data(described, source, batch_size, seed)
+    plan.check_head(described.head)
+    plans.check_for(described.task, described.output, described.head)
+    machine = boundary.Machine(Path(cache_dir), max_cache_gb, device, runtime, show_progress)
+    check_machine(machine)
     network = predict.load_keras(path, described)
-    unfrozen = _unfreeze(network, unfreeze)
-    optimizer = quiet.keras().optimizers.Adam(learning_rate)
-    # XLA, Keras's default, makes depthwise convolutions on a CPU many times slower
-    network.compile(optimizer, _loss(described), jit_compile=False)
+    backbone = graph.backbone_of(network)
+    if asked is None:
+        n_layers = len(graph.trainable_layers(backbone))
+        plans = replace(plans, stages=(min(plan.DEFAULT_UNFREEZE, n_layers),))
+    for stage in plans.stages:
+        graph.chosen(backbone, stage)  # its error comes before the images are looked at
+    data = open_data(described, source)
+    with resuming.kept(target, described, plans, data, progress.note) as folder:
+        return _run(network, path, target, described, plans, data, machine, folder)
 
-    _, accuracy_before = _evaluate(network, data, data.test)
-    losses = [_evaluate(network, data, data.validation)[0]]
-    best, best_epoch = network.get_weights(), 0
-    rng = np.random.default_rng(seed)
-    for epoch in range(1, epochs + 1):
-        label = f"Epoch {epoch} of {epochs}"
-        with progress.bar(label, len(data.train), "images", show_progress) as advance:
-            for batch, labels in data.batches(rng.permutation(data.train)):
-                network.train_on_batch(batch, labels)
-                advance(len(labels))
-        losses.append(_evaluate(network, data, data.validation)[0])
+
+def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
+    # a new view in every epoch is more than one
+    return requested.augmentations(augment, 2 if end_to_end else views)
+
+
+def check_machine(machine: boundary.Machine) -> None:
+    """Raise SpecError where this machine has not what is asked for."""
+    runtime.check_options(machine.runtime, machine.device, "float32")
+    runtime.gpus(machine.device)
+    if machine.max_cache_gb is not None and machine.max_cache_gb <= 0:
+        raise SpecError(f"max_cache_gb must be more than 0; got {machine.max_cache_gb}.")
+
+
+def _run(
+    network: keras.Model,
+    path: Path,
+    target: Path,
+    described: card.Card,
+    plans: Plan,
+    data: Data,
+    machine: boundary.Machine,
+    folder: Path,
+) -> Finetuning:
+    original = network
+    weights = original.get_weights()
+    if described.finetuned is None:
+        features = boundary.features_of(network, described, data, machine)
+        data = data.without(set(np.flatnonzero(boundary.rows_in(features, data) < 0).tolist()))
+        network = starting.with_head_of(network, described, features, data, data.train)
+    elif described.finetuned["plan"]["refit"]:
         progress.note(
-            f"epoch {epoch}: validation loss {losses[-1]:.4f} (before {losses[0]:.4f})",
-            show_progress,
+            "The model learnt from these validation images when it was fine-tuned, so it can "
+            "hardly be beaten on them. Fine-tune the stitched model with --stages instead.",
+            machine.show_progress,
         )
-        if losses[-1] < min(losses[:-1]):
-            best, best_epoch = network.get_weights(), epoch
-    network.set_weights(best)
-    _, accuracy_after = _evaluate(network, data, data.test)
+    objective = Objective.of(
+        described.task,
+        described.output,
+        data.y[data.train],
+        len(described.class_names),
+        plans.class_weight,
+        plans.label_smoothing,
+    )
+    job = running.Job(described, data, plans, machine, objective, folder)
+    before = _score(running.cut(original, plans.stages[0], job), job)
+    histories, some = running.train_stages(network, job, data.train, None, "fine-tuning")
+    improved = any(history.best_epoch for history in histories)
+    if not improved or plans.refit:
+        original.set_weights(weights)
+        network = original
+    if improved and plans.refit:
+        rows = np.sort(np.concatenate([data.train, data.validation]))
+        epochs = [history.best_epoch for history in histories]
+        _, some = running.train_stages(network, job, rows, epochs, "on all training images")
+    parity = None
+    whole = saving.whole(network)
+    if improved:
+        parity = saving.compared(whole, some, job)
     done = Finetuning(
-        unfrozen=unfrozen,
-        best_epoch=best_epoch,
-        validation_loss=tuple(losses),
-        accuracy_before=accuracy_before,
-        accuracy_after=accuracy_after,
+        path=target,
+        improved=improved,
+        metric=objective.metric,
+        before=before,
+        after=_score(some, job) if improved else before,
+        unfrozen=some.unfrozen,
+        boundary=some.where,
+        stages=tuple(histories),
         n_train=len(data.train),
         n_validation=len(data.validation),
         n_test=len(data.test),
+        parity=None if parity is None else asdict(parity),
     )
-    options = {"unfreeze": unfreeze, "learning_rate": learning_rate, "epochs": epochs, "seed": seed}
-    _save(network, data, out, replace(
-        described,
-        test_accuracy=accuracy_after,
-        finetuned=options | asdict(done),
-    ))  # fmt: skip
+    stitching.save(whole, target, _card(described, done, plans))
+    report.write_training(page_path(target), _page(described, done, plans, data))
     return done
 
 
-class _Data:
-    """The labelled images of a source in three parts, as the head knew them."""
-
-    def __init__(
-        self,
-        described: card.Card,
-        source: Any,
-        batch_size: int,
-        seed: int,
-    ):
-        self.samples = sources.reopen(asdict(described), source)
-        if self.samples.class_names != described.class_names:
-            ours, theirs = set(described.class_names), set(self.samples.class_names)
-            odd = ", ".join(sorted(ours ^ theirs)[:5])
-            raise SourceError(
-                f"'{self.samples.origin}' and the model do not have the same classes; "
-                f"only one of them has: {odd}."
-            )
-        self.spec, self.batch_size = described.spec, batch_size
-        self.scanned = sources.scan(self.samples, images.plain_orientation)
-        self.failures = dict(self.scanned.unreadable)
-        digests = self.scanned.digests
-        part = splits.parts(self.samples.annotations, digests, described.seed)
-        readable = np.ones(len(self.samples), bool)
-        readable[list(self.failures)] = False
-        train = np.flatnonzero(part["train"] & readable)
-        validation = np.flatnonzero(part["val"] & readable)
-        if not len(validation):
-            # another salt than the held-out part's, else the same images would always come first
-            about = self.samples.annotations.take(train)
-            is_val = splits.held_out(
-                about.strata, digests[train], described.seed + 1, groups=about.groups
-            )
-            validation, train = train[is_val], train[~is_val]
-        self.train, self.validation = train, validation
-        self.test = np.flatnonzero(part["test"] & readable)
-        if not (len(train) and len(validation) and len(self.test)):
-            raise SourceError(
-                f"'{self.samples.origin}' has {len(train)} training, {len(validation)} validation "
-                f"and {len(self.test)} test images; each part needs at least one."
-            )
-
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yield (images, labels) of these rows."""
-        for numbers, batch in images.batches(
-            self.samples,
-            self.scanned,
-            rows.tolist(),
-            spec=self.spec,
-            batch_size=self.batch_size,
-            failures=self.failures,
-        ):
-            yield batch, self.samples.labels[numbers]
+def page_path(model: Path) -> Path:
+    """Return where the page of a fine-tuned model lies."""
+    return model.with_suffix(".html")
 
 
-def _unfreeze(network: keras.Model, n: int) -> tuple[str, ...]:
-    """Make the backbone's last `n` weight-bearing layers trainable; return their names."""
-    keras = quiet.keras()
-    for layer in network.layers:
-        _thaw(layer)  # the head
-    backbone = next(layer for layer in network.layers if isinstance(layer, keras.Model))
-    weighted = [layer for layer in backbone.layers if layer.weights]
-    if n > len(weighted):
+def _check_page(target: Path) -> None:
+    page = page_path(target)
+    if page.exists() and "Made by featcache" not in page.read_text("utf-8", "replace"):
         raise SpecError(
-            f"unfreeze is {n}, but {backbone.name} has {len(weighted)} layers that hold weights."
+            f"The training curves would overwrite '{page}', which is no such page. Choose another "
+            f"--out."
         )
-    # the model itself must be trainable for any variable in it to be
-    backbone.trainable = True
-    for layer in backbone.layers:
-        layer.trainable = False
-    for layer in weighted[len(weighted) - n :]:
-        _thaw(layer)
-    return tuple(layer.name for layer in weighted[len(weighted) - n :])
 
 
-def _thaw(layer: Any) -> None:
-    keras = quiet.keras()
-    is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-    layer.trainable = not is_batch_norm and not isinstance(layer, keras.layers.Normalization)
-    if is_batch_norm:
-        for variable in (layer.gamma, layer.beta):
-            if variable is not None:
-                variable.trainable = True
+def _page(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> dict[str, Any]:
+    """Return what the page of the training curves shows."""
+    stages = [
+        asdict(history) | {"best_epoch": history.best_epoch, "unfrozen": history.unfrozen}
+        for history in done.stages
+    ]
+    return done.to_dict() | {
+        "model": done.path.name,
+        "source": data.samples.origin,
+        "head": described.head,
+        "backbone": described.spec.backbone,
+        "task": described.task,
+        "plan": plans.to_dict(),
+        "versions": card.versions(),
+        "stages": stages,
+    }
 
 
-def _loss(described: card.Card) -> Any:
-    """Return the loss the head itself minimises: cross-entropy, or squared hinge for an SVM."""
-    keras = quiet.keras()
-    if described.output == PROBABILITIES:
-        return keras.losses.SparseCategoricalCrossentropy()
-    n_classes = len(described.class_names)
-
-    def squared_hinge(labels: Any, scores: Any) -> Any:
-        labels = keras.ops.reshape(labels, (-1,))
-        signs = 2.0 * keras.ops.one_hot(keras.ops.cast(labels, "int32"), n_classes) - 1.0
-        return keras.ops.mean(keras.ops.square(keras.ops.relu(1.0 - signs * scores)), axis=-1)
-
-    return squared_hinge
+def _score(some: running.Cut, job: running.Job) -> dict[str, float]:
+    """Return every metric of a network on the held-out part."""
+    rows, about = job.data.test, job.described
+    outputs = some.batches.outputs(some.suffix, rows)
+    return metrics.score(about.task, job.data.y[rows], outputs, about.output)
 
 
-def _evaluate(network: keras.Model, data: _Data, rows: np.ndarray) -> tuple[float, float]:
-    """Return mean loss and accuracy over rows, in inference mode."""
-    keras = quiet.keras()
-    loss, right, n = 0.0, 0, 0
-    for batch, labels in data.batches(rows):
-        outputs = network.predict_on_batch(batch)
-        value = network.compute_loss(y=keras.ops.convert_to_tensor(labels), y_pred=outputs)
-        loss += float(value) * len(labels)
-        right += int((outputs.argmax(axis=1) == labels).sum())
-        n += len(labels)
-    if not n:
-        raise SourceError(f"None of the {len(rows)} images of a part could be read.")
-    return loss / n, right / n
-
-
-def _save(network: keras.Model, data: _Data, out: Path, described: card.Card) -> None:
-    """Freeze, save, and check that the file gives what the trained model gives."""
-    # another model object on the same layers: without the optimiser, and without our loss, which
-    # plain Keras could not load
-    network = quiet.keras().Model(network.inputs[0], network.output, name=network.name)
-    network.trainable = False
-    batch, _ = next(data.batches(data.test))
-    expected = np.asarray(network(batch, training=False))
-    stitching.save(network, out, described)
-    got = np.asarray(predict.load_keras(out, card.read(out))(batch, training=False))
-    difference = float(np.abs(expected - got).max())
-    if difference > stitching.TOLERANCE["float32"]:
-        out.unlink()
-        card.path_of(out).unlink()
-        raise StitchError(
-            f"The saved model differs from the trained one by {difference:.1e}; nothing was kept."
-        )
+def _card(described: card.Card, done: Finetuning, plans: Plan) -> card.Card:
+    changed = (*described.changed_layers, *done.unfrozen) if done.improved else ()
+    about = done.to_dict() | {"plan": plans.to_dict(), "changed": sorted(set(changed))}
+    del about["path"]
+    return replace(
+        described,
+        test_accuracy=done.after.get("accuracy"),
+        test=done.after,
+        parity=done.parity or described.parity,
+        finetuned=about if done.improved else described.finetuned,
+    )

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer
 
 from featcache.errors import HeadError
 from featcache.heads import preprocessing
-from featcache.heads.preprocessing import PREPROCESSING, dense_layer
+from featcache.heads.preprocessing import dense_layer
 from featcache.heads.rows import Rows
 from featcache.spec import check_choice
 
@@ -30,6 +29,7 @@ PROBABILITIES = "probabilities"
 SCORES = "scores"
 VALUES = "values"
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+_THRESHOLD = {PROBABILITIES: 0.5, SCORES: 0.0}  # from which on a label is there
 
 
 class Head(BaseEstimator, ABC):  # type: ignore[misc]
@@ -104,24 +104,35 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         return self.outputs(X)
 
     def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
-        """Return (n,) bool: the class of these rows hangs on a difference under `tolerance`."""
-        top = np.sort(self.outputs(X), axis=1)
-        return np.asarray(top[:, -1] - top[:, -2] < tolerance)
+        """Return (n,) bool: what these rows are said to be hangs on less than `tolerance`."""
+        return close_calls(self.outputs(X), self.task, self.output, tolerance)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return class indices (n,), labels (n, n_labels) of 0 and 1, or values (n, n_targets)."""
-        outputs = self.outputs(X)
-        if self.task == CLASSIFICATION:
-            return np.asarray(self.classes_[outputs.argmax(axis=1)])
-        if self.task == MULTI_LABEL:
-            threshold = 0.5 if self.output == PROBABILITIES else 0.0
-            return (outputs >= threshold).astype(np.int64)
-        return outputs
+        what = said(self.outputs(X), self.task, self.output)
+        return np.asarray(self.classes_[what]) if self.task == CLASSIFICATION else what
 
     def check(self) -> None:
         """Raise SpecError where a parameter that all heads share is wrong."""
         check_choice("task", self.task, self.tasks)
         check_choice("class_weight", self.class_weight, (None, "balanced"))
+
+
+def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
+    """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
+    if task == CLASSIFICATION:
+        return np.asarray(outputs.argmax(axis=1))
+    return (outputs >= 0.3).astype(np.int64) if task == MULTI_LABEL else outputs
+
+
+def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:
+    """Return (n,) bool: what outputs (n, k) say hangs on a difference under `tolerance`."""
+    if task == CLASSIFICATION:
+        top = np.sort(outputs, axis=1)
+        return np.asarray(top[:, -1] - top[:, -2] < tolerance)
+    if task == MULTI_LABEL:
+        return np.asarray((np.abs(outputs - _THRESHOLD[output]) < tolerance).any(axis=1))
+    return np.zeros(len(outputs), bool)  # values say nothing but themselves
 
 
 def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:
@@ -147,7 +158,8 @@ class SklearnHead(Head):
     """A scikit-learn estimator behind preprocessed features.
 
     Its constructor stores at least `preprocessing`: none, standardise (each feature to mean 0,
-    variance 1), l2 (each row to length 1) or pca (the first principal components).
+    variance 1), l2 (each row to length 1), pca (the first principal components), or several of
+    them in the order in which they apply, as "l2+standardise".
     """
 
     suffix = ".skops"
@@ -164,13 +176,13 @@ class SklearnHead(Head):
         self.check()
         # never half precision: scaling in it overflows
         X = np.asarray(X, self.precision)
-        step = PREPROCESSING[self.preprocessing](*X.shape)
+        step = preprocessing.make(self.preprocessing, *X.shape)
         self.pipeline_ = make_pipeline(step, self.make_estimator(X.shape[1])).fit(X, y)
         return self.describe()
 
     def check(self) -> None:
         super().check()
-        check_choice("preprocessing", self.preprocessing, tuple(PREPROCESSING))
+        preprocessing.check(self.preprocessing)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, n_outputs) scores; for two classes scikit-learn's score and its negative."""
@@ -192,6 +204,11 @@ class SklearnHead(Head):
         kind = type(self.make_estimator(1))
         if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
             raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
+        if len(pipeline) != 2 or not preprocessing.is_known(pipeline[0]):
+            raise HeadError(
+                f"Head file '{file}' holds preprocessing that is none of "
+                f"{', '.join(preprocessing.STEPS)}. Run `featcache fit-heads` again."
+            )
         self.pipeline_ = pipeline
         return self.describe()
 
@@ -205,9 +222,6 @@ class SklearnHead(Head):
 
     def linear_layer(self, features: Any, name: str, weights: np.ndarray, bias: np.ndarray) -> Any:
         """Continue a Keras tensor with the preprocessing and then `weights` (k, p), `bias` (k,)."""
-        step = self.pipeline_[0]
-        if isinstance(step, Normalizer):
-            features = preprocessing.to_keras(step, features)
-            return dense_layer(name, weights.T, bias)(features)
-        # the others are affine, so they fold into the one layer
-        return dense_layer(name, *preprocessing.folded(step, weights, bias))(features)
+        before, affine = preprocessing.parted(self.pipeline_[0])
+        features = preprocessing.to_keras(before, features)
+        return dense_layer(name, *preprocessing.folded(affine, weights, bias))(features)

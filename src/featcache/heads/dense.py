@@ -38,6 +38,8 @@ class Dense(Head):
 
     It ends in a softmax for classification, a sigmoid for several labels, and gives values for
     regression. The loss is the cross-entropy, or the squared error of standardised targets.
+    To learn from another model (Hinton et al. 2015, "Distilling the knowledge in a neural
+    network"), `y` may hold its probabilities, (n, n_outputs), in place of classes or labels.
 
     Parameters
     ----------
@@ -106,11 +108,14 @@ class Dense(Head):
         self.n_features_in_ = X.shape[1]
         targets = self._prepare(y)
         rng = np.random.default_rng(self.seed)
-        strata = targets.y if self.task == CLASSIFICATION else np.zeros(len(y), int)
+        strata = np.zeros(len(y), int)
+        if self.task == CLASSIFICATION:
+            strata = targets.y.argmax(axis=1) if targets.are_soft else targets.y
         fit_rows, val_rows = parted(strata, self.validation_fraction, rng, groups)
         self.mean_, self.scale_ = mean_and_scale(X)
         training = trainer(
-            X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task
+            *(X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task),
+            targets.are_soft,
         )
         standardised = np.subtract(X, self.mean_, dtype=np.float32)
         standardised /= self.scale_
@@ -201,16 +206,20 @@ class Dense(Head):
         """Return what is to be learnt as the loss takes it."""
         balanced = self.class_weight == "balanced"
         if self.task == CLASSIFICATION:
-            self.classes_, numbers = np.unique(y, return_inverse=True)
+            if y.ndim == 2:  # probabilities
+                self.classes_, wanted = np.arange(y.shape[1]), y.astype(np.float32)
+                share = np.maximum(y.mean(axis=0, dtype=np.float64), 0.5 / len(y))
+            else:
+                self.classes_, numbers = np.unique(y, return_inverse=True)
+                wanted, share = numbers.astype(np.int32), np.bincount(numbers) / len(y)
             k = self.n_outputs_ = len(self.classes_)
             if k < 2:
                 raise HeadError(
                     f"The dense head needs samples of two classes or more; got only class "
                     f"{self.classes_[0]}."
                 )
-            share = np.bincount(numbers) / len(y)
             weights = 1 / (k * share) if balanced else np.ones(k)
-            return Targets.of(numbers.astype(np.int32), weights, np.log(share * weights))
+            return Targets.of(wanted, weights, np.log(share * weights))
         self.n_outputs_ = y.shape[1]
         y, weights = np.asarray(y, np.float64), np.ones((2, self.n_outputs_))
         if self.task == REGRESSION:

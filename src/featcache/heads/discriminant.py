@@ -24,7 +24,7 @@ class LDA(MomentsHead):
     ----------
     shrinkage : 0 to 1, share of the mean variance times the identity in the covariance, as in
         scikit-learn.
-    preprocessing : none, standardise or l2.
+    preprocessing : none, standardise or l2; with pca or several steps the rows are copied.
     class_weight : "balanced" takes all classes to be equally likely.
     """
 
@@ -104,7 +104,7 @@ class Centroid(MomentsHead):
 
     Parameters
     ----------
-    preprocessing : none, standardise or l2.
+    preprocessing : none, standardise or l2; with pca or several steps the rows are copied.
     """
 
     tasks = (CLASSIFICATION,)

@@ -21,7 +21,7 @@ from featcache.heads.contract import (
     Head,
     SklearnHead,
 )
-from featcache.heads.preprocessing import L2, PREPROCESSING, STANDARDISE
+from featcache.heads.preprocessing import L2, STANDARDISE, make
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,7 +52,7 @@ class LogisticRegression(LinearHead):
     Parameters
     ----------
     C : inverse strength of the penalty.
-    preprocessing : none, standardise, l2 or pca.
+    preprocessing : none, standardise, l2, pca, or several joined by +.
     """
 
     tasks = (CLASSIFICATION, MULTI_LABEL)
@@ -92,7 +92,7 @@ class LogisticRegression(LinearHead):
                 yield head.fit(X, y)
                 continue
             if head.preprocessing not in prepared:
-                step = PREPROCESSING[head.preprocessing](*X.shape)
+                step = make(head.preprocessing, *X.shape)
                 values = np.asarray(X, cls.precision)
                 values = values if step == "passthrough" else step.fit_transform(values)
                 estimator = head.make_estimator(X.shape[1]).set_params(warm_start=True)
@@ -145,7 +145,7 @@ class LinearSVM(LinearHead):
     Parameters
     ----------
     C : inverse strength of the penalty.
-    preprocessing : none, standardise, l2 or pca.
+    preprocessing : none, standardise, l2, pca, or several joined by +.
     seed : of the order in which the solver visits the samples.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,12 +20,12 @@ from featcache.heads import preprocessing
 from featcache.heads.contract import CLASSIFICATION, Head, SklearnHead
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
 from featcache.heads.rows import Block, Moments, Rows, moments_of
-from featcache.spec import check_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 SHARED = (NONE, L2)  # preprocessing with moments of its own; standardising follows from NONE
+_FROM_MOMENTS = (*SHARED, STANDARDISE)  # any other takes a copy of the rows
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,14 @@ class MomentsHead(SklearnHead):
             if head.preprocessing not in problems:
                 y = rows.y
                 n_targets = int(y.max()) + 1 if head.task == CLASSIFICATION else y.shape[1]
-                problems[head.preprocessing] = _problem(rows, head, n_targets)
+                balanced = (
+                    head.weighs_rows
+                    and head.class_weight == "balanced"
+                    and head.task == CLASSIFICATION
+                )
+                problems[head.preprocessing] = _problem(
+                    rows, head.preprocessing, head.task, balanced, n_targets
+                )
             yield head.solve(problems[head.preprocessing])
 
     @abstractmethod
@@ -79,10 +86,6 @@ class MomentsHead(SklearnHead):
         self.pipeline_ = fitted.pipeline_
         return self.describe()
 
-    def check(self) -> None:
-        super().check()
-        check_choice("preprocessing", self.preprocessing, (NONE, STANDARDISE, L2))
-
     def finish(self, problem: Problem, estimator: Any) -> Self:
         """Put scikit-learn's estimator, whose fitted state was solved here, into the pipeline."""
         estimator.n_features_in_ = problem.n_features
@@ -92,11 +95,10 @@ class MomentsHead(SklearnHead):
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, k): the linear map of the preprocessed features."""
         X = np.asarray(X, np.float64)
-        step = self.pipeline_[0]
-        weights, bias = self.linear_map()
-        if isinstance(step, Normalizer):
-            return np.asarray(step.transform(X) @ weights.T + bias)
-        kernel, bias = preprocessing.folded(step, weights, bias)
+        before, affine = preprocessing.parted(self.pipeline_[0])
+        for step in before:
+            X = step.transform(X)
+        kernel, bias = preprocessing.folded(affine, *self.linear_map())
         return np.asarray(X @ kernel + bias)
 
 
@@ -127,10 +129,13 @@ def _unit_length(X: np.ndarray) -> np.ndarray:
     return np.asarray(Normalizer().transform(np.asarray(X, np.float64)))
 
 
-def _problem(rows: Rows, head: MomentsHead, n_targets: int) -> Problem:
-    kind, task = head.preprocessing, head.task
+def _problem(rows: Rows, kind: str, task: str, balanced: bool, n_targets: int) -> Problem:
+    if kind not in _FROM_MOMENTS:
+        X, y, _ = rows.arrays()
+        step = preprocessing.make(kind, *X.shape)
+        Z = step.fit_transform(np.asarray(X, np.float64))
+        return replace(_problem(Rows.of(Z, y), NONE, task, balanced, n_targets), step=step)
     shared = L2 if kind == L2 else NONE
-    balanced = head.weighs_rows and head.class_weight == "balanced" and task == CLASSIFICATION
     if rows.known is not None and shared in rows.known and not balanced:
         return _from_moments(rows.known[shared], kind)
     class_weights = None

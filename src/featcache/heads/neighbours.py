@@ -29,7 +29,7 @@ from featcache.heads.contract import (
     Head,
     SklearnHead,
 )
-from featcache.heads.preprocessing import L2, PREPROCESSING, STANDARDISE, dense_layer
+from featcache.heads.preprocessing import L2, STANDARDISE, dense_layer
 from featcache.spec import check_choice
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Neighbours(SklearnHead):
     weights : uniform; or softmax: a neighbour of cosine s weighs exp(s / 0.07), for the metric
         cosine (Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
         discrimination"; the k-NN evaluation of DINO, Caron et al. 2021).
-    preprocessing : none, standardise, l2 or pca.
+    preprocessing : none, standardise, l2, pca, or several joined by +.
     task : classification, multi-label or regression.
     class_weight : None or "balanced"; no meaning for regression.
     seed : has no meaning here: nothing is drawn.
@@ -175,13 +175,13 @@ class Neighbours(SklearnHead):
         keras = quiet.keras()
         layers, ops = keras.layers, keras.ops
         step, rows = self.pipeline_[0], self.index_.rows.astype(np.float64)
-        z = preprocessing.to_keras(step, features)
+        z = preprocessing.to_keras(preprocessing.steps_of(step), features)
         if self.metric == EUCLIDEAN:
             # -|z - v|^2 = 2 z.v - |v|^2 - |z|^2
             cross = dense_layer("training_rows", 2 * rows.T, -(rows**2).sum(axis=1))(z)
             similarity = cross - layers.Dot(axes=1, name="squared_norm")([z, z])
         else:
-            if self.preprocessing != L2:
+            if not preprocessing.gives_unit_length(step):
                 z = layers.UnitNormalization(name="direction")(z)
             similarity = dense_layer("training_rows", rows.T)(z)
         nearest, places = ops.top_k(similarity, min(self.k, len(rows)))
@@ -256,7 +256,7 @@ class _Index:
     @classmethod
     def over(cls, X: np.ndarray, kind: str, metric: str, most: int) -> _Index:
         X = np.asarray(X, np.float32)
-        step = PREPROCESSING[kind](*X.shape)
+        step = preprocessing.make(kind, *X.shape)
         rows = X if step == "passthrough" else step.fit_transform(X)
         return cls(step, _directions(rows) if metric == COSINE else rows, metric, most)
 

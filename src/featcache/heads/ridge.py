@@ -23,7 +23,7 @@ class Ridge(MomentsHead):
     ----------
     alpha : strength of the penalty, relative to the total variance of a feature on average, so that
         the same value means the same for any number of rows and any preprocessing.
-    preprocessing : none, standardise or l2.
+    preprocessing : none, standardise or l2; with pca or several steps the rows are copied.
     """
 
     tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)

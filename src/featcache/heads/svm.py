@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from featcache import quiet
 from featcache.heads import preprocessing
 from featcache.heads.contract import CLASSIFICATION, SCORES, SklearnHead
-from featcache.heads.preprocessing import L2, PREPROCESSING, PRINCIPAL, STANDARDISE, dense_layer
+from featcache.heads.preprocessing import L2, PRINCIPAL, STANDARDISE, dense_layer
 from featcache.heads.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RbfSVM(SklearnHead):
     ----------
     C : inverse strength of the penalty.
     gamma : width of the kernel in units of 1 / (n_features * their variance), after preprocessing.
-    preprocessing : none, standardise, l2 or pca.
+    preprocessing : none, standardise, l2, pca, or several joined by +.
     class_weight : None or "balanced".
     seed : has no meaning here: nothing is drawn.
     """
@@ -90,7 +90,7 @@ class RbfSVM(SklearnHead):
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         self.check()
         X = np.asarray(X, self.precision)
-        step = PREPROCESSING[self.preprocessing](*X.shape)
+        step = preprocessing.make(self.preprocessing, *X.shape)
         z = X if step == "passthrough" else step.fit_transform(X)
         variance = float(z.var(dtype=np.float64)) or 1.0
         estimator = self.make_estimator(z.shape[1] * variance)
@@ -151,7 +151,7 @@ class RbfSVM(SklearnHead):
         ops = keras.ops
         step, svc = self.pipeline_
         vectors = svc.support_vectors_
-        z = preprocessing.to_keras(step, features)
+        z = preprocessing.to_keras(preprocessing.steps_of(step), features)
         # -gamma |z - v|^2 = 2 gamma z.v - gamma |v|^2 - gamma |z|^2
         gamma = svc._gamma
         cross = dense_layer(

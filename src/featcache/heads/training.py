@@ -38,13 +38,18 @@ _BETA_1, _BETA_2 = 0.9, 0.999  # of Adam
 class Targets:
     """What is to be learnt, for the loss."""
 
-    y: np.ndarray  # (n,) int32 or (n, k) float32
+    y: np.ndarray  # (n,) int32 classes or (n, k) float32
     weights: np.ndarray  # of the classes (k,), or of a label that is absent and one there (2, k)
     bias: np.ndarray  # (k,) of the last layer to start from: the best without any features
 
     @classmethod
     def of(cls, y: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> Targets:
         return cls(y, weights.astype(np.float32), bias.astype(np.float32))
+
+    @property
+    def are_soft(self) -> bool:
+        """Whether every output has its own value in each row."""
+        return self.y.ndim == 2
 
 
 def layers_of(
@@ -147,7 +152,12 @@ def _learning_rates(peak: float, n_steps: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def trainer(
-    n_features: int, n_outputs: int, hidden: tuple[int, ...], batch_norm: bool, task: str
+    n_features: int,
+    n_outputs: int,
+    hidden: tuple[int, ...],
+    batch_norm: bool,
+    task: str,
+    soft: bool,
 ) -> Trainer:
     tf = quiet.tensorflow()
     layers = layers_of(n_outputs, hidden, batch_norm, task, dropout=0)
@@ -167,6 +177,9 @@ def trainer(
             x = layer(x, training=training) if batch_norm else layer(x)
             if training and layer.name.endswith("_relu"):
                 x = _drop(x, threshold, seed + number)
+        if task == CLASSIFICATION and soft:
+            losses = tf.nn.softmax_cross_entropy_with_logits(y, x)
+            return tf.reduce_mean(losses * tf.reduce_sum(y * weights, axis=1))
         if task == CLASSIFICATION:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)
             return tf.reduce_mean(losses * tf.gather(weights, y))
@@ -175,11 +188,10 @@ def trainer(
             return tf.reduce_mean(losses * (weights[0] + y * (weights[1] - weights[0])))
         return tf.reduce_mean(tf.square(x - y))
 
-    rank = 1 if task == CLASSIFICATION else 2
     data = [
         tf.TensorSpec((None, n_features), tf.float32),
-        tf.TensorSpec([None] * rank, tf.int32 if task == CLASSIFICATION else tf.float32),
-        tf.TensorSpec([None] * rank, tf.float32),
+        tf.TensorSpec([None] * (1 + soft), tf.float32 if soft else tf.int32),
+        tf.TensorSpec([None] * (1 if task == CLASSIFICATION else 2), tf.float32),
     ]
 
     @tf.function(  # type: ignore[untyped-decorator]

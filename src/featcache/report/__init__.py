@@ -6,19 +6,18 @@ numbers are those that the leaderboard was saved with; nothing is fitted here.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from featcache import files
 from featcache.leaderboard import Leaderboard
-from featcache.report import curves, embedding, material, origin, pictures, sections
+from featcache.report import curves, embedding, material, origin, pictures, rendering, sections
+from featcache.report.training import write as write_training
 
 REPORT_FILE = "report.html"
-__all__ = ["REPORT_FILE", "label_suspects", "write"]
+__all__ = ["REPORT_FILE", "label_suspects", "write", "write_training"]
 
 
 def write(
@@ -45,7 +44,9 @@ def write(
     if folder is not None:
         board = replace(board, folder=Path(folder))
     path = board.folder / REPORT_FILE if out is None else Path(out)
-    files.write_text(path, _rendered(_content(material.gather(board), tsne)))
+    files.write_text(
+        path, rendering.rendered("page.html.jinja", _content(material.gather(board), tsne))
+    )
     return path
 
 
@@ -94,33 +95,3 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         "pictures": taken.uris,
         "charts": charts,
     }
-
-
-def _rendered(content: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=PackageLoader("featcache.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data"] = lambda value: Markup(as_data(value))
-    own = resources.files(__name__)
-    code = {
-        "style": Markup(own.joinpath("page.css").read_text(encoding="utf-8")),
-        "script": Markup(own.joinpath("page.js").read_text(encoding="utf-8")),
-        "plotly": Markup(get_plotlyjs()),
-    }
-    return environment.get_template("page.html.jinja").render(**content, **code)
-
-
-def as_data(value: Any) -> str:
-    """Return JSON that can stand inside a script element, whatever its texts are."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

@@ -4,7 +4,8 @@ On a CPU that is OpenVINO where it is installed, else TensorFlow with the variab
 constants. On GPUs it is TensorFlow compiled by XLA; on CPUs XLA makes depthwise convolutions many
 times slower and is never used. Which runtime it was changes the numbers by rounding only, and
 that is checked at the start of each run (`agree`). Reduced precision is another matter: other
-numbers, another fingerprint. OpenVINO is known to this package and to `export` alone.
+numbers, another fingerprint. OpenVINO is known to this package alone, and to
+the process in which `exporting` runs a file.
 """
 
 from featcache.runtime.choice import (
@@ -17,7 +18,9 @@ from featcache.runtime.choice import (
     gpus,
 )
 from featcache.runtime.contract import Compiled, Images, Outputs, in_order
+from featcache.runtime.openvino import write as write_openvino
 from featcache.runtime.parity import Agreement, agree
+from featcache.runtime.tensorflow import constant_graph
 
 __all__ = [
     "DEVICES",
@@ -31,6 +34,8 @@ __all__ = [
     "agree",
     "check_options",
     "compile_frozen",
+    "constant_graph",
     "gpus",
     "in_order",
+    "write_openvino",
 ]

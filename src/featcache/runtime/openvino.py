@@ -50,6 +50,13 @@ def compile_model(model: keras.Model, precision: str, kept: Kept | None) -> Comp
     return OpenVINO(_kept_or_converted(model, kept), precision)
 
 
+def write(model: keras.Model, path: Path) -> None:
+    """Write a converted model, in float32, to an .xml file and the .bin file beside it."""
+    import openvino
+
+    openvino.save_model(_converted(model), path, compress_to_fp16=False)
+
+
 class OpenVINO(Compiled):
     """A network whose requests of a few images are spread over the streams."""
 

@@ -19,7 +19,7 @@ from featcache import examples
 from featcache.annotations import Annotations
 from featcache.errors import SourceError, SpecError
 from featcache.sources.contents import Contents, Pixels, Raw, Stamp
-from featcache.sources.folders import ARCHIVE, SUFFIXES, from_files, open_folder, walk
+from featcache.sources.folders import ARCHIVE, SUFFIXES, open_folder, walk
 from featcache.sources.manifests import READERS, open_manifest
 from featcache.sources.memory import PREFIX, Given, open_dataset, open_images
 from featcache.sources.shards import open_shards
@@ -33,7 +33,6 @@ __all__ = [
     "Source",
     "Stamp",
     "digest",
-    "from_files",
     "open_source",
     "reopen",
     "scan",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from featcache.annotations import SPLITS, UNLABELLED, Annotations, unlabelled
+from featcache.annotations import SPLITS, UNLABELLED, Annotations
 from featcache.errors import SourceError
 from featcache.sources.contents import Files
 from featcache.sources.table import Source, as_id, sorted_ids
@@ -84,41 +84,6 @@ def open_folder(root: Path, found: Found) -> Source:
             splits=tuple(SPLITS[parts[id_][0].lower()] for id_ in ids) if has_splits else None,
         ),
         n_passed_over=found.n_others + len(found.archives) + len(paths) - len(ids),
-    )
-
-
-def from_files(paths: Sequence[str | os.PathLike[str]]) -> Source:
-    """Return unlabelled samples from files and folders; the id of a file is its path as given.
-
-    Raises
-    ------
-    SourceError
-        When a path does not exist or there is no image at all.
-    """
-    by_id: dict[str, str] = {}
-    passed_over = 0
-    for given in paths:
-        path = os.fspath(given)
-        if os.path.isdir(path):
-            found = walk(path)
-            by_id.update((as_id(image), image) for image in found.images)
-            passed_over += found.n_others + len(found.archives)
-        elif os.path.exists(path):
-            by_id[as_id(path)] = path
-        else:
-            raise SourceError(f"Image '{path}' does not exist.")
-    if not by_id:
-        raise SourceError(
-            f"There are no images in '{os.fspath(paths[0])}'." if paths else "No images."
-        )
-    ids = tuple(sorted(by_id))
-    return Source(
-        name="images",
-        origin="",
-        ids=ids,
-        contents=Files(tuple(by_id[id_] for id_ in ids)),
-        annotations=unlabelled(len(ids)),
-        n_passed_over=passed_over,
     )
 
 

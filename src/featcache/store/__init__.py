@@ -18,6 +18,7 @@ from featcache.store.folders import (
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.locks import locked
 from featcache.store.publishing import publish
+from featcache.store.room import check_room, size_of
 from featcache.store.rows import DamagedFileError, Parts, ReplacedFileError, Rows
 from featcache.store.table import Failure, Table
 
@@ -31,6 +32,7 @@ __all__ = [
     "ReplacedFileError",
     "Rows",
     "Table",
+    "check_room",
     "locked",
     "newest_features",
     "newest_heads",
@@ -39,6 +41,7 @@ __all__ = [
     "prepare",
     "publish",
     "salvage",
+    "size_of",
     "source_folder",
     "verify",
 ]

@@ -196,6 +196,31 @@ class Features:
                     )
                     raise self._to_repair(where) from error
 
+    def read_rows(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
+        """Return one view's features of rows (m,) int, in their given order, (m, …) as stored.
+
+        What is read is not kept: for files that do not fit into memory. Runs of neighbouring rows
+        are read at once.
+        """
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        with self._open() as file:
+            self._check_same(file)
+            dataset = file["views"] if view else file["features"]
+            breaks = np.flatnonzero(np.diff(wanted) > 1) + 1
+            for places in np.split(np.arange(len(rows)), breaks):
+                first, last = wanted[places[0]], wanted[places[-1]]
+                try:
+                    run = slice(first, last + 1)
+                    block = np.asarray(dataset[run, view] if view else dataset[run])
+                except OSError as error:
+                    spans = [span for span in damaged_spans(dataset) if span[1] >= first]
+                    where = f"checksum of rows {shown_spans(spans)} does not match"
+                    raise self._to_repair(where) from error
+                found[order[places]] = block[wanted[places] - first]
+        return found
+
     def _read(self, name: str) -> np.ndarray:
         with self._open() as file:
             self._check_same(file)

@@ -104,11 +104,22 @@ def newest_features(cache_dir: Path) -> Path:
         # the rows that an Embedder keeps have no labels and are nobody's collection
         if path.is_file() and owner(path.parent) != EMBEDDER
     ]
+    # nor are the maps at a boundary, which fine-tuning keeps
+    found = [path for path in found if not _has_maps(path)]
     if not found:
         raise StoreError(
             f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."
         )
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _has_maps(path: Path) -> bool:
+    """Return whether a feature file holds maps instead of vectors."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return len(file["features"].shape) > 2
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
+        return False  # who opens it says what is wrong with it
 
 
 def newest_heads(cache_dir: Path) -> Path:

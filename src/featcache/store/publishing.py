@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from featcache.store.rows import Rows
 
 CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk at most
-CHUNK_BYTES = 8 << 20  # and bytes: unpooled maps have long rows
+CHUNK_BYTES = 8 << 20  # and bytes
+MAP_CHUNK_BYTES = 1 << 20  # of unpooled maps, whose rows training reads one by one
 BLOCK_BYTES = 16 << 20  # rows gathered at once; bounds the memory of publishing
 
 
 def chunk_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
     """Return the shape of the chunks of a dataset of features (n, …)."""
     row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
-    return (max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes, shape[0])), *shape[1:])
+    chunk_bytes = CHUNK_BYTES if len(shape) == 2 else MAP_CHUNK_BYTES
+    return (max(1, min(CHUNK_ROWS, chunk_bytes // row_bytes, shape[0])), *shape[1:])
 
 
 def publish(

@@ -1,0 +1,358 @@
+"""A stitched model in other formats, each run on real images and compared with the model.
+
+A file that does not give what the model gives is removed; the figures are kept beside the model in
+`NAME.exports.json`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache import card, files, predict, progress, weights_memo
+from featcache.errors import FeatcacheError, SpecError, StitchError
+from featcache.exporting import comparing, writers
+from featcache.exporting.writers import FORMATS
+
+__all__ = ["FORMATS", "Exported", "export", "export_all", "table"]
+
+MAX_IMAGES = 500  # to compare on
+_PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai-edge-litert", "openvino")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file and how it agrees with the model."""
+
+    path: Path
+    format: str
+    n_images: int
+    agreement: float  # share of images with the same class, labels, or values in tolerance
+    n_ties: int
+    largest_difference: float
+    mean_difference: float
+    size_bytes: int
+    seconds: float  # to write it
+    hit: bool = False  # it was there already, of this very model
+    encoded: dict[str, Any] | None = None  # the same for the signature of encoded files
+    scores: dict[str, Any] | None = None  # the task's metric of the model and of the file
+
+    @property
+    def least_agreement(self) -> float:
+        """Agreement, that of encoded files included."""
+        encoded: float = self.encoded["agreement"] if self.encoded else 1.0
+        return min(self.agreement, encoded)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        return asdict(self) | {"path": os.fspath(self.path)}
+
+
+def export(
+    model: str | os.PathLike[str],
+    format: str,
+    *,
+    source: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    min_agreement: float | None = None,
+    max_images: int = MAX_IMAGES,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> Exported:
+    """Write a stitched model in another format, and return how the file agrees with it.
+
+    Parameters
+    ----------
+    model : a stitched .keras file.
+    format : saved-model, onnx, tflite, tflite-float16, tflite-int8 or openvino.
+    source : images to compare on, as `open_source` takes them; None is where the model's features
+        came from. tflite-int8 takes the ranges of its integers from 200 of the training part.
+    out : the file, or the folder for saved-model and openvino; None is beside the model.
+    min_agreement : share of images that must get the same class, the same labels, or values within
+        the format's tolerance; None is 1, and 0.98 for tflite-int8.
+    max_images : to compare on, at most; those that were held out come first.
+    overwrite : write and compare also what is there already, of this very model and unchanged.
+
+    Raises
+    ------
+    SpecError
+        When an option is wrong, or what the format needs is not installed.
+    StitchError
+        When the model cannot be loaded or written in this format, or the file does not give the
+        same; it is removed then.
+    SourceError
+        When the images are gone.
+    """
+    (done,), failed = export_all(
+        model,
+        [format],
+        source=source,
+        out=out,
+        min_agreement=min_agreement,
+        max_images=max_images,
+        overwrite=overwrite,
+        show_progress=show_progress,
+        stop=True,
+    )
+    assert not failed
+    return done
+
+
+def export_all(
+    model: str | os.PathLike[str],
+    formats: Sequence[str],
+    *,
+    source: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    min_agreement: float | None = None,
+    max_images: int = MAX_IMAGES,
+    overwrite: bool = False,
+    show_progress: bool = True,
+    stop: bool = False,
+) -> tuple[list[Exported], dict[str, FeatcacheError]]:
+    """Do what `export` does for several formats; return also why those that failed did.
+
+    `stop` raises the first failure instead.
+    """
+    path = Path(model)
+    how = {name: writers.check(name) for name in dict.fromkeys(formats)}
+    _check(how, out, min_agreement, max_images)
+    about = predict.read_card(path)
+    kept = _Kept(path, about, source)
+    targets = {
+        name: Path(out) if out is not None else path.with_name(path.stem + one.suffix)
+        for name, one in how.items()
+    }
+    for name, one in how.items():
+        _check_target(targets[name], one)
+    done: list[Exported] = []
+    failed: dict[str, FeatcacheError] = {}
+    network = images = None
+    for name, one in how.items():
+        least = one.least_agreement if min_agreement is None else min_agreement
+        if not overwrite and (known := kept.find(name, targets[name], least)) is not None:
+            done.append(known)
+            continue
+        if network is None or images is None:
+            network = predict.load_keras(path, about)
+            progress.note("Reading images to compare on.", show_progress)
+            needs_training = any(other.quantised for other in how.values())
+            images = comparing.sample(network, about, source, max_images, needs_training)
+        progress.note(f"Writing and running {name}.", show_progress)
+        try:
+            made = _made(name, network, about, targets[name], images, least)
+        except FeatcacheError as error:
+            if stop:
+                raise
+            failed[name] = error
+            continue
+        kept.add(made)
+        done.append(made)
+    return done, failed
+
+
+def table(done: Sequence[Exported]) -> Any:
+    """Return the exports as a table of differences and agreement."""
+    from rich.table import Table
+
+    found = Table("format", "same answer", "images", "largest difference", "mean", "score", "size")
+    for one in done:
+        score = ""
+        if one.scores:
+            score = (
+                f"{one.scores['metric']} {one.scores['model']:.3f} -> {one.scores['export']:.3f}"
+            )
+        size = f"{one.size_bytes / 1e6:.1f} MB"
+        found.add_row(one.format, *_figures(asdict(one)), score, size)
+        if one.encoded:
+            n_others = one.encoded["n_not_applicable"]
+            but = f", without {n_others} turned, transparent or others" if n_others else ""
+            found.add_row(f"  encoded files{but}", *_figures(one.encoded))
+    if any(one.n_ties for one in done):
+        found.caption = (
+            "Ties: another answer, but the model's own hangs on less than the format's tolerance."
+        )
+    return found
+
+
+def _figures(of: dict[str, Any]) -> tuple[str, ...]:
+    ties = f" ({of['n_ties']} ties)" if of["n_ties"] else ""
+    differences = (f"{of[name]:.1e}" for name in ("largest_difference", "mean_difference"))
+    return (f"{of['agreement']:.1%}{ties}", str(of["n_images"]), *differences)
+
+
+def _check(
+    how: dict[str, writers.Format], out: Any, min_agreement: float | None, max_images: int
+) -> None:
+    if not how:
+        raise SpecError(f"format names nothing. Name one of {', '.join(FORMATS)}, or all.")
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise SpecError(f"min_agreement must lie in 0 to 1; got {min_agreement}.")
+    if max_images < 1:
+        raise SpecError(f"max_images must be at least 1; got {max_images}.")
+    if out is not None and len(how) > 1:
+        raise SpecError(f"out names one file, and {len(how)} formats are asked for; leave it out.")
+
+
+def _check_target(path: Path, one: writers.Format) -> None:
+    if not path.parent.is_dir():
+        raise SpecError(f"Folder '{path.parent}' for '{path.name}' does not exist.")
+    inside = {"saved-model": "saved_model.pb", "openvino": "model.xml"}.get(one.kind)
+    if inside is None and path.suffix != one.ending:
+        raise SpecError(f"The file must end in {one.ending}; got '{path}'.")
+    is_ours = path.is_file() if inside is None else (path / inside).is_file()
+    if path.exists() and not is_ours:
+        raise SpecError(f"'{path}' is there and is no {one.kind}; choose another --out.")
+
+
+def _made(
+    name: str,
+    network: Any,
+    about: card.Card,
+    target: Path,
+    images: comparing.Sample,
+    least: float,
+) -> Exported:
+    """Write, run, compare; the file takes its place only if it agrees."""
+    how = FORMATS[name]
+    files.sweep(target.parent, f"{target.name}.")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    # converters look at the ending
+    inside = temporary / f"export{how.ending}"
+    try:
+        temporary.mkdir()
+        started = time.monotonic()
+        writers.write(name, network, about, inside, images.representative)
+        seconds = time.monotonic() - started
+        asked = images.files if how.kind == "saved-model" else {}
+        got, of_files = comparing.outputs_of(how.kind, inside, images.images, list(asked.values()))
+        found = comparing.Comparison.of(images.outputs, got, about, how)
+        scores = images.scores(got, about)
+        _demand(name, found, least, about, scores)
+        encoded = None
+        if asked:
+            one = comparing.Comparison.of(images.outputs[list(asked)], of_files, about, how)
+            _demand("saved-model, given encoded files,", one, least, about)
+            encoded = asdict(one) | {"n_not_applicable": len(images.images) - len(asked)}
+        if target.is_dir():
+            target.replace(temporary / "before")  # a folder does not replace another one
+        inside.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(
+        path=target,
+        format=name,
+        n_images=found.n_images,
+        agreement=found.agreement,
+        n_ties=found.n_ties,
+        largest_difference=found.largest_difference,
+        mean_difference=found.mean_difference,
+        size_bytes=sum(size for _, size in _contents(target)),
+        seconds=seconds,
+        encoded=encoded,
+        scores=scores,
+    )
+
+
+def _demand(
+    name: str,
+    found: comparing.Comparison,
+    least: float,
+    about: card.Card,
+    scores: dict[str, Any] | None = None,
+) -> None:
+    if found.agreement >= least:
+        return
+    what = {"classification": "class", "multi-label": "labels"}.get(about.task, "values")
+    cost = ""
+    if scores is not None:
+        cost = f", {scores['metric']} {scores['model']:.3f} became {scores['export']:.3f}"
+    raise StitchError(
+        f"The export as {name} gives the same {what} as the model for {found.agreement:.1%} of "
+        f"{found.n_images} images, expected {least:.1%} (largest difference "
+        f"{found.largest_difference:.1e}{cost}). The file was removed; use another format, or "
+        f"accept it with --min-agreement."
+    )
+
+
+_FIELDS = frozenset(Exported.__dataclass_fields__) - {"hit"}
+
+
+class _Kept:
+    """The figures of a model's exports, in a JSON file beside it."""
+
+    def __init__(self, model: Path, about: card.Card, source: Any):
+        self.file = model.with_name(f"{model.stem}.exports.json")
+        self.about = {
+            "model_digest": weights_memo.digest_file(model),
+            "class_names": list(about.class_names),
+            "source": about.source if source is None else _name(source),
+        }
+
+    def find(self, name: str, target: Path, least: float) -> Exported | None:
+        """Return an export of this very model, compared on this source, untouched since."""
+        entry = self._read().get(name, {})
+        if not entry.keys() >= _FIELDS or self.about["source"] is None or not target.exists():
+            return None
+        if any(entry.get(key) != value for key, value in self.about.items()):
+            return None
+        if entry.get("digest") != _digest(target):
+            return None
+        values = {key: entry[key] for key in _FIELDS}
+        found = Exported(**(values | {"path": target, "hit": True}))
+        return found if found.least_agreement >= least else None
+
+    def add(self, made: Exported) -> None:
+        """Keep the figures of an export."""
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        kept = {"digest": _digest(made.path), "created": now, "versions": _versions()}
+        entry = made.to_dict() | {"path": made.path.name} | self.about | kept
+        del entry["hit"]
+        text = json.dumps(self._read() | {made.format: entry}, indent=1, ensure_ascii=False)
+        files.write_text(self.file, text + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _name(source: Any) -> str | None:
+    """Return what a source is known by; images from Python have no name."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _contents(path: Path) -> list[tuple[Path, int]]:
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(one, one.stat().st_size) for one in inside if one.is_file()]
+
+
+def _digest(path: Path) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for one, size in _contents(path):
+        total.update(f"{one.relative_to(path)} {size} ".encode())
+        with one.open("rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,202 @@
+"""Batches for training, from kept activations or from images, in an order of their own each epoch.
+
+The order is drawn from the seed and the epoch's number alone: a run that was interrupted goes on
+with the batches it would have had.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from featcache import images, quiet, sources, store
+from featcache.errors import SourceError
+from featcache.spec import ExtractionSpec
+
+BLOCK_BYTES = 256 << 20  # of images held at once, so that those that Pillow reads are shuffled too
+
+
+class Batches(ABC):
+    """What a suffix learns from: activations at the boundary (n, …), for rows of a source."""
+
+    shape: tuple[int, ...]  # of one row
+    dtype: str
+
+    def __init__(self, batch_size: int, seed: int):
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0  # of which `dataset` gives the batches
+
+    @abstractmethod
+    def read(
+        self, rows: np.ndarray, views: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield batches: places in `rows`, and activations of the view that is wanted of each.
+
+        Rows that cannot be had any more are left out. `views` None is the clean ones.
+        """
+
+    @abstractmethod
+    def views_of(self, rng: np.random.Generator, n: int) -> np.ndarray | None:
+        """Return which view of each of n rows this epoch learns from."""
+
+    def dataset(self, rows: np.ndarray, wanted: np.ndarray) -> Any:
+        """Return a `tf.data.Dataset` of (activations, wanted) that follows `epoch`.
+
+        Parameters
+        ----------
+        rows : (n,) int, of the source.
+        wanted : (n, 2, n_outputs) float32, see `Objective.to_train_on`.
+        """
+        tf = quiet.tensorflow()
+
+        def of_this_epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = rng.permutation(len(rows))
+            for places, batch in self.read(rows[order], self.views_of(rng, len(rows))):
+                # layers would compute in half precision if that is what they are given
+                yield batch.astype(np.float32), wanted[order[places]]
+
+        signature = (
+            tf.TensorSpec((None, *self.shape), tf.float32),
+            tf.TensorSpec((None, *wanted.shape[1:]), tf.float32),
+        )
+        dataset = tf.data.Dataset.from_generator(of_this_epoch, output_signature=signature)
+        n_batches = -(-len(rows) // self.batch_size)
+        return dataset.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(2)
+
+    def outputs(self, suffix: Any, rows: np.ndarray) -> np.ndarray:
+        """Return what a suffix gives for the clean images of rows, (n, n_outputs) float32."""
+        run = quiet.tensorflow().function(lambda batch: suffix(batch, training=False))
+        found: np.ndarray | None = None
+        n_seen = 0
+        for places, batch in self.read(rows, None):
+            some = np.asarray(run(batch.astype(np.float32)))
+            if found is None:
+                found = np.full((len(rows), some.shape[1]), np.nan, np.float32)
+            found[places] = some
+            n_seen += len(places)
+        if found is None or n_seen < len(rows):
+            raise SourceError(
+                f"{len(rows) - n_seen} of {len(rows)} images could no longer be read. Run the same "
+                f"command again."
+            )
+        return found
+
+
+class Cached(Batches):
+    """Activations in a feature file; in memory where they fit, else read as they are needed.
+
+    Parameters
+    ----------
+    features : of the boundary.
+    row_of : (n,) int: the file's row of each row of the source, -1 for none.
+    memory_bytes : what may be held.
+    """
+
+    def __init__(
+        self,
+        features: store.Features,
+        row_of: np.ndarray,
+        batch_size: int,
+        seed: int,
+        memory_bytes: int,
+    ):
+        super().__init__(batch_size, seed)
+        self.features, self.row_of = features, row_of
+        self.shape, self.dtype = features.shape[1:], features.dtype.name
+        self.n_views = features.spec.views
+        self._held: np.ndarray | None = None
+        row_bytes = int(np.prod(self.shape)) * features.dtype.itemsize
+        if len(features) * self.n_views * row_bytes <= memory_bytes:
+            self._held = features.X[:, None] if self.n_views == 1 else features.views
+
+    def views_of(self, rng: np.random.Generator, n: int) -> np.ndarray | None:
+        return None if self.n_views == 1 else rng.integers(self.n_views, size=n)
+
+    def read(
+        self, rows: np.ndarray, views: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        mine = self.row_of[rows]
+        views = np.zeros(len(rows), int) if views is None else views
+        for start in range(0, len(rows), self.batch_size):
+            places = np.arange(start, min(start + self.batch_size, len(rows)))
+            yield places, self._activations(mine[places], views[places])
+
+    def _activations(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
+        if self._held is not None:
+            return np.asarray(self._held[rows, views])
+        batch = np.empty((len(rows), *self.shape), self.dtype)
+        for view in np.unique(views):
+            of_it = views == view
+            batch[of_it] = self.features.read_rows(rows[of_it], int(view))
+        return batch
+
+
+class Live(Batches):
+    """Activations computed from the images as they are needed, by the frozen prefix.
+
+    Parameters
+    ----------
+    run : the prefix, from images (n, height, width, 3), 0 to 255, to activations (n, …).
+    augment : how the images change from epoch to epoch; nothing leaves them clean.
+    """
+
+    dtype = "float32"
+
+    def __init__(
+        self,
+        samples: sources.Source,
+        scanned: sources.Scan,
+        spec: ExtractionSpec,
+        run: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, ...],
+        augment: tuple[str, ...],
+        batch_size: int,
+        seed: int,
+    ):
+        super().__init__(batch_size, seed)
+        self.samples, self.scanned, self.run, self.shape = samples, scanned, run, shape
+        self.spec = replace(spec, views=2, augment=augment) if augment else spec
+
+    def views_of(self, rng: np.random.Generator, n: int) -> np.ndarray | None:
+        # an image has a view of every number; each epoch learns from one that no other has
+        return np.full(n, self.epoch + 1) if self.spec.augment else None
+
+    def read(
+        self, rows: np.ndarray, views: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        view = 0 if views is None else int(views[0])
+        image_bytes = 4 * 3 * self.spec.image_size[0] * self.spec.image_size[1]
+        n_batches = max(1, BLOCK_BYTES // (image_bytes * self.batch_size))
+        step = n_batches * self.batch_size
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            block, readable = self._images(some, view)
+            places = np.flatnonzero(readable)
+            for first in range(0, len(places), self.batch_size):
+                batch = places[first : first + self.batch_size]
+                yield start + batch, self.run(block[batch])
+
+    def _images(self, rows: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return images (n, height, width, 3) float32 of rows, and which of them could be read."""
+        block = np.zeros((len(rows), *self.spec.image_size, 3), np.float32)
+        readable = np.zeros(len(rows), bool)
+        place = {row: number for number, row in enumerate(rows.tolist())}
+        for numbers, (stack,) in images.stacks(
+            self.samples,
+            self.scanned,
+            rows.tolist(),
+            specs=[self.spec],
+            view_numbers=(view,),
+            batch_size=self.batch_size,
+            failures={},
+        ):
+            places = [place[row] for row in numbers.tolist()]
+            block[places] = stack[:, 0]
+            readable[places] = True
+        return block, readable

@@ -1,0 +1,182 @@
+"""The activations at the boundary, computed once and kept in the same store as features."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featcache import backbones, card, extraction, progress, quiet, store
+from featcache import runtime as compilation
+from featcache.errors import SourceError
+from featcache.finetuning import graph
+from featcache.finetuning.batches import Cached, Live
+from featcache.finetuning.data import Data
+from featcache.finetuning.plan import Plan
+
+if TYPE_CHECKING:
+    import keras
+
+MEMORY_SHARE = 0.5  # of what is free now, for activations held in memory
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how activations are computed and kept; none of it changes the numbers."""
+
+    cache_dir: Path
+    max_cache_gb: float | None
+    device: str
+    runtime: str
+    show_progress: bool
+
+
+def features_of(
+    network: keras.Model, described: card.Card, data: Data, machine: Machine
+) -> store.Features:
+    """Return the features that the head was fitted on, from the cache as a rule."""
+    resolved = backbones.Resolved(
+        described.spec, _weights_origin(described), graph.backbone_of(network)
+    )
+    return _extract(data, resolved, machine)
+
+
+def cached(
+    network: keras.Model,
+    described: card.Card,
+    at: graph.Point | None,
+    shape: tuple[int, ...],
+    data: Data,
+    plan: Plan,
+    machine: Machine,
+) -> Cached:
+    """Return batches of the activations at a boundary, after computing those that are missing.
+
+    Parameters
+    ----------
+    at : None is the features themselves.
+    shape : of an activation.
+
+    Raises
+    ------
+    StoreError
+        When they would need more room than there is, or than `max_cache_gb`.
+    SourceError
+        When an activation does not fit into the dtype.
+    """
+    spec = replace(described.spec, views=plan.views, augment=plan.augment)
+    if at is not None:
+        spec = replace(spec, layer=at.layer, pooling="none", dtype=plan.dtype)
+    backbone = graph.backbone_of(network)
+    if changed := described.changed_layers:
+        spec = replace(spec, weights=_identity(backbone, at, changed, described))
+    n = len(data.samples)
+    size = store.size_of(n, shape, spec.dtype, plan.views)
+    where = at.layer if at else "the features"
+    what = f"The activations at {where}, {' x '.join(map(str, shape))} {spec.dtype}"
+    if at is not None:
+        times = f" in {plan.views} views" if plan.views > 1 else ""
+        progress.note(
+            f"{what}, of {n} images{times}: {size / GB:.3g} GB on the disk at most.",
+            machine.show_progress,
+        )
+    if at is not None and not store.of_spec(machine.cache_dir, spec):
+        limit = None if machine.max_cache_gb is None else int(machine.max_cache_gb * GB)
+        store.check_room(machine.cache_dir, size, limit, f"{what} of {n} images")
+    resolved = backbones.Resolved(spec, _weights_origin(described), backbone)
+    features = _extract(data, resolved, machine)
+    row_of = rows_in(features, data)
+    used = np.concatenate([data.train, data.validation, data.test])
+    lost = used[row_of[used] < 0].tolist()
+    if lost:
+        reasons = {failure.id: failure.reason for failure in features.failures}
+        first = data.samples.ids[lost[0]]
+        raise SourceError(
+            f"{len(lost)} images have no activations at {where}; the first, '{first}': "
+            f"{reasons.get(first, 'it changed meanwhile')}. Give --dtype float32, or remove them."
+        )
+    return Cached(features, row_of, plan.batch_size, plan.seed, int(_free_memory() * MEMORY_SHARE))
+
+
+def live(
+    prefix: keras.Model, described: card.Card, data: Data, plan: Plan, machine: Machine
+) -> Live:
+    """Return batches of activations that the prefix computes from the images as they are needed."""
+    shape = prefix.output_shape[1:]
+    if any(layer.weights for layer in prefix.layers):
+        compiled = compilation.compile_frozen(
+            prefix, runtime=machine.runtime, device=machine.device, say=progress.note
+        )
+        is_checked = False
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            nonlocal compiled, is_checked
+            if not is_checked:
+                compiled, _ = compilation.agree(compiled, prefix, batch, "float32", progress.note)
+                is_checked = True
+            return compiled(batch)[0]
+    else:
+        function = quiet.tensorflow().function(lambda batch: prefix(batch, training=False))
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            return np.asarray(function(batch))
+
+    augment = plan.augment if plan.end_to_end else ()
+    return Live(
+        data.samples,
+        data.scanned,
+        described.spec,
+        run,
+        shape,
+        augment,
+        plan.batch_size,
+        plan.seed,
+    )
+
+
+def rows_in(features: store.Features, data: Data) -> np.ndarray:
+    """Return (n,) int: the row in a feature file of each row of the source, or -1."""
+    place = {id_: row for row, id_ in enumerate(features.ids)}
+    found = np.array([place.get(id_, -1) for id_ in data.samples.ids], int)
+    there = np.flatnonzero(found >= 0)
+    same = (features.digests[found[there]] == data.scanned.digests[there]).all(axis=1)
+    found[there[~same]] = -1
+    return found
+
+
+def _extract(data: Data, resolved: backbones.Resolved, machine: Machine) -> store.Features:
+    return extraction.extract_network(
+        data.samples,
+        resolved,
+        cache_dir=machine.cache_dir,
+        runtime=machine.runtime,
+        device=machine.device,
+        show_progress=machine.show_progress,
+    ).features
+
+
+def _identity(
+    backbone: keras.Model, at: graph.Point | None, changed: tuple[str, ...], described: card.Card
+) -> str:
+    """Return what tells the weights before a boundary from those of the pretrained backbone."""
+    end = backbone.outputs[0] if at is None else at.tensor
+    before = quiet.keras().Model(backbone.inputs[0], end)
+    if not {layer.name for layer in before.layers} & set(changed):
+        return described.spec.weights
+    return backbones.digest_of(before)
+
+
+def _weights_origin(described: card.Card) -> str:
+    return str((described.provenance or {}).get("weights", ""))
+
+
+def _free_memory() -> int:
+    """Return bytes of memory that nobody uses; where the system does not say, 4 GB."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30

@@ -1,0 +1,145 @@
+"""What fine-tuning is asked to do, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Union
+
+from featcache import splits
+from featcache.errors import SpecError
+from featcache.heads import CATALOGUE, PROBABILITIES
+from featcache.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS, check_choice
+
+SCHEDULES = ("cosine", "constant")
+DEFAULT_UNFREEZE = 20  # layers, or all where there are fewer
+Unfreeze = Union[int, str]  # a number of layers, "all", or the name of the first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what the trained weights become, but for the model and the images.
+
+    Raises
+    ------
+    SpecError
+        When a value is out of its range.
+    """
+
+    stages: tuple[Unfreeze, ...]  # what each unfreezes, one after the other
+    learning_rate: float  # of Adam, at its highest
+    lr_decay: float  # factor for each block further from the head
+    schedule: str  # one of SCHEDULES
+    warmup: float  # share of a stage's steps over which the rate rises from 0
+    epochs: int  # of each stage
+    patience: int | None  # epochs without a better one after which a stage ends; None is never
+    class_weight: str | None  # None or "balanced"
+    label_smoothing: float
+    dropout: float  # share of the features dropped while training
+    weight_decay: float  # of AdamW, decoupled from the gradient
+    views: int  # activations kept of each image, the clean one and augmented ones
+    augment: tuple[str, ...]  # how, of AUGMENTATIONS
+    dtype: str  # of the kept activations, one of DTYPES
+    end_to_end: bool  # train on the images, augmented anew in every epoch
+    refit: bool  # train once more, for as many epochs as were best, with the validation images
+    batch_size: int  # images a step
+    seed: int
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if isinstance(stage, bool) or (isinstance(stage, int) and stage < 0):
+                raise SpecError(f"unfreeze must be 0 or more layers, or all; got {stage}.")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecError(f"{name} must be {least} or more; got {value}.")
+        if self.patience is not None and self.patience < 1:
+            raise SpecError(f"patience must be 1 or more epochs; got {self.patience}.")
+        if not 0 < self.learning_rate < 1:
+            raise SpecError(f"learning_rate must lie between 0 and 1; got {self.learning_rate}.")
+        if not 0 < self.lr_decay <= 1:
+            raise SpecError(f"lr_decay must lie in 0 to 1, 0 excluded; got {self.lr_decay}.")
+        for name in ("warmup", "label_smoothing", "dropout", "weight_decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value < 1):
+                raise SpecError(f"{name} must lie in 0 to 1, 1 excluded; got {value}.")
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("class_weight", self.class_weight, (None, "balanced"))
+        check_choice("dtype", self.dtype, DTYPES)
+        for name in self.augment:
+            check_choice("augment", name, AUGMENTATIONS)
+        if self.views > MAX_VIEWS:
+            raise SpecError(f"views must be at most {MAX_VIEWS}; got {self.views}.")
+        if self.end_to_end and self.views > 1:
+            raise SpecError(
+                f"end_to_end makes new views of the images in every epoch, so there are none to "
+                f"keep; leave views out (got {self.views})."
+            )
+        splits.check_seed(self.seed)
+
+    def check_for(self, task: str, output: str, head: str) -> None:
+        """Raise SpecError where an option has no meaning for a model."""
+        if self.label_smoothing and output != PROBABILITIES:
+            raise SpecError(
+                f"label_smoothing is of probabilities, and {head} gives {output}. Leave it out, or "
+                f"stitch a head that gives probabilities: `featcache stitch HEADS --head logreg`."
+            )
+        if self.class_weight and task == "regression":
+            raise SpecError("class_weight is of classes or labels; this model gives values.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON types."""
+        return asdict(self) | {"stages": list(self.stages), "augment": list(self.augment)}
+
+
+def stages_of(
+    unfreeze: int | str | None, unfreeze_from: str | None, stages: Any
+) -> tuple[Unfreeze, ...] | None:
+    """Return what each stage unfreezes; None leaves it to the default.
+
+    Raises
+    ------
+    SpecError
+        When more than one of them is given, or a stage is neither a number nor "all".
+    """
+    given = {"unfreeze": unfreeze, "unfreeze_from": unfreeze_from, "stages": stages}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise SpecError(f"{' and '.join(named)} say the same thing differently; give one.")
+    if not named:
+        return None
+    if unfreeze_from is not None:
+        return (unfreeze_from,)
+    every = [unfreeze] if stages is None else stages
+    if isinstance(every, str):
+        every = [one.strip() for one in every.split(",")]
+    found: list[Unfreeze] = []
+    for one in every:
+        if one == "all":
+            found.append("all")
+        elif isinstance(one, int) or (isinstance(one, str) and one.lstrip("-").isdigit()):
+            found.append(int(one))
+        else:
+            raise SpecError(
+                f"{named[0]} must be a number of layers or all, separated by commas for several "
+                f"stages; got {one!r}."
+            )
+    if not found:
+        raise SpecError("stages names nothing. Give numbers of layers, as in 10,30,all.")
+    numbers = [math.inf if one == "all" else float(one) for one in found]
+    if numbers != sorted(set(numbers)):
+        raise SpecError(
+            f"Each stage must unfreeze more than the one before; got {', '.join(map(str, found))}."
+        )
+    return tuple(found)
+
+
+def check_head(name: str) -> None:
+    """Raise StitchError where the votes of a head have no gradient."""
+    from featcache.errors import StitchError
+
+    if name in CATALOGUE and not CATALOGUE[name].has_gradients:
+        raise StitchError(
+            f"The votes of {name} have no gradient, so it cannot be fine-tuned. "
+            f"Stitch another head: `featcache stitch HEADS --head logreg`."
+        )

@@ -1,0 +1,90 @@
+"""The folder in which a run keeps what it needs to go on after an interruption.
+
+It lies beside the model that is to be written and is deleted when that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from featcache import card, files
+from featcache.errors import StitchError
+from featcache.finetuning.data import Data
+from featcache.finetuning.plan import Plan
+
+REQUEST, LOCK = "request.json", "lock"
+
+
+@contextmanager
+def kept(
+    target: Path, described: card.Card, plan: Plan, data: Data, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """Yield the folder of a run; one that an interrupted run of the same request left goes on.
+
+    Raises
+    ------
+    StitchError
+        When another process trains for the same file.
+    """
+    folder = target.with_name(f".{target.stem}.training")
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise StitchError(
+            f"Another process is fine-tuning into '{target}'. Wait for it, or give another --out."
+        ) from None
+    try:
+        asked = _request(described, plan, data)
+        found = _read(folder / REQUEST)
+        if found == asked:
+            say(f"Going on with the training that was interrupted ('{folder}').")
+        else:
+            if found is not None:
+                say("The training that was interrupted here was another one; starting afresh.")
+            _clear(folder)
+            files.write_text(folder / REQUEST, asked)
+        yield folder
+        _clear(folder)
+    finally:
+        lock.release()
+    (folder / LOCK).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def _request(described: card.Card, plan: Plan, data: Data) -> str:
+    """Return everything that decides what training gives, as text."""
+    images = hashlib.blake2b(digest_size=16)
+    for rows in (data.train, data.validation, data.test):
+        images.update(data.scanned.digests[rows].tobytes())
+        images.update(data.y[rows].tobytes())
+    values = {
+        "model": described.model_digest,
+        "images": images.hexdigest(),
+        "plan": plan.to_dict(),
+    }
+    return json.dumps(values, sort_keys=True)
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _clear(folder: Path) -> None:
+    """Delete everything but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()

@@ -1,0 +1,142 @@
+"""The stages of a fine-tuning, one after the other, on one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featcache import card, stitching
+from featcache.finetuning import boundary, graph, training
+from featcache.finetuning.batches import Batches
+from featcache.finetuning.data import Data
+from featcache.finetuning.objective import Objective
+from featcache.finetuning.plan import Plan, Unfreeze
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage has in common."""
+
+    described: card.Card
+    data: Data
+    plan: Plan
+    machine: boundary.Machine
+    objective: Objective
+    folder: Path
+    batches: dict[str, Batches] = field(default_factory=dict)  # by boundary: the one in use
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network parted for one stage, and what its suffix learns from."""
+
+    unfrozen: tuple[str, ...]
+    where: str  # the boundary, for people
+    suffix: keras.Model
+    batches: Batches
+
+
+def cut(network: keras.Model, stage: Unfreeze, job: Job) -> Cut:
+    """Part a network for a stage, and have the activations at its boundary."""
+    backbone = graph.backbone_of(network)
+    features = stitching.features_of(network)
+    unfrozen = graph.chosen(backbone, stage)
+    dropout = job.plan.dropout
+    at = graph.boundary(backbone, unfrozen) if unfrozen else None
+    if unfrozen:
+        parted, where = graph.part(network, at, features, dropout), at.layer if at else "the images"
+    else:
+        parted, where = graph.part_at_features(network, features, dropout), "the features"
+    shape = parted.suffix.input_shape[1:]
+    if where not in job.batches:  # the prefix is the same whichever head the network has
+        job.batches.clear()  # what is held in memory
+        if job.plan.end_to_end or (unfrozen and at is None):
+            batches: Batches = boundary.live(
+                parted.prefix, job.described, job.data, job.plan, job.machine
+            )
+        else:
+            batches = boundary.cached(
+                network, job.described, at, shape, job.data, job.plan, job.machine
+            )
+        job.batches[where] = batches
+    # after the extraction, which freezes what it runs
+    graph.thaw(network, unfrozen)
+    return Cut(unfrozen, where, parted.suffix, job.batches[where])
+
+
+def train_stages(
+    network: keras.Model,
+    job: Job,
+    rows: np.ndarray,
+    epochs: Sequence[int] | None,
+    name: str,
+) -> tuple[list[training.History], Cut]:
+    """Train every stage of the plan on rows of the source; the network's weights change.
+
+    Parameters
+    ----------
+    epochs : of each stage; None is up to the plan's, judged by the validation images.
+    name : of the run, for the folder in which it is kept.
+
+    Returns
+    -------
+    The history of each stage, and the last stage's cut.
+    """
+    wanted = job.objective.to_train_on(job.data.y[rows])
+    histories = []
+    for number, unfreeze in enumerate(job.plan.stages):
+        some = cut(network, unfreeze, job)
+        several = len(job.plan.stages) > 1
+        history = training.train(
+            training.Stage(
+                suffix=some.suffix,
+                batches=some.batches,
+                train=rows,
+                wanted=wanted,
+                judge=None if epochs else judge_of(some, job),
+                objective=job.objective,
+                rates=rates(network, job.plan.lr_decay),
+                folder=job.folder / f"{name}-{number}",
+                label=f"{name} {number + 1} of {len(job.plan.stages)}" if several else name,
+                epochs=epochs[number] if epochs else job.plan.epochs,
+            ),
+            job.plan,
+            job.machine.show_progress,
+        )
+        history.unfrozen, history.boundary = list(some.unfrozen), some.where
+        histories.append(history)
+    return histories, some
+
+
+def judge_of(some: Cut, job: Job) -> training.Judge:
+    """Return a function that says validation loss and metric of the weights as they are."""
+    rows = job.data.validation
+
+    def judge() -> tuple[float, float]:
+        return job.objective.judge(job.data.y[rows], some.batches.outputs(some.suffix, rows))
+
+    return judge
+
+
+def rates(network: keras.Model, decay: float) -> dict[str, float]:
+    """Return the factor of the learning rate for each variable: `decay` to the number of its block.
+
+    The head is number 0, the last block of the backbone 1.
+    """
+    if decay == 1:
+        return {}
+    backbone = graph.backbone_of(network)
+    block = graph.blocks(backbone)
+    return {
+        variable.path: decay ** block[layer.name]
+        for layer in backbone.layers
+        for variable in layer.variables
+        if layer.name in block
+    }

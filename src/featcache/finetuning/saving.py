@@ -1,0 +1,76 @@
+"""The trained network as a model file: put together, compared with what was trained, then kept."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featcache import card, quiet, stitching
+from featcache.errors import StitchError
+from featcache.finetuning.batches import Batches, Live
+from featcache.finetuning.running import Cut, Job
+
+if TYPE_CHECKING:
+    import keras
+
+
+def whole(network: keras.Model) -> keras.Model:
+    """Return a network as it is shipped: frozen, and without what training needed.
+
+    Another model object on the same layers has neither the optimiser nor our loss, which plain
+    Keras could not load.
+    """
+    model = quiet.keras().Model(network.inputs[0], network.outputs[0], name=network.name)
+    model.trainable = False
+    return model
+
+
+def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
+    """Return how the whole model, saved and read again, agrees with the suffix that was trained.
+
+    Raises
+    ------
+    StitchError
+        When it does not predict the same for every image.
+    """
+    keras = quiet.keras()
+    path = job.folder / f"whole.{os.getpid()}.keras"
+    model.save(path)
+    try:
+        read = keras.models.load_model(path, compile=False)
+    finally:
+        path.unlink()
+    rows = np.concatenate([job.data.test, job.data.validation, job.data.train])
+    if len(rows) > stitching.MAX_PARITY_IMAGES:
+        places = np.linspace(0, len(rows) - 1, stitching.MAX_PARITY_IMAGES).round().astype(int)
+        rows = rows[places]
+    images = Live(
+        job.data.samples,
+        job.data.scanned,
+        job.described.spec,
+        lambda batch: batch,
+        read.input_shape[1:],
+        (),
+        stitching.BATCH_SIZE,
+        job.plan.seed,
+    )
+    expected, got = some.batches.outputs(some.suffix, rows), images.outputs(read, rows)
+    parity = stitching.compare(
+        expected,
+        got,
+        task=job.described.task,
+        output=job.described.output,
+        tolerance=_tolerance(some.batches, job.described),
+    )
+    if not parity.holds:
+        raise StitchError(
+            f"The whole model does not predict what the trained suffix did on the activations at "
+            f"{some.where}: {parity}. Nothing was written; train again with --dtype float32."
+        )
+    return parity
+
+
+def _tolerance(batches: Batches, described: card.Card) -> float:
+    return max(stitching.TOLERANCE[batches.dtype], stitching.tolerance_of(described.spec))
