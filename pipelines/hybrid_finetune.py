@@ -6,7 +6,9 @@ cached activations.
 
     python pipelines/hybrid_finetune.py [SOURCE]
 
-EXPECTED
+Scores to expect on example:clipart (12 classes, chance 0.08): 0.77 on 90 validation images by
+logistic regression, 0.79 with the last 20 layers; 0.62 and 0.63 on 113 held-out ones. 1e-5 is
+careful; benchmarks/finetune_clipart.py has rates that bring more.
 """
 
 from __future__ import annotations

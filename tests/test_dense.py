@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 from test_heads import D, data
 
 from featcache import heads, quiet
@@ -89,7 +90,7 @@ def test_settings_of_one_shape_share_a_graph():
         Dense(**QUICK | options).fit(X, y)
         Dense(**QUICK | options).fit(X[:71], y[:71])
     assert training.trainer.cache_info().misses == 1
-    trainer = training.trainer(D, 3, (), False, "classification")
+    trainer = training.trainer(D, 3, (), False, "classification", False)
     assert trainer.steps.experimental_get_tracing_count() == 1
     assert trainer.loss.experimental_get_tracing_count() == 1
 
@@ -127,3 +128,14 @@ def test_the_middle_and_the_spread_need_no_copy_of_half_precision():
     mean, scale = training.mean_and_scale(X)
     np.testing.assert_allclose(mean, [60_000, 30_050], rtol=1e-3)
     np.testing.assert_allclose(scale, [1, 29_950], rtol=1e-3)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_probabilities_are_learnt_in_place_of_classes(class_weight):
+    X, _ = data(n=400)
+    logits = X @ np.random.default_rng(3).standard_normal((D, 3)) * 0.5 + [1, 0, -1]
+    wanted = special.softmax(logits, axis=1)  # of classes that are not alike in number
+    head = Dense(**QUICK | {"dropout": 0.0, "epochs": 60}, class_weight=class_weight)
+    outputs = head.fit(X[:300], wanted[:300]).outputs(X[300:])
+    np.testing.assert_array_equal(head.classes_, [0, 1, 2])
+    assert np.abs(outputs - wanted[300:]).mean() < 0.05

@@ -450,6 +450,7 @@ def test_arrays_of_another_range_are_refused(make):
     ("options", "message"),
     [
         ({"pooling": "mean"}, "pooling must be one of avg, max, flatten; got 'mean'"),
+        ({"pooling": "none"}, "pooling must be one of avg, max, flatten; got 'none'"),
         ({"backbone": "resnet-50", "weights": "random"}, "There is no backbone 'resnet-50'"),
         ({"backbone": 5}, "backbone must be one name"),
         ({"layer": ["a", "b"]}, "layer must be one name"),

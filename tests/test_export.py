@@ -368,12 +368,12 @@ def test_the_command_line_prints_a_table_and_goes_on_after_a_failure(model, cli,
         "outputs_of",
         lambda kind, *args: (outputs_of(kind, *args)[0][:, :: -1 if kind == "onnx" else 1], None),
     )
-    ran = cli("export", model, "--format", "onnx,openvino")
+    ran = cli("export", model, "--format", "onnx", "--format", "openvino")
     assert ran.returncode == 1
     assert "openvino" in ran.stdout
     assert "100.0%" in ran.stdout
     assert "The export as onnx gives the same class" in ran.stderr.splitlines()[-1]
-    ran = cli("export", model, "--format", "openvino", "--json")
+    ran = cli("export", model, "--format", "openvino,", "--json")
     said = parse_single_json(ran.stdout)
     assert said["failed"] == {}
     assert said["exports"][0]["hit"]

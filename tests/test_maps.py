@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from conftest import parse_single_json
 
 import featcache as fc
-from featcache import backbones, images, quiet, sources, store
-from featcache.errors import HeadError, SpecError, StoreError
+from featcache import assembling, backbones, extraction, images, quiet, sources, store
+from featcache.errors import HeadError, StoreError
+from featcache.store import integrity, publishing
 
 MAP = (7, 7, 12)  # of the tiny backbone
 
@@ -19,6 +21,12 @@ MAP = (7, 7, 12)  # of the tiny backbone
 @pytest.fixture
 def maps(photos, extract):
     return extract(photos, pooling="none").features
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Four maps a chunk."""
+    monkeypatch.setattr(publishing, "MAP_CHUNK_BYTES", 4 * 4 * int(np.prod(MAP)))
 
 
 def expected_maps(tiny_backbone, photos, features):
@@ -40,8 +48,9 @@ def test_row_i_is_the_map_of_image_i(maps, tiny_backbone, photos):
     assert maps.shape == (21, *MAP)
     expected = expected_maps(tiny_backbone, photos, maps)
     np.testing.assert_allclose(maps.X, expected, rtol=1e-4, atol=1e-5)
-    rows = np.array([20, 3, 4, 5, 3, 0])
-    np.testing.assert_array_equal(maps.read_rows(rows), maps.X[rows])
+    for rows in ([20, 3, 4, 5, 3, 0], [7], []):
+        rows = np.array(rows, int)
+        np.testing.assert_array_equal(maps.read_rows(rows), maps.X[rows])
     with h5py.File(maps.path) as file:
         assert file["features"].shape == (21, *MAP)
         assert file["features"].fletcher32
@@ -76,9 +85,10 @@ def test_views_and_half_precision(photos, extract):
     assert not np.array_equal(features.views[:, 1], features.views[:, 0])
 
 
-def test_a_given_network_is_extracted_with_its_spec(photos, extract, tiny_backbone, tmp_path):
-    from featcache import extraction
-
+def test_a_given_network_is_extracted_with_its_spec(
+    photos, extract, tiny_backbone, tmp_path, capsys
+):
+    extract(photos)
     resolved = backbones.resolve(None, weights=str(tiny_backbone), layer="relu_1", pooling="none")
     built = backbones.build(resolved.spec.backbone, resolved.weights, resolved.spec.image_size)
     given = backbones.Resolved(resolved.spec, "a model", built)
@@ -87,37 +97,60 @@ def test_a_given_network_is_extracted_with_its_spec(photos, extract, tiny_backbo
     assert done.n_computed == 21
     assert done.features.shape == (21, 15, 15, 8)
     assert extraction.extract_network(photos, given, **options).hit
+    assert "No cached features" not in capsys.readouterr().err
     assert extract(photos, layer="relu_1", pooling="none").hit  # the same file by its name
 
 
-def test_damage_is_named_and_mended(maps, images_run):
+def test_damage_is_named_and_mended(small_chunks, maps, images_run):
     before = maps.X.copy()
     with h5py.File(maps.path) as file:
-        offset = file["features"].id.get_chunk_info(0).byte_offset
+        dataset = file["features"].id
+        offsets = [dataset.get_chunk_info(chunk).byte_offset for chunk in (1, 3)]
     with maps.path.open("r+b") as file:
-        file.seek(offset + 100)
-        file.write(b"\xff\xff\xff")
-    with pytest.raises(StoreError, match="checksum of rows 0\u201320 does not match"):
-        store.Features(maps.path).read_rows(np.array([4]))
-    from featcache import assembling
-
-    assembling.repair(maps.path, show_progress=False)
+        for offset in offsets:
+            file.seek(offset + 100)
+            file.write(b"\xff\xff\xff")
+    damaged = store.Features(maps.path)
+    for row, rows in ((5, "4\u20137"), (13, "12\u201315")):
+        with pytest.raises(StoreError, match=f"checksum of rows {rows} does not match"):
+            damaged.read_rows(np.array([20, row, 0]))
+    np.testing.assert_array_equal(damaged.read_rows(np.array([20, 0])), before[[20, 0]])
+    images_run.clear()
+    damage = store.Damage(((4, 7), (12, 15)), ())
+    assert assembling.repair(maps.path, show_progress=False) == (damage, 8)
+    assert sum(images_run) == 8
     np.testing.assert_allclose(store.Features(maps.path).X, before, rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_of_maps_are_small():
-    from featcache.store.publishing import chunk_shape
+def test_what_is_whole_is_saved_in_few_parts(small_chunks, maps, monkeypatch):
+    written = []
+    monkeypatch.setattr(store.Parts, "write", lambda self, keys, rows: written.append((keys, rows)))
+    parts = store.Parts(maps.path, maps.spec, "photos")
+    store.salvage(maps, store.Damage(((4, 7), (16, 19)), ()), parts)
+    assert [len(rows) for _, rows in written] == [4, 8, 1]
+    keys, rows = (np.concatenate(column) for column in zip(*written, strict=True))
+    kept = [*range(4), *range(8, 16), 20]
+    np.testing.assert_array_equal(keys, maps.digests[kept])
+    np.testing.assert_array_equal(rows, maps.X[kept])
+    written.clear()
+    monkeypatch.setattr(integrity, "BLOCK_BYTES", publishing.MAP_CHUNK_BYTES)  # a chunk a part
+    store.salvage(maps, store.Damage(((4, 7),), ()), parts)
+    assert [len(rows) for _, rows in written] == [4, 4, 4, 4, 1]
 
-    assert chunk_shape((5000, 14, 14, 96), "float16") == (27, 14, 14, 96)
+
+def test_chunks_of_maps_are_small():
+    chunk_shape = publishing.chunk_shape
+    assert chunk_shape((5000, 14, 14, 96), "float16") == (6, 14, 14, 96)
     assert chunk_shape((5000, 112, 112, 64), "float32") == (1, 112, 112, 64)
     assert chunk_shape((5000, 1280), "float32") == (1024, 1280)
 
 
 def test_heads_refuse_them_in_one_line(maps, photos, extract, cli, tmp_path):
+    ran = cli("fit-heads", maps.path)
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
     with pytest.raises(HeadError, match=r"holds maps of 7 x 7 x 12.*--pooling avg"):
         fc.fit_heads(maps, ["lda"], show_progress=False)
-    with pytest.raises(SpecError, match="pooling none gives maps"):
-        fc.Embedder(pooling="none", cache_dir=tmp_path / "e").fit_transform([photos])
     # what is newest is the newest file of vectors
     pooled = extract(photos).features
     maps.path.touch()
@@ -152,3 +185,21 @@ def test_too_little_room_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="has 1 GB free") as caught:
         store.check_room(tmp_path / "not" / "yet", 2_000_000_000, None, "These")
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_killed_run_left_takes_no_more_room(photos, extract, tmp_path, monkeypatch):
+    extracted = extract(photos, pooling="none", overwrite=True).features
+    spec, cache = extracted.spec, tmp_path / "cache"
+    parts = store.Parts(extracted.path, spec, str(extracted.provenance["source"]))
+    parts.write(extracted.digests, extracted.X)
+    (left,) = parts.paths()
+    size = store.size_of(len(extracted), MAP, "float32", 1)
+    usage = shutil.disk_usage(tmp_path)
+    free = size - left.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: usage._replace(free=free))
+    store.check_room(cache, size, None, "These", spec)
+    for other in (None, replace(spec, views=2, augment=("flip",))):
+        with pytest.raises(StoreError, match="These take"):
+            store.check_room(cache, size, None, "These", other)
+    with pytest.raises(StoreError, match=r"GB of it there already, and '.*' has"):
+        store.check_room(cache, size + 1, None, "These", spec)

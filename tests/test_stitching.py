@@ -358,6 +358,8 @@ def test_a_forest_is_distilled_and_its_student_is_what_is_stitched(
     agreement = described.distilled["agreement"]
     assert agreement["same"] == pytest.approx(np.mean(ours == forest.head.predict(X)))
     assert (agreement["n_images"], agreement["part"]) == (len(y), "held-out")
+    with pytest.raises(StitchError, match="cannot become Keras layers"):
+        stitching.run(forest, out, show_progress=False)
     monkeypatch.setattr(stitching, "stitch", None)
     assert stitching.run(forest, out, distil=True, show_progress=False).hit
     with pytest.raises(TypeError):

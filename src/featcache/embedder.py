@@ -30,6 +30,8 @@ from featcache.spec import MAX_PIXELS, ExtractionSpec, check_choice
 from featcache.targets import Target, open_if_good
 from featcache.weights_memo import FILE_NAME as WEIGHTS_MEMO
 
+POOLINGS = ("avg", "max", "flatten")  # maps, unpooled, are nothing that an estimator learns from
+
 FOLDER = "embedder"  # below the cache folder
 MAX_ATTEMPTS = 100
 
@@ -215,8 +217,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Raise SpecError for what can be told without the weights."""
         runtime.check_options(self.runtime, self.device, self.precision)
         check_choice("check", self.check, CHECKS)
-        if self.pooling == "none":
-            raise SpecError("pooling none gives maps, and estimators learn from vectors; use avg.")
+        check_choice("pooling", self.pooling, POOLINGS)
         for name in ("batch_size", "max_pixels"):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < 1:

@@ -17,13 +17,13 @@ def export(
         Optional[str], typer.Argument(help="Images to compare on. (those of the features)")
     ] = None,
     format_: Annotated[
-        str,
+        Optional[list[str]],
         typer.Option(
             "--format",
-            help="saved-model, onnx, tflite, tflite-float16, tflite-int8, openvino; several with "
-            "commas; or all.",
+            help="saved-model, onnx, tflite, tflite-float16, tflite-int8, openvino, several with "
+            "commas; or all. (saved-model)",
         ),
-    ] = "saved-model",
+    ] = None,
     out: Annotated[
         Optional[Path], typer.Option(help="The file or folder, of one format. (beside the model)")
     ] = None,
@@ -37,8 +37,9 @@ def export(
     """Write a model in other formats, and run each file on images to compare."""
     from featcache import exporting
 
-    names = listed("format", format_) or []
-    if names == ["all"]:
+    given = ",".join(format_) if format_ else "saved-model"
+    names = listed("format", given) or []
+    if "all" in names:
         names = list(exporting.FORMATS)
     done, failed = exporting.export_all(
         model,

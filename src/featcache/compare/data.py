@@ -66,7 +66,7 @@ def of_files(files: Sequence[store.Features]) -> Source:
     Raises
     ------
     HeadError
-        When they are of different tasks or classes, or share no image.
+        When they are of different tasks or classes, share no image, or hold unpooled maps.
     """
     first = files[0]
     for file in files:

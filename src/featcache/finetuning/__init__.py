@@ -114,8 +114,8 @@ def finetune(
         of the network join.
     schedule : cosine (falls to 0 over the epochs of a stage) or constant.
     warmup : share of a stage's steps over which the rate rises from 0.
-    epochs : of each stage, at most. The best on the validation images is kept, by accuracy (micro-F1
-        of labels, RMSE of targets) and then by loss, the state before training included.
+    epochs : of each stage, at most. The best on the validation images is kept, by accuracy
+        (micro-F1 of labels, RMSE of targets) and then by loss, the state before training included.
     patience : epochs without a better one after which a stage ends; None never ends it early.
     class_weight : None, or "balanced".
     label_smoothing : Szegedy et al. 2016; for heads that give probabilities.

@@ -86,7 +86,7 @@ def cached(
         )
     if at is not None and not store.of_spec(machine.cache_dir, spec):
         limit = None if machine.max_cache_gb is None else int(machine.max_cache_gb * GB)
-        store.check_room(machine.cache_dir, size, limit, f"{what} of {n} images")
+        store.check_room(machine.cache_dir, size, limit, f"{what} of {n} images", spec)
     resolved = backbones.Resolved(spec, _weights_origin(described), backbone)
     features = _extract(data, resolved, machine)
     row_of = rows_in(features, data)

@@ -122,7 +122,7 @@ def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
     """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
     if task == CLASSIFICATION:
         return np.asarray(outputs.argmax(axis=1))
-    return (outputs >= 0.3).astype(np.int64) if task == MULTI_LABEL else outputs
+    return (outputs >= _THRESHOLD[output]).astype(np.int64) if task == MULTI_LABEL else outputs
 
 
 def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:

@@ -201,6 +201,11 @@ class Features:
 
         What is read is not kept: for files that do not fit into memory. Runs of neighbouring rows
         are read at once.
+
+        Raises
+        ------
+        StoreError
+            When a checksum does not match, or another file took this one's place.
         """
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
@@ -209,13 +214,13 @@ class Features:
             self._check_same(file)
             dataset = file["views"] if view else file["features"]
             breaks = np.flatnonzero(np.diff(wanted) > 1) + 1
-            for places in np.split(np.arange(len(rows)), breaks):
+            for places in np.split(np.arange(len(rows)), breaks) if len(rows) else ():
                 first, last = wanted[places[0]], wanted[places[-1]]
                 try:
                     run = slice(first, last + 1)
                     block = np.asarray(dataset[run, view] if view else dataset[run])
                 except OSError as error:
-                    spans = [span for span in damaged_spans(dataset) if span[1] >= first]
+                    spans = damaged_spans(dataset, int(first), int(last) + 1)
                     where = f"checksum of rows {shown_spans(spans)} does not match"
                     raise self._to_repair(where) from error
                 found[order[places]] = block[wanted[places] - first]
@@ -278,11 +283,13 @@ class Features:
             yield file
 
 
-def damaged_spans(features: h5py.Dataset) -> list[tuple[int, int]]:
-    """Return first and last row of every chunk whose checksum does not match."""
+def damaged_spans(
+    features: h5py.Dataset, first: int = 0, stop: int | None = None
+) -> list[tuple[int, int]]:
+    """Return first and last row of every chunk with rows of first:stop that is not as written."""
     spans = []
     size = features.chunks[0] if features.chunks else len(features)
-    for start in range(0, len(features), size):
+    for start in range(first - first % size, len(features) if stop is None else stop, size):
         try:
             features[start : start + size]
         except OSError:

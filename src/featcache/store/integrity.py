@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import h5py
+import numpy as np
 
 from featcache import views
 from featcache.errors import StoreError
 from featcache.store.features import Features, damaged_spans, shown_spans
+from featcache.store.publishing import BLOCK_BYTES
 from featcache.store.rows import Parts
 
 
@@ -68,13 +71,21 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
     bad = {first for first, _ in damage.rows}
     if "digests" not in damage.columns:
         with h5py.File(features.path, "r", locking=False) as file:
-            size = file["features"].chunks[0]
-            for start in range(0, len(features), size):
-                if start in bad:
-                    continue
-                some = slice(start, start + size)
+            for some in _whole_runs(file["features"], bad):
                 digests = file["digests"][some]
                 parts.write(digests, file["features"][some])
                 for view in range(1, features.spec.views):
                     keys = views.keys(digests, view, features.spec.augment)
                     parts.write(keys, file["views"][some, view])
+
+
+def _whole_runs(features: h5py.Dataset, bad: set[int]) -> Iterator[slice]:
+    """Yield runs of rows without the chunks that begin at `bad`, of a block's size at most."""
+    size = features.chunks[0]
+    chunk_bytes = int(np.prod(features.chunks)) * features.dtype.itemsize
+    most = max(1, BLOCK_BYTES // chunk_bytes)  # a part for each small chunk of maps is too many
+    good = np.array([start for start in range(0, len(features), size) if start not in bad], int)
+    for run in np.split(good, np.flatnonzero(np.diff(good) > size) + 1):
+        for first in range(0, len(run), most):
+            some = run[first : first + most]
+            yield slice(int(some[0]), int(some[-1]) + size)

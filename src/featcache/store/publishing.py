@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk at most
 CHUNK_BYTES = 8 << 20  # and bytes
-MAP_CHUNK_BYTES = 1 << 20  # of unpooled maps, whose rows training reads one by one
+# Of unpooled maps, whose rows training reads one by one, and a checksum is of a whole chunk. Rows
+# of 14 x 14 x 96 in half precision are read at random 3 times as fast as from chunks of 1 MiB, and
+# 30 times as from 8; all in order at 0.8 to 0.9 of their speed.
+MAP_CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = 16 << 20  # rows gathered at once; bounds the memory of publishing
 
 
