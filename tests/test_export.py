@@ -116,6 +116,7 @@ def test_every_format_gives_what_the_model_gives(everything, format):
     assert one.largest_difference <= limit
     assert one.scores["metric"] == "accuracy"
     assert one.scores["model"] == card.read(model).test_accuracy
+    assert one.scores["n_images"] == 3  # a fifth of 7 images of each class: those held out
     assert (one.encoded is not None) == (format == "saved-model")
     again = quietly(model, format, min_agreement=0.9)
     assert again == dataclasses.replace(one, hit=True)
@@ -134,6 +135,7 @@ def test_what_was_touched_or_compared_on_other_images_is_written_again(model, ph
     assert not quietly(model, "onnx").hit
     other = quietly(model, "onnx", source=photos, max_images=7)
     assert (other.hit, other.n_images) == (False, 7)
+    assert other.scores["n_images"] == 7  # of other images none is held out
     assert quietly(model, "onnx", source=photos).hit
     kept = model.with_name("flowers.exports.json")
     kept.write_text(kept.read_text().replace('"agreement": 1.0', '"agreement": 0.9'))
@@ -214,6 +216,31 @@ def test_both_signatures_of_a_saved_model_in_a_process_without_featcache(everyth
     np.testing.assert_allclose(said["scores"][3], said["scores"][2], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("task", "output", "expected"),
+    [
+        ("classification", "scores", [b"a", b"b"]),
+        ("multi-label", "probabilities", [[b"a", b""], [b"", b"b"]]),
+        ("multi-label", "scores", [[b"a", b"b"], [b"", b"b"]]),
+        ("regression", "values", [[b"a", b"b"], [b"a", b"b"]]),
+    ],
+)
+def test_labels_of_every_task(model, task, output, expected):
+    about = dataclasses.replace(card.read(model), task=task, output=output)
+    scores = np.array([[0.5, 0.2], [-0.1, 0.9]], np.float32)
+    found = writers.labels(scores, quiet.tensorflow().constant(["a", "b"]), about)
+    assert found.numpy().tolist() == expected
+
+
+def test_a_saved_model_holds_every_weight_once(everything):
+    model, done = everything
+    held = quiet.tensorflow().train.list_variables(
+        str(done["saved-model"].path / "variables" / "variables")
+    )
+    n_held = sum(int(np.prod(shape)) for name, shape in held if "VARIABLE_VALUE" in name)
+    assert 0 < n_held <= predict.load_keras(model, card.read(model)).count_params()
+
+
 def test_turned_files_are_not_asked_of_the_signature_that_does_not_turn(model, tmp_path):
     photos = make_photos(tmp_path / "turned", a_class=3)
     turned = sorted(photos.rglob("*.jpg"))[:2]
@@ -266,6 +293,14 @@ def test_too_little_agreement_removes_the_file_and_leaves_the_earlier_one(model,
         quietly(model, "tflite")
     assert not model.with_name("flowers.tflite").exists()
     assert quietly(model, "tflite", min_agreement=0.0).agreement < 1
+
+
+def test_a_folder_of_an_earlier_export_is_replaced(model):
+    path = quietly(model, "openvino").path
+    (path / "model.bin").write_bytes(b"")
+    assert not quietly(model, "openvino").hit
+    assert (path / "model.bin").stat().st_size > 0
+    assert not list(model.parent.glob("*.tmp"))
 
 
 def test_outputs_that_are_not_finite_or_of_another_shape_are_an_error(model):

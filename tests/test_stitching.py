@@ -58,7 +58,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
         model = fc.stitch(clipart_board[name], paths[-1], show_progress=False)
         parity = card.read(paths[-1]).parity
         assert parity["n_images"] == parity["n_same_class"] == n_images
-        assert parity["largest_difference"] <= parity["tolerance"] == 1e-4
+        assert parity["largest_difference"] <= parity["tolerance"] == 1e-3
         outputs.append(model(batch, training=False))
     everywhere = in_plain_keras(paths, batch, tmp_path)
     for name, got, expected in zip(STITCHED, everywhere, outputs, strict=True):
@@ -277,7 +277,7 @@ def test_several_labels_and_targets(of_task, photos, tmp_path):
         assert (described.task, described.class_names) == (features.task, names)
         assert described.output == head.output
         assert described.parity["n_images"] == 21
-        assert described.parity["largest_difference"] <= described.parity["tolerance"] == 1e-4
+        assert described.parity["largest_difference"] <= described.parity["tolerance"] == 1e-3
         labels = (tmp_path / f"{name}.labels.txt").read_text(encoding="utf-8")
         assert labels.splitlines() == list(names)
         expected.append(head.outputs(features.X[rows]))

@@ -57,20 +57,32 @@ def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray)
 
     def answer(batch: Any) -> dict[str, Any]:
         scores = model(batch, training=False)
-        return {"labels": _labels(scores, names, about), "scores": scores}
+        return {"labels": labels(scores, names, about), "scores": scores}
 
     def answer_bytes(encoded: Any) -> dict[str, Any]:
         shape = tf.TensorSpec((*about.spec.image_size, 3), tf.float32)
         load = decoder(about.spec)
         return answer(tf.map_fn(load, encoded, fn_output_signature=shape))
 
+    # `track(model)` would store every weight twice (Keras 3.15, its issue 23553)
     archive = keras.export.ExportArchive()
-    archive.track(model)
     image = tf.TensorSpec((None, *about.spec.image_size, 3), tf.float32, name="images")
     archive.add_endpoint("serve", answer, input_signature=[image])
     encoded = tf.TensorSpec((None,), tf.string, name="encoded")
     archive.add_endpoint("serve_bytes", answer_bytes, input_signature=[encoded])
     archive.write_out(os.fspath(path), verbose=False)
+
+
+def labels(scores: Any, names: Any, about: card.Card) -> Any:
+    """Return as strings what scores (n, n_outputs) say, as `saved_model` says."""
+    tf = quiet.tensorflow()
+    if about.task == "classification":
+        return tf.gather(names, tf.argmax(scores, axis=1))
+    every = tf.broadcast_to(names, tf.shape(scores))
+    if about.task == "regression":
+        return every
+    threshold = 0.5 if about.output == "probabilities" else 0.0
+    return tf.where(scores >= threshold, every, "")
 
 
 def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
@@ -213,17 +225,6 @@ def write(name: str, model: keras.Model, about: card.Card, path: Path, some: np.
                 f"The model cannot be written as {name}: {text}. Export it in another format, or "
                 f"stitch another head."
             ) from error
-
-
-def _labels(scores: Any, names: Any, about: card.Card) -> Any:
-    tf = quiet.tensorflow()
-    if about.task == "classification":
-        return tf.gather(names, tf.argmax(scores, axis=1))
-    every = tf.broadcast_to(names, tf.shape(scores))
-    if about.task == "regression":
-        return every
-    threshold = 0.5 if about.output == "probabilities" else 0.0
-    return tf.where(scores >= threshold, every, "")
 
 
 @contextmanager
