@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import keras
 
 MAX_PARITY_IMAGES = 2000
-# Largest difference allowed, relative to the scale of the values: of the whole model, whose backbone
-# Keras runs, from the features that another runtime may have computed. Features stored in half
-# precision carry a relative error of 5e-4 each, which the head adds up; features computed in lower
+# Largest difference allowed, relative to the scale of the values: of the whole model, whose
+# backbone Keras runs, from features that another runtime may have computed. Those stored in half
+# precision carry a relative error of 5e-4 each, which the head adds up; those computed in lower
 # precision are of another network, so to speak: the class must be the same, the values only near.
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 BATCH_SIZE = 32
