@@ -37,7 +37,7 @@ def about(**changes):
         "n_validation": 16,
         "n_test": 20,
         "parity": {"n_images": 96, "largest_difference": 1e-6},
-        "plan": {"stages": [2], "learning_rate": 1e-3, "patience": None},
+        "plan": {"stages": [2], "learning_rate": 1e-3, "patience": None, "refit": True},
         "versions": {"keras": "3.15"},
         "stages": [stage],
     }
