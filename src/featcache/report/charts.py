@@ -5,6 +5,7 @@ Plotly takes some HTML in its texts, so every name from outside goes through `pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def learning_curve(n_train: list[int], scores: list[list[float]], metric: str) -
     band = {
         "type": "scatter",
         "x": n_train + n_train[::-1],
-        "y": _listed(np.concatenate([mean + spread, (mean - spread)[::-1]])),
+        "y": listed(np.concatenate([mean + spread, (mean - spread)[::-1]])),
         "fill": "toself",
         "fillcolor": "var(--accent-soft)",
         "line": {"width": 0},
@@ -141,7 +142,7 @@ def learning_curve(n_train: list[int], scores: list[list[float]], metric: str) -
         "type": "scatter",
         "mode": "lines+markers",
         "x": n_train,
-        "y": _listed(mean),
+        "y": listed(mean),
         "line": {"color": "var(--accent)"},
         "marker": {"size": 8},
         "name": "mean",
@@ -191,5 +192,6 @@ def predicted_and_true(y: np.ndarray, values: np.ndarray, name: str, seed: int) 
     }
 
 
-def _listed(values: np.ndarray) -> list[float | None]:
+def listed(values: np.ndarray | Sequence[float]) -> list[float | None]:
+    """Return values for JSON, which has no number that is not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]

@@ -20,7 +20,7 @@ def provenance(material: Material) -> dict[str, Any]:
     heads = request.get("heads")
     if isinstance(heads, dict):
         request["heads"] = list(heads)
-    rows = [(key, _shown(value)) for key, value in request.items()]
+    rows = [(key, shown(value)) for key, value in request.items()]
     rows += [("metric", board.metric)] if "metric" not in request else []
     file = board.folder / BOARD_FILE
     if file.is_file():
@@ -32,11 +32,11 @@ def provenance(material: Material) -> dict[str, Any]:
         rows += [("content", one.content), ("features an image", f"{one.n_features:,}")]
         if one.spec is not None:
             rows.append(("fingerprint", one.spec.fingerprint))
-            rows += [(f"spec: {key}", _shown(value)) for key, value in one.spec.to_dict().items()]
+            rows += [(f"spec: {key}", shown(value)) for key, value in one.spec.to_dict().items()]
         groups.append((f"Features: {one.name}", rows))
     if material.features is not None:
         said = material.features.provenance
-        groups.append(("Extraction", [(key, _shown(value)) for key, value in said.items()]))
+        groups.append(("Extraction", [(key, shown(value)) for key, value in said.items()]))
     if isinstance(heads, dict):
         tried = [
             (name, "; ".join(setting(one) or "no settings" for one in settings or ()) or "its own")
@@ -44,7 +44,7 @@ def provenance(material: Material) -> dict[str, Any]:
         ]
         groups.append(("Settings tried", tried))
     if isinstance(versions, dict):
-        groups.append(("Versions", [(key, _shown(value)) for key, value in versions.items()]))
+        groups.append(("Versions", [(key, shown(value)) for key, value in versions.items()]))
     return {"command": command(board), "groups": groups}
 
 
@@ -73,9 +73,10 @@ def command(board: Leaderboard) -> str:
     return shlex.join(words)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a plain value as text."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_shown(one)}" for key, one in value.items()) or "none"
+        return ", ".join(f"{key}: {shown(one)}" for key, one in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_shown, value)) or "none"
+        return ", ".join(map(shown, value)) or "none"
     return "none" if value is None else str(value)

@@ -1,27 +1,43 @@
-"""The page of a fine-tuning: its curves, and what came of it."""
+"""The page of a fine-tuning: what came of it, its curves, and how it was trained.
+
+It shows what it is told. Nothing is trained or scored here; only the interval of an accuracy is
+computed, which hangs on the number of images alone.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from featcache import files, metrics
 from featcache.leaderboard import number
-from featcache.report import rendering
-from featcache.report.charts import Figure, plain
+from featcache.report import epochs, origin, rendering
+from featcache.report.charts import Figure
 
 Values = dict[str, Any]
+ACCURACY = "accuracy"
 
 
 def write(path: Path, about: Values) -> Path:
-    """Write the page and return its path.
+    """Write the page of a fine-tuning and return its path.
 
     Parameters
     ----------
-    about : plain values: model, source, head, backbone, task, metric, improved, before and after
-        (metric to value), n_train, n_validation, n_test, parity (or None), plan, versions, and
-        stages, each with unfrozen, boundary, validation_loss, validation_metric (number 0 is before
-        training), training_loss, seconds and best_epoch.
+    path : the .html file.
+    about : plain values:
+
+        - model (name of the file), source, head, backbone, task: str;
+        - metric: str, which chose the epochs; improved: bool, on the validation images;
+        - before, after: dict of every metric to its value on the held-out part;
+        - n_train, n_validation, n_test: int, images;
+        - stages: list of dicts with unfrozen (list of layer names), boundary (str),
+          validation_loss and validation_metric (k + 1 floats; number 0 is before training),
+          training_loss and seconds (k floats), best_epoch (int; 0: none was better);
+        - plan, versions: dict; parity: dict, or None where nothing improved;
+        - optional are refit, a list of one dict a stage with training_loss and seconds: the second
+          run, on all training images; and command: str, which does the same again.
     """
     files.write_text(path, rendering.rendered("training.html.jinja", _content(about)))
     return path
@@ -29,147 +45,167 @@ def write(path: Path, about: Values) -> Path:
 
 def _content(about: Values) -> Values:
     """Return what the template shows; numbers become text here."""
-    figures: dict[str, Figure] = {}
-    for number_, stage in enumerate(about["stages"], 1):
-        figures[f"loss-{number_}"] = _losses(stage)
-        figures[f"metric-{number_}"] = _metric(stage, about["metric"])
-    name = next(iter(about["before"]))
+    stages = [_stage(about, place) for place in range(len(about["stages"]))]
+    again = _second_run(about)
+    runs = [(one["title"], about["stages"][place]["seconds"]) for place, one in enumerate(stages)]
+    runs += [(one["title"], one["seconds"]) for one in again]
+    figures: dict[str, Figure] = {"seconds": epochs.seconds(runs)}
+    for place, stage in enumerate(about["stages"]):
+        figures[f"loss-{place + 1}"] = epochs.losses(stage)
+        figures[f"metric-{place + 1}"] = epochs.metric(stage, about["metric"])
+    for one in again:
+        figures[one["chart"]] = one.pop("figure")
     return {
         "about": about,
         "facts": _facts(about),
-        "shown": {
-            "metric": name,
-            "before": number(about["before"][name]),
-            "after": number(about["after"][name]),
-            "one_image": f"{1 / about['n_test']:.3f}",
-        },
+        "validated": _validated(about),
+        "held_out": _held_out(about),
         "lower_is_better": metrics.better(about["metric"]) < 0,
-        "stages": [_stage(stage, place, about) for place, stage in enumerate(about["stages"])],
-        "scores": [
-            (key, number(value), number(about["after"][key]))
-            for key, value in about["before"].items()
-        ],
+        "one_image": number(1 / about["n_validation"]) if about["metric"] == ACCURACY else "",
+        "stages": stages,
+        "again": again,
+        "pace": [(title, f"{sum(took):.1f} s", f"{median(took):.2f} s") for title, took in runs],
+        "scores": [_score(about, name) for name in about["before"]],
+        "command": about.get("command"),
         "groups": _groups(about),
         "figures": figures,
     }
 
 
 def _facts(about: Values) -> list[tuple[str, str]]:
-    epochs = sum(len(stage["training_loss"]) for stage in about["stages"])
-    seconds = sum(sum(stage["seconds"]) for stage in about["stages"])
+    seconds = [one for stage in about["stages"] for one in stage["seconds"]]
     return [
-        (f"{about['n_train']:,}", "images trained"),
+        (f"{about['n_train']:,}", "images trained on"),
         (f"{about['n_validation']:,}", "chose the epoch"),
         (f"{about['n_test']:,}", "held out"),
-        (f"{epochs}", "epochs"),
-        (f"{seconds / max(epochs, 1):.2f} s", "an epoch"),
+        (f"{len(seconds):,}", "epoch" if len(seconds) == 1 else "epochs"),
+        (f"{median(seconds):.2f} s", "an epoch, median"),
     ]
 
 
-def _stage(stage: Values, place: int, about: Values) -> Values:
-    several = len(about["stages"]) > 1
-    best = stage["best_epoch"]
-    rows = []
-    for epoch, (loss, metric) in enumerate(
-        zip(stage["validation_loss"], stage["validation_metric"], strict=True)
-    ):
-        trained = ("", "")
-        if epoch:
-            trained = (
-                f"{stage['training_loss'][epoch - 1]:.4f}",
-                f"{stage['seconds'][epoch - 1]:.2f}",
-            )
-        rows.append(
-            {
-                "epoch": epoch or "before",
-                "kept": epoch == best,
-                "cells": (trained[0], f"{loss:.4f}", number(metric), trained[1]),
-            }
-        )
+def _validated(about: Values) -> str:
+    """Say what became of the validation images' metric and loss."""
+    first, last = about["stages"][0], about["stages"][-1]
+    best = last["best_epoch"]
+    before, after = number(first["validation_metric"][0]), number(last["validation_metric"][best])
+    if before != after:
+        return f"{about['metric']} went from {before} to {after}"
+    losses = f"{_loss(first['validation_loss'][0])} to {_loss(last['validation_loss'][best])}"
+    return f"{about['metric']} stayed at {before} and the loss went from {losses}"
+
+
+def _held_out(about: Values) -> Values:
+    """Return what training did to the metric on images that chose nothing."""
+    name = about["metric"]
+    gain = metrics.better(name) * (about["after"][name] - about["before"][name])
+    counts = []
+    if name == ACCURACY:
+        counts = [round(about[when][name] * about["n_test"]) for when in ("before", "after")]
+    return _score(about, name) | {
+        "verdict": "better" if gain > 0 else "worse" if gain < 0 else "the same",
+        "right": counts,
+    }
+
+
+def _score(about: Values, name: str) -> Values:
+    """Return a metric before and after, as text."""
+    before, after = about["before"][name], about["after"][name]
     return {
-        "title": f"Stage {place + 1} of {len(about['stages'])}" if several else "Training",
+        "name": name,
+        "lower": metrics.better(name) < 0,
+        "before": number(before),
+        "after": number(after),
+        "change": _change(after - before),
+        "intervals": [_interval(name, value, about["n_test"]) for value in (before, after)],
+    }
+
+
+def _change(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.3f}" if value else "0"
+
+
+def _interval(name: str, value: float, n: int) -> str:
+    """Return the 95 % interval of an accuracy over n images (Wilson 1927) as text, or "".
+
+    Unlike a bootstrap's it has a width where all images are right.
+    """
+    if name != ACCURACY:
+        return ""
+    from scipy import stats
+
+    found = stats.binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
+    return f"{number(found.low)} to {number(found.high)}"
+
+
+def _stage(about: Values, place: int) -> Values:
+    stage, n_stages = about["stages"][place], len(about["stages"])
+    best, losses, judged = stage["best_epoch"], stage["validation_loss"], stage["validation_metric"]
+    trained = ["", *map(_loss, stage["training_loss"])]
+    took = ["", *(f"{one:.2f}" for one in stage["seconds"])]
+    cells = zip(trained, map(_loss, losses), map(number, judged), took, strict=True)
+    return {
+        "title": f"Stage {place + 1} of {n_stages}" if n_stages > 1 else "Training",
         "unfrozen": stage["unfrozen"],
         "boundary": stage["boundary"],
-        "rows": rows,
+        "rows": [
+            {"epoch": epoch or "before", "kept": epoch == best, "cells": row}
+            for epoch, row in enumerate(cells)
+        ],
+        "loss": _told([_loss(losses[0]), _loss(losses[best])], best),
+        "metric": _told([number(judged[0]), number(judged[best])], best),
     }
+
+
+def _told(values: list[str], best: int) -> str:
+    """Return a curve in words: its values before training and in the epoch that was kept."""
+    if not best:
+        return f"{values[0]} before training, and no epoch was kept"
+    return f"{values[0]} before training, {values[1]} in epoch {best}, which was kept"
+
+
+def _second_run(about: Values) -> list[Values]:
+    """Return the stages of the run on all training images; one of no epoch is left out."""
+    found = []
+    runs = about.get("refit") or []
+    for place, (stage, again) in enumerate(zip(about["stages"], runs, strict=bool(runs)), 1):
+        if not again["training_loss"]:
+            continue
+        first = stage["training_loss"]
+        found.append(
+            {
+                "title": f"Second run, stage {place}" if len(runs) > 1 else "Second run",
+                "chart": f"refit-{place}",
+                "figure": epochs.refit(stage, again),
+                "seconds": again["seconds"],
+                "rows": [
+                    (epoch + 1, _loss(first[epoch]), _loss(loss), f"{took:.2f}")
+                    for epoch, (loss, took) in enumerate(
+                        zip(again["training_loss"], again["seconds"], strict=True)
+                    )
+                ],
+            }
+        )
+    return found
 
 
 def _groups(about: Values) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [("Plan", _rows(about["plan"]))]
     if about["parity"] is not None:
         groups.append(("The whole model against the part that was trained", _rows(about["parity"])))
-    groups.append(("Versions", _rows(about["versions"])))
-    return groups
+    return [*groups, ("Versions", _rows(about["versions"]))]
 
 
 def _rows(values: Values) -> list[tuple[str, str]]:
-    def shown(value: Any) -> str:
-        if isinstance(value, (list, tuple)):
-            return ", ".join(map(str, value)) or "none"
-        if isinstance(value, float):
-            return f"{value:.6g}"
-        return "none" if value is None else str(value)
-
-    return [(name.replace("_", " "), shown(value)) for name, value in values.items()]
-
-
-def _losses(stage: Values) -> Figure:
-    trained = list(range(1, len(stage["training_loss"]) + 1))
-    lines = [
-        _line(trained, stage["training_loss"], "training", "var(--muted)", "dash"),
-        *_judged(stage["validation_loss"], stage["best_epoch"], "validation"),
+    return [
+        (
+            name.removeprefix("n_").replace("_", " "),
+            f"{value:.6g}" if isinstance(value, float) else origin.shown(value),
+        )
+        for name, value in values.items()
     ]
-    return _figure(lines, "loss")
 
 
-def _metric(stage: Values, metric: str) -> Figure:
-    return _figure(_judged(stage["validation_metric"], stage["best_epoch"], "validation"), metric)
-
-
-def _judged(values: list[float], best: int, name: str) -> list[Figure]:
-    """Return the curve of what judges, its level before training, and the epoch that was kept."""
-    epochs = list(range(len(values)))
-    level = _line([0, epochs[-1]], [values[0]] * 2, "before training", "var(--second)", "dot")
-    kept = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [best],
-        "y": [values[best]],
-        "name": "kept",
-        "marker": {
-            "size": 14,
-            "color": "rgba(0,0,0,0)",
-            "line": {"color": "var(--accent)", "width": 2},
-        },
-        "hoverinfo": "skip",
-    }
-    return [level, _line(epochs, values, name, "var(--accent)", "solid"), kept]
-
-
-def _line(x: list[int], y: list[float], name: str, colour: str, dash: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if dash == "solid" else "lines",
-        "x": x,
-        "y": y,
-        "name": plain(name),
-        "line": {"color": colour, "dash": dash},
-        "hovertemplate": "epoch %{x}: %{y:.4f}<extra></extra>",
-    }
-
-
-def _figure(data: list[Figure], what: str) -> Figure:
-    n_epochs = max(max(one["x"], default=0) for one in data)
-    return {
-        "data": data,
-        "layout": {
-            "height": 340,
-            "xaxis": {
-                "title": {"text": "epoch"},
-                "rangemode": "tozero",
-                "dtick": max(1, round(n_epochs / 12)),
-            },
-            "yaxis": {"title": {"text": plain(what)}},
-            "legend": {"orientation": "h", "y": 1.14},
-        },
-    }
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
