@@ -104,7 +104,7 @@ def test_a_table():
 
 
 def test_fine_tuning_both_ways(two_backbones):
-    found = finetune.run((two_backbones[0], "last block", "first", 1.0), 20, 2)
+    found = finetune.run((two_backbones[0], "last block", "first", 1.0), 20, 2, 1e-5, 1)
     assert found["ratio"] > 0
     assert found["unfrozen"] == 0  # the quick network has one layer with weights, at the boundary
     assert found["loss_difference"] < 1e-3

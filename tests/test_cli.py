@@ -12,6 +12,7 @@ import pytest
 from conftest import make_photos, parse_single_json, wrap_runs
 
 from featcache import cli as command_line
+from featcache.cli import options
 
 VERBS = [
     command.name or command.callback.__name__ for command in command_line.app.registered_commands
@@ -287,3 +288,8 @@ def test_a_terminal_that_knows_only_ascii(home):
         check=True,
     )
     assert b"accuracy (95 %)" in done.stdout
+
+
+def test_json_has_null_for_what_is_undefined(capsys):
+    options.result(True, {"test": {"log-loss": float("nan"), "accuracy": 1.0}}, "")
+    assert capsys.readouterr().out == '{"test": {"log-loss": null, "accuracy": 1.0}}\n'

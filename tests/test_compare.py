@@ -10,7 +10,7 @@ import pytest
 from conftest import make_photos
 
 import featcache as fc
-from featcache import compare, heads, leaderboard, store
+from featcache import compare, heads, leaderboard, stitching, store
 from featcache.compare import work
 from featcache.errors import HeadError, SpecError, StoreError
 
@@ -187,6 +187,29 @@ def test_dense_options_replace_its_grid(features):
     shared = {"task": "classification", "class_weight": None, "seed": 0}
     assert params == {"hidden": [8], "dropout": 0.1, "batch_norm": True} | shared
     assert leaderboard.load(board.folder)["dense"].head.outputs(features.X).shape == (21, 3)
+
+
+def test_heads_with_settings_of_their_own_replace_the_grid(features, tmp_path, monkeypatch):
+    logreg = heads.CATALOGUE["logreg"]
+    chains = [logreg(preprocessing="l2+standardise"), logreg(preprocessing="standardise+pca")]
+    board = fit(features, [*chains, "lda"])
+    assert {result.name for result in board.results} == {"dummy", "logreg", "lda"}
+    tried = board.request["heads"]["logreg"]
+    assert [one["preprocessing"] for one in tried] == ["l2+standardise", "standardise+pca"]
+    chosen = leaderboard.load(board.folder)["logreg"]
+    assert chosen.result.params in tried
+    model = stitching.stitch(chosen, tmp_path / "m.keras", show_progress=False)
+    assert model.output_shape == (None, 3)
+    # the same from a module, for the command line
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chains.py").write_text(
+        "from featcache import heads\n"
+        "logreg = heads.CATALOGUE['logreg']\n"
+        "def both():\n"
+        "    return [logreg(preprocessing=p) for p in ('l2+standardise', 'standardise+pca')]\n"
+    )
+    monkeypatch.setattr(work, "_fit", None)  # it was fitted already
+    assert fit(features, ["chains:both", "lda"]).to_dict() == board.to_dict()
 
 
 def test_prints_as_a_table(features):

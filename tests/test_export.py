@@ -367,6 +367,17 @@ def test_a_folder_of_anything_else_is_not_replaced(model, tmp_path, out):
     assert (mine / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("out", ["mine.onnx", None])
+def test_a_file_of_another_model_is_replaced_only_if_asked(model, tmp_path, out):
+    mine = tmp_path / (out or "flowers.onnx")
+    mine.write_bytes(b"weeks of training")
+    with pytest.raises(SpecError, match=r"was not exported from .*flowers\.keras.*--overwrite"):
+        quietly(model, "onnx", out=out and mine)
+    assert mine.read_bytes() == b"weeks of training"
+    assert quietly(model, "onnx", out=out and mine, overwrite=True).agreement == 1
+    assert quietly(model, "onnx", out=out and mine).hit
+
+
 def test_what_is_not_installed_is_named(model, monkeypatch):
     find = writers.importlib.util.find_spec
     monkeypatch.setattr(

@@ -127,6 +127,16 @@ def test_zero_trains_the_head_alone_from_the_features_themselves(stitched, tmp_p
     assert not np.allclose(before, after)
 
 
+def test_features_that_it_made_again_can_be_stitched(stitched, tmp_path):
+    path = stitched("logreg")
+    shutil.rmtree(tmp_path / "cache")
+    tune(path, tmp_path / "t.keras", epochs=1)
+    features = store.newest_features(tmp_path / "cache")
+    board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
+    fc.stitch(board.best, tmp_path / "again.keras", show_progress=False)
+    assert card.read(tmp_path / "again.keras").spec == card.read(path).spec
+
+
 def test_the_prefix_runs_once(stitched, tmp_path, images_run):
     path = stitched("logreg")
     del images_run[:]

@@ -415,7 +415,7 @@ def test_the_card_and_the_labels_say_what_the_model_is(board, tmp_path):
     }
     assert described.test_accuracy == described.test["accuracy"]
     assert set(described.provenance) == {
-        *("created", "featcache", "keras", "tensorflow", "numpy", "scikit-learn")
+        *("created", "featcache", "keras", "tensorflow", "numpy", "scikit-learn", "weights")
     }
     assert described.provenance["created"].endswith("+00:00")
     assert described.provenance["featcache"] == fc.__version__
@@ -435,6 +435,14 @@ def test_labels_of_a_stranger_or_of_another_model_stay(board, tmp_path):
         fc.stitch(board["logreg"], tmp_path / "c.keras")
     assert (tmp_path / "c.labels.txt").read_text() == "mine"
     fc.stitch(board["linear-svm"], tmp_path / "a.keras", show_progress=False)  # its own
+
+
+def test_a_model_that_was_not_stitched_stays(board, tmp_path):
+    mine = tmp_path / "m.keras"
+    mine.write_bytes(b"weeks of training")
+    with pytest.raises(SpecError, match=r"m\.keras' is there and has no card"):
+        fc.stitch(board["logreg"], mine, show_progress=False)
+    assert mine.read_bytes() == b"weeks of training"
 
 
 def test_a_class_is_one_line_of_the_labels(extract, tmp_path):

@@ -165,7 +165,7 @@ def test_a_factory_in_a_module(folder, tmp_path, monkeypatch):
         ("my_heads:none", "is no module:factory that can be imported"),
         ("no_such_module:x", "is no module:factory that can be imported"),
         ("my_heads:broken", "'my_heads:broken' raised KeyError: 'x'"),
-        ("my_heads:nothing", "must be a name, a scikit-learn estimator"),
+        ("my_heads:nothing", "must be a name, a head of the catalogue"),
     ):
         with pytest.raises(SpecError, match=message):
             fit(arrays(), [text], folder=folder)
@@ -174,7 +174,7 @@ def test_a_factory_in_a_module(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (3, "must be a name, a scikit-learn estimator"),
+        (3, "must be a name, a head of the catalogue"),
         (("logreg", heads.CATALOGUE["lda"]()), "'logreg' is a head of the catalogue"),
         (("a/b", heads.CATALOGUE["lda"]()), "'a/b' is no name for a head"),
     ],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,13 +56,12 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON types, fingerprint included; NaN is null."""
         values = asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
-        plain: dict[str, Any] = _without_nan(values)
+        plain: dict[str, Any] = files.plain(values)
         return plain
 
     def write(self, model: Path) -> None:
         """Write the card beside a model file."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        files.write_text(path_of(model), text + "\n")
+        files.write_json(path_of(model), self.to_dict())
 
 
 def versions() -> dict[str, str]:
@@ -104,14 +102,6 @@ def _check_types(values: dict[str, Any]) -> None:
     check_choice("output", values["output"], OUTPUTS)
     if not all(isinstance(name, str) for name in values["class_names"]):
         raise TypeError("class_names is no list of names")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def path_of(model: Path) -> Path:

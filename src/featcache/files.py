@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
+import math
 import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _STARTED = time.time()  # of this process, near enough
 
@@ -18,6 +22,21 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain JSON types as `write_text` does, for people too."""
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return nested values as JSON can hold them: lists for tuples, None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sweep(folder: Path, prefix: str = "") -> None:

@@ -135,6 +135,39 @@ def stacks(
                 yield numbers, tuple(images[i] for i in place)
 
 
+def read(
+    source: Source,
+    scanned: Scan,
+    rows: np.ndarray,
+    *,
+    spec: ExtractionSpec,
+    view: int = 0,
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of rows (n,) in their order, and which of them could be read.
+
+    Returns
+    -------
+    (n, height, width, 3) float32, zeros where there is none, and (n,) bool.
+    """
+    block = np.zeros((len(rows), *spec.image_size, 3), np.float32)
+    is_read = np.zeros(len(rows), bool)
+    place = {row: number for number, row in enumerate(rows.tolist())}
+    for numbers, (stack,) in stacks(
+        source,
+        scanned,
+        [row for row in rows.tolist() if row not in scanned.unreadable],
+        specs=[spec],
+        view_numbers=(view,),
+        batch_size=batch_size,
+        failures={},
+    ):
+        places = [place[row] for row in numbers.tolist()]
+        block[places] = stack[:, 0]
+        is_read[places] = True
+    return block, is_read
+
+
 def pixels(
     source: Source,
     row: int,
@@ -230,32 +263,38 @@ def _decoded_by_tensorflow(
             output_signature=tuple(tf.TensorSpec((), kind) for kind in kinds),
         )
 
-    def decode(data: Any, ratio: int = 1) -> Any:
-        # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
-        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
-
-    def decode_small(data: Any) -> Any:
-        side = max(recipe.spec.image_size)
-        shortest = tf.cond(
-            tf.image.is_jpeg(data),
-            lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),
-            lambda: 0,
-        )
-        cases = [
-            (
-                shortest >= decoding.shortest_side(ratio, side),
-                functools.partial(decode, data, ratio),
-            )
-            for ratio in decoding.RATIOS
-        ]
-        return tf.case(cases, default=functools.partial(decode, data))
-
     def load(row: Any, orientation: Any, data: Any) -> Any:
-        image = decode_small(data) if recipe.spec.decode_scale else decode(data)
+        image = decode(data, recipe.spec)
         image = tf.cond(orientation == 1, lambda: image, lambda: turned(image, orientation))
         return recipe.made(row, image)
 
     yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
+
+
+def decode(data: Any, spec: ExtractionSpec) -> Any:
+    """Return a plain JPEG or PNG file, a TensorFlow string, as (height, width, 3) uint8.
+
+    With `spec.decode_scale` a large JPEG is decoded at the ratio that `decoding` says.
+    """
+    tf = quiet.tensorflow()
+
+    def at(ratio: int) -> Any:
+        # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
+        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    if not spec.decode_scale:
+        return at(1)
+    side = max(spec.image_size)
+    shortest = tf.cond(
+        tf.image.is_jpeg(data),
+        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),
+        lambda: 0,
+    )
+    cases = [
+        (shortest >= decoding.shortest_side(ratio, side), functools.partial(at, ratio))
+        for ratio in decoding.RATIOS
+    ]
+    return tf.case(cases, default=lambda: at(1))
 
 
 def turned(image: Any, orientation: Any) -> Any:

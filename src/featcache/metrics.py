@@ -26,6 +26,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 DEFAULT = {"classification": "accuracy", "multi-label": "map", "regression": "rmse"}
 LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
 NEEDS_PROBABILITIES = frozenset({"log-loss", "ece"})
+THRESHOLD = {"probabilities": 0.5, "scores": 0.0}  # from which on a label is predicted
 N_BINS = 15  # of the reliability diagram and of ece
 
 
@@ -49,7 +50,7 @@ def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: st
     A class or label without both positive and negative rows has no roc-auc or average precision
     and is left out of the mean; without any there is none. Fewer than two rows have no r2. log-loss
     and ece are undefined for scores. Predicted is the class of the largest output, or the labels
-    from probability 0.5 or score 0 on.
+    from `THRESHOLD` on.
     """
     if not len(y) or (name in NEEDS_PROBABILITIES and kind != "probabilities"):
         return float("nan")
@@ -59,7 +60,7 @@ def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: st
         return _REGRESSION[name](y, outputs)
     if name == "map":
         return _column_mean(average_precision, y == 1, outputs)
-    said = outputs >= (0.5 if kind == "probabilities" else 0.0)
+    said = outputs >= THRESHOLD[kind]
     hits, sizes = (said & (y == 1)).sum(axis=0), said.sum(axis=0) + (y == 1).sum(axis=0)
     if name == "micro-f1":
         hits, sizes = hits.sum(keepdims=True), sizes.sum(keepdims=True)

@@ -12,6 +12,7 @@ from featcache.cli.options import (
     CacheDir,
     Device,
     Json,
+    Root,
     Runtime,
     app,
     one_line,
@@ -45,10 +46,7 @@ def evaluate(
     ] = None,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
-    root: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=RARE),
-    ] = None,
+    root: Root = None,
     target: Annotated[
         Optional[str],
         typer.Option(help="Target columns of a manifest. (the model's)", rich_help_panel=RARE),

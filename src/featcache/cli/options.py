@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -40,11 +40,19 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Do it again even if nothing changed.")
 ]
 Jobs = Annotated[int, typer.Option(help="Processes; -1 is one a core.")]
+Root = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=RARE),
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 
 
 def result(as_json: bool, values: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+    """Print values as JSON, in which NaN is null, or a text."""
+    from featcache import files
+
+    as_text = json.dumps(files.plain(values), ensure_ascii=False, allow_nan=False)
+    typer.echo(as_text if as_json else text)
 
 
 def print_table(table: Any) -> None:

@@ -16,6 +16,7 @@ from featcache.cli.options import (
     CacheDir,
     Device,
     Json,
+    Root,
     Runtime,
     app,
     one_line,
@@ -55,10 +56,7 @@ def predict(
     ] = False,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
-    root: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=RARE),
-    ] = None,
+    root: Root = None,
     no_cache: Annotated[
         bool,
         typer.Option(

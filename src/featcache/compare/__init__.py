@@ -64,8 +64,9 @@ def fit_heads(
         of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
         0 and 1, or float targets.
     names : "quick" (None) for the heads that are quick with so many rows, "all", or a list of
-        names of the catalogue, scikit-learn estimators, (name, estimator) pairs and
-        "module:factory" texts.
+        names of the catalogue, heads of it with settings of their own instead of its grid (as
+        `heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`), scikit-learn estimators,
+        (name, estimator) pairs and "module:factory" texts.
     cv : outer folds, 3 or more; the inner folds of one are the others.
     repeats : of the cross-validation, on other folds each time.
     metric : what is optimised; None is accuracy, map or rmse by task. See `metrics.METRICS`.

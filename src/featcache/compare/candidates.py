@@ -47,7 +47,9 @@ def choose(
     Parameters
     ----------
     names : None or "quick" for the heads that are quick with so many rows, "all", or a list of
-        names, scikit-learn estimators, (name, estimator) pairs and "module:factory" texts.
+        names, heads of the catalogue with settings of their own (instead of its grid; several of
+        one kind are all tried), scikit-learn estimators, (name, estimator) pairs and
+        "module:factory" texts.
     n_rows : rows to fit to, views counted.
 
     Raises
@@ -67,17 +69,18 @@ def choose(
                     left_out[name] = f"quick up to {limit:,} rows to learn from, here {n_rows:,}"
     chosen = []
     shared = {"task": task, "class_weight": class_weight, "seed": seed}
-    for name, estimator in wanted.items():
-        kind = Own if estimator is not None else heads.CATALOGUE[name]
+    for name, given in wanted.items():
+        kind = heads.CATALOGUE.get(name, Own)
         reason = _unfit(kind, name, task, metric, calibrate, shared)
         if reason:
             left_out[name] = reason
             continue
-        if estimator is not None:
-            settings: Sequence[dict[str, Any]] = ({"estimator": estimator},)
-            Own(estimator, task).check()
+        settings: Sequence[dict[str, Any]]
+        if kind is Own:
+            settings = ({"estimator": given},)
+            Own(given, task).check()
         else:
-            settings = [dense] if name == "dense" and dense else kind.grid(task)
+            settings = given or ([dense] if name == "dense" and dense else kind.grid(task))
             _check_params(name, kind, settings)
         chosen.append(Candidate(name, kind, tuple(one | shared for one in settings)))
     if not any(candidate.name != "dummy" for candidate in chosen):
@@ -87,21 +90,25 @@ def choose(
 
 
 def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> dict[str, Any]:
-    """Return name -> estimator of the user's own, or None for a head of the catalogue."""
+    """Return name -> estimator of the user's own; or, of the catalogue, settings or None."""
     if names is None or names in (ALL, QUICK):
         return dict.fromkeys(heads.CATALOGUE)
     wanted: dict[str, Any] = {"dummy": None}  # the floor is always shown
     is_one = isinstance(names, str) or not isinstance(names, Sequence)
+    given: list[Any] = []
     for one in [names] if is_one else names:
-        if isinstance(one, str) and ":" in one:
-            wanted |= from_factory(one)
-        elif isinstance(one, str) and one == ALL:
+        given += from_factory(one) if isinstance(one, str) and ":" in one else [one]
+    for one in given:
+        if isinstance(one, str) and one == ALL:
             wanted |= dict.fromkeys(heads.CATALOGUE)
         elif isinstance(one, str) and one == QUICK:
             raise SpecError("quick cannot be mixed with other heads; name those you want, or all.")
         elif isinstance(one, str):
             heads.check_names([one])
             wanted[one] = None
+        elif type(one) in heads.CATALOGUE.values():
+            name, params = _settings(one)
+            wanted[name] = [*(wanted.get(name) or ()), params]
         else:
             (name,) = named = _named(one)
             if name in wanted:
@@ -117,6 +124,15 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
     return wanted
 
 
+def _settings(head: heads.Head) -> tuple[str, dict[str, Any]]:
+    """Return the name of a head of the catalogue and what is set of it."""
+    name = next(name for name, kind in heads.CATALOGUE.items() if kind is type(head))
+    params = head.get_params()
+    for shared in ("task", "class_weight", "seed"):  # the comparison says them, for all heads
+        del params[shared]
+    return name, params
+
+
 def _named(one: Any) -> dict[str, Any]:
     """Return {name: estimator} of an estimator or a (name, estimator) pair."""
     if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
@@ -125,8 +141,8 @@ def _named(one: Any) -> dict[str, Any]:
         name, estimator = type(one).__name__.lower(), one
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         raise SpecError(
-            f"A head must be a name, a scikit-learn estimator or a (name, estimator) pair; got "
-            f"{one!r}."
+            f"A head must be a name, a head of the catalogue, a scikit-learn estimator or a (name, "
+            f"estimator) pair; got {one!r}."
         )
     if name in heads.CATALOGUE:
         raise SpecError(f"'{name}' is a head of the catalogue; give your estimator another name.")
@@ -135,8 +151,8 @@ def _named(one: Any) -> dict[str, Any]:
     return {name: estimator}
 
 
-def from_factory(text: str) -> dict[str, Any]:
-    """Return the estimators that `module:factory` makes: one, or a dict of name to estimator.
+def from_factory(text: str) -> list[Any]:
+    """Return the heads that `module:factory` makes: one, several, or a dict of name to estimator.
 
     Raises
     ------
@@ -158,11 +174,10 @@ def from_factory(text: str) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise SpecError(f"'{text}' raised {reason}.") from error
     if isinstance(made, dict):
-        named: dict[str, Any] = {}
-        for name, estimator in made.items():
-            named |= _named((str(name), estimator))
-        return named
-    return _named((function, made))
+        return [(str(name), estimator) for name, estimator in made.items()]
+    if isinstance(made, (list, tuple)):
+        return list(made)
+    return [made if type(made) in heads.CATALOGUE.values() else (function, made)]
 
 
 def _unfit(

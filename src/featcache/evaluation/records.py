@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -64,8 +63,7 @@ class Evaluation:
     def write(self, out: Path) -> None:
         """Write all of it into a .json file, in one rename; see `check_out`."""
         check_out(out)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        files.write_text(out, text + "\n")
+        files.write_json(out, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain JSON types, None where a number is undefined."""
@@ -75,8 +73,9 @@ class Evaluation:
             "images_per_s": self.images_per_s,
             "passed": passed,
         }
-        values: dict[str, Any] = _plain({"evaluation_version": VERSION} | asdict(self) | derived)
-        return values
+        values = {"evaluation_version": VERSION} | asdict(self) | derived
+        plain: dict[str, Any] = files.plain(values)
+        return plain
 
     def __rich__(self) -> Any:
         from featcache.evaluation.table import table
@@ -99,11 +98,3 @@ def check_out(out: Path) -> None:
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     if card.is_card(out):
         raise SpecError(f"'{out}' is the card of a model, which needs it. Choose another --out.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -68,8 +68,7 @@ def each(
         counts = findings.confusion(y, outputs.argmax(axis=1), outputs.shape[1])
         found = findings.per_class(counts)
     elif task == "multi-label":
-        threshold = 0.5 if output == "probabilities" else 0.0
-        found = findings.per_label(y, outputs, threshold)
+        found = findings.per_label(y, outputs, metrics.THRESHOLD[output])
     else:
         found = findings.per_target(y, outputs)
     return [{"name": name} | one for name, one in zip(names, found, strict=True)], counts

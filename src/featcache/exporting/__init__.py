@@ -48,7 +48,8 @@ def export(
     min_agreement : share of images that must get the same class, the same labels, or values within
         the format's tolerance; None is 1, and 0.98 for tflite-int8.
     max_images : to compare on, at most; those that were held out come first.
-    overwrite : write and compare also what is there already, of this very model and unchanged.
+    overwrite : write and compare also what is there already of this very model, and replace what
+        is not its export.
 
     Raises
     ------
@@ -102,6 +103,11 @@ def export_all(
     }
     for name, one in how.items():
         _check_target(targets[name], one)
+        if targets[name].exists() and not (overwrite or kept.is_own(name, targets[name])):
+            raise SpecError(
+                f"'{targets[name]}' is there and was not exported from '{path}'. Choose another "
+                f"--out, or replace it with --overwrite."
+            )
     done: list[Exported] = []
     failed: dict[str, FeatcacheError] = {}
     network = images = None

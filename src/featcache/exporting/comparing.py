@@ -200,18 +200,7 @@ def _read(
     samples: sources.Source, scanned: sources.Scan, rows: np.ndarray, about: card.Card
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return those rows that can be read, and their images (n, height, width, 3) float32."""
-    readable = [row for row in rows.tolist() if row not in scanned.unreadable]
-    found: dict[int, np.ndarray] = {}
-    for numbers, batch in images.batches(
-        samples,
-        scanned,
-        readable,
-        spec=about.spec,
-        batch_size=stitching.BATCH_SIZE,
-        failures={},
-    ):
-        found.update(zip(numbers.tolist(), batch, strict=True))
-    kept = [row for row in readable if row in found]
-    shape = (0, *about.spec.image_size, 3)
-    pixels = np.stack([found[row] for row in kept]) if kept else np.zeros(shape, np.float32)
-    return np.array(kept, int), pixels
+    pixels, is_read = images.read(
+        samples, scanned, rows, spec=about.spec, batch_size=stitching.BATCH_SIZE
+    )
+    return rows[is_read], pixels[is_read]

@@ -105,14 +105,21 @@ class Kept:
         found = Exported(**(values | {"path": target, "hit": True}))
         return found if found.least_agreement >= least else None
 
+    def is_own(self, name: str, target: Path) -> bool:
+        """Return whether what is at `target` was exported from this model's file."""
+        entry = self._read().get(name, {})
+        is_beside = target.resolve().parent == self.file.resolve().parent
+        if is_beside and entry.get("path") == target.name:
+            return True  # damaged or not
+        return bool(entry.get("digest") == _digest(target))
+
     def add(self, made: Exported) -> None:
         """Keep the figures of an export."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         kept = {"digest": _digest(made.path), "created": now, "versions": _versions()}
         entry = made.to_dict() | {"path": made.path.name} | self.about | kept
         del entry["hit"]
-        text = json.dumps(self._read() | {made.format: entry}, indent=1, ensure_ascii=False)
-        files.write_text(self.file, text + "\n")
+        files.write_json(self.file, self._read() | {made.format: entry})
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -148,10 +155,8 @@ def _contents(path: Path) -> list[tuple[Path, int]]:
 
 
 def _digest(path: Path) -> str:
-    total = hashlib.blake2b(digest_size=16)
-    for one, size in _contents(path):
-        total.update(f"{one.relative_to(path)} {size} ".encode())
-        with one.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
+    """Return a digest of a file, or of all in a folder and their names."""
+    inside = [
+        f"{one.relative_to(path)} {weights_memo.digest_file(one)}" for one, _ in _contents(path)
+    ]
+    return hashlib.blake2b("\n".join(inside).encode(), digest_size=16).hexdigest()

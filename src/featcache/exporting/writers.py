@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import card, decoding, images, quiet, runtime
+from featcache import card, images, metrics, quiet, runtime
 from featcache.errors import SpecError, StitchError
 from featcache.spec import ExtractionSpec
 
@@ -81,8 +81,7 @@ def labels(scores: Any, names: Any, about: card.Card) -> Any:
     every = tf.broadcast_to(names, tf.shape(scores))
     if about.task == "regression":
         return every
-    threshold = 0.5 if about.output == "probabilities" else 0.0
-    return tf.where(scores >= threshold, every, "")
+    return tf.where(scores >= metrics.THRESHOLD[about.output], every, "")
 
 
 def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
@@ -104,20 +103,10 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
         colour = tf.broadcast_to(colour, tf.concat([tf.shape(image)[:2], [3]], 0))
         return tf.round(colour * alpha + background * (1.0 - alpha))
 
-    def jpeg(data: Any) -> Any:
-        def at(ratio: int) -> Callable[[], Any]:
-            return lambda: tf.io.decode_jpeg(data, 3, ratio, dct_method="INTEGER_ACCURATE")
-
-        if not spec.decode_scale:
-            return at(1)()
-        shortest, side = tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]), max(spec.image_size)
-        cases = [(shortest >= decoding.shortest_side(n, side), at(n)) for n in decoding.RATIOS]
-        return tf.case(cases, default=at(1))
-
     def load(data: Any) -> Any:
         image = tf.cond(
             tf.image.is_jpeg(data),
-            lambda: tf.cast(jpeg(data), tf.float32),
+            lambda: tf.cast(images.decode(data, spec), tf.float32),
             lambda: opaque(tf.io.decode_image(data, expand_animations=False)),
         )
         image = tf.ensure_shape(image, (None, None, 3))

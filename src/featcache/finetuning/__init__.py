@@ -183,7 +183,7 @@ def finetune(
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
     data = open_data(described, source)
     with resuming.kept(target, described, plans, data, progress.note) as folder:
-        return _run(network, path, target, described, plans, data, machine, folder)
+        return _run(network, target, described, plans, data, machine, folder)
 
 
 def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
@@ -201,7 +201,6 @@ def check_machine(machine: boundary.Machine) -> None:
 
 def _run(
     network: keras.Model,
-    path: Path,
     target: Path,
     described: card.Card,
     plans: Plan,
@@ -279,10 +278,7 @@ def _check_page(target: Path) -> None:
 
 def _page(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> dict[str, Any]:
     """Return what the page of the training curves shows."""
-    stages = [
-        asdict(history) | {"best_epoch": history.best_epoch, "unfrozen": history.unfrozen}
-        for history in done.stages
-    ]
+    stages = [asdict(history) | {"best_epoch": history.best_epoch} for history in done.stages]
     return done.to_dict() | {
         "model": done.path.name,
         "source": data.samples.origin,

@@ -176,27 +176,15 @@ class Live(Batches):
         step = n_batches * self.batch_size
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            block, readable = self._images(some, view)
-            places = np.flatnonzero(readable)
+            block, is_read = images.read(
+                self.samples,
+                self.scanned,
+                some,
+                spec=self.spec,
+                view=view,
+                batch_size=self.batch_size,
+            )
+            places = np.flatnonzero(is_read)
             for first in range(0, len(places), self.batch_size):
                 batch = places[first : first + self.batch_size]
                 yield start + batch, self.run(block[batch])
-
-    def _images(self, rows: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images (n, height, width, 3) float32 of rows, and which of them could be read."""
-        block = np.zeros((len(rows), *self.spec.image_size, 3), np.float32)
-        readable = np.zeros(len(rows), bool)
-        place = {row: number for number, row in enumerate(rows.tolist())}
-        for numbers, (stack,) in images.stacks(
-            self.samples,
-            self.scanned,
-            rows.tolist(),
-            specs=[self.spec],
-            view_numbers=(view,),
-            batch_size=self.batch_size,
-            failures={},
-        ):
-            places = [place[row] for row in numbers.tolist()]
-            block[places] = stack[:, 0]
-            readable[places] = True
-        return block, readable

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Union
 
 from featcache import splits
-from featcache.errors import SpecError
+from featcache.errors import SpecError, StitchError
 from featcache.heads import CATALOGUE, PROBABILITIES
 from featcache.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS, check_choice
 
@@ -136,8 +136,6 @@ def stages_of(
 
 def check_head(name: str) -> None:
     """Raise StitchError where the votes of a head have no gradient."""
-    from featcache.errors import StitchError
-
     if name in CATALOGUE and not CATALOGUE[name].has_gradients:
         raise StitchError(
             f"The votes of {name} have no gradient, so it cannot be fine-tuned. "

@@ -20,6 +20,7 @@ from featcache.errors import HeadError
 from featcache.heads import preprocessing
 from featcache.heads.preprocessing import dense_layer
 from featcache.heads.rows import Rows
+from featcache.metrics import THRESHOLD
 from featcache.spec import check_choice
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ PROBABILITIES = "probabilities"
 SCORES = "scores"
 VALUES = "values"
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
-_THRESHOLD = {PROBABILITIES: 0.5, SCORES: 0.0}  # from which on a label is there
 
 
 class Head(BaseEstimator, ABC):  # type: ignore[misc]
@@ -122,7 +122,7 @@ def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
     """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
     if task == CLASSIFICATION:
         return np.asarray(outputs.argmax(axis=1))
-    return (outputs >= _THRESHOLD[output]).astype(np.int64) if task == MULTI_LABEL else outputs
+    return (outputs >= THRESHOLD[output]).astype(np.int64) if task == MULTI_LABEL else outputs
 
 
 def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:
@@ -131,7 +131,7 @@ def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -
         top = np.sort(outputs, axis=1)
         return np.asarray(top[:, -1] - top[:, -2] < tolerance)
     if task == MULTI_LABEL:
-        return np.asarray((np.abs(outputs - _THRESHOLD[output]) < tolerance).any(axis=1))
+        return np.asarray((np.abs(outputs - THRESHOLD[output]) < tolerance).any(axis=1))
     return np.zeros(len(outputs), bool)  # values say nothing but themselves
 
 

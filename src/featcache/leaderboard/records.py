@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import heads, weights_memo
+from featcache import files, heads, weights_memo
 from featcache.errors import HeadError, SpecError
 from featcache.spec import ExtractionSpec
 
@@ -204,7 +204,7 @@ class Leaderboard:
             ],
             "request": self.request,
         }
-        plain: dict[str, Any] = _without_nan(values)
+        plain: dict[str, Any] = files.plain(values)
         return plain
 
     def __rich__(self) -> Any:
@@ -218,11 +218,3 @@ class Leaderboard:
         text = StringIO()
         Console(file=text, width=100).print(self)
         return text.getvalue().rstrip()
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import weights_memo
+from featcache import files, weights_memo
 from featcache.errors import HeadError, SpecError
 from featcache.leaderboard.records import (
     BOARD_VERSION,
@@ -174,8 +174,7 @@ def _require(values: dict[str, Any], kinds: dict[str, Any]) -> None:
 
 def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:
     """Write leaderboard.json, leaderboard.csv and the out-of-fold predictions."""
-    text = json.dumps(board.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / BOARD_FILE).write_text(text, encoding="utf-8")
+    files.write_json(folder / BOARD_FILE, board.to_dict())
     _write_csv(board, folder / "leaderboard.csv")
     arrays = {
         "rows": predictions.rows,

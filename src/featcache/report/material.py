@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import store
+from featcache import metrics, store
 from featcache.errors import FeatcacheError
 from featcache.heads.calibration import Temperature
 from featcache.leaderboard import Leaderboard, OutOfFold, Result
@@ -123,7 +123,7 @@ class Material:
     @property
     def threshold(self) -> float:
         """From where on a label is predicted."""
-        return 0.5 if self.has_probabilities else 0.0
+        return metrics.THRESHOLD["probabilities" if self.has_probabilities else "scores"]
 
     @cached_property
     def is_right(self) -> np.ndarray:

@@ -201,7 +201,8 @@ def _card(
         task=board.task,
         test=part.test,
         distilled=part.distilled,
-        provenance=card.versions(),
+        # of the weights too: fine-tuning makes features with this backbone again
+        provenance=card.versions() | {"weights": features.provenance["weights"]},
     )
 
 

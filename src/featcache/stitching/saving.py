@@ -27,6 +27,11 @@ def check_out(out: Path) -> None:
     if not out.parent.is_dir():
         raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
     beside, labels = card.path_of(out), labels_path(out)
+    if out.exists() and not beside.exists():
+        raise SpecError(
+            f"'{out}' is there and has no card, so it was not stitched. Choose another --out, or "
+            f"delete it."
+        )
     if beside.exists() and not card.is_card(beside):
         raise SpecError(
             f"The model's card would overwrite '{beside}', which is no card. Choose another --out."
@@ -44,16 +49,18 @@ def labels_path(model: Path) -> Path:
 
 
 def save(model: keras.Model, out: Path, described: card.Card) -> None:
-    """Write a model, its labels and its card; the model appears whole or not at all."""
+    """Write a model, its labels and its card; the model appears whole or not at all.
+
+    It appears last: a model without a card counts as somebody else's.
+    """
     files.sweep(out.parent, f"{out.stem}.")
     temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
     try:
         model.save(temporary)
-        digest = weights_memo.digest_file(temporary)
+        # a name is one line, whatever the folder was called
+        lines = [" ".join(name.splitlines()) + "\n" for name in described.class_names]
+        files.write_text(labels_path(out), "".join(lines))
+        replace(described, model_digest=weights_memo.digest_file(temporary)).write(out)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
-    # a name is one line, whatever the folder was called
-    lines = [" ".join(name.splitlines()) + "\n" for name in described.class_names]
-    files.write_text(labels_path(out), "".join(lines))
-    replace(described, model_digest=digest).write(out)
