@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import shutil
 import signal
@@ -10,14 +11,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_photos, parse_single_json
+from conftest import CLASSES, make_photos, parse_single_json
 
 import featcache as fc
 from featcache import card, heads, quiet, store
 from featcache.errors import SourceError, SpecError, StitchError, StoreError
+from featcache.evaluation import choosing
 from featcache.finetuning import boundary, objective, training
 
 
@@ -67,6 +70,10 @@ def stitched(made, tmp_path):
         return tmp_path / f"{name}.keras"
 
     return stitch
+
+
+def digest_of(file):
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
 
 
 def weights(path):
@@ -246,7 +253,8 @@ def test_never_worse_by_accident(stitched, tmp_path, monkeypatch, cli, losses, m
     load = quiet.keras().models.load_model
     before, after = (load(p).predict(pixels, verbose=0) for p in (path, tmp_path / "t.keras"))
     np.testing.assert_array_equal(before, after)
-    assert card.read(tmp_path / "t.keras").finetuned is None
+    was, now = card.read(path), card.read(tmp_path / "t.keras")
+    assert replace(now, model_digest=was.model_digest) == was
 
 
 def test_the_head_did_not_learn_from_what_judges_it(stitched, tmp_path, monkeypatch):
@@ -344,7 +352,11 @@ def test_other_tasks(extract, tmp_path, task):
         ({"dtype": "int8"}, SpecError, "dtype must be one of float32, float16"),
         ({"views": 2, "end_to_end": True}, SpecError, "there are none to keep"),
         ({"augment": "flip"}, SpecError, "nothing to augment"),
-        ({"max_cache_gb": 0.0}, SpecError, "max_cache_gb must be more than 0"),
+        ({"augment": "turn"}, SpecError, "augment must be one of"),
+        ({"unfreeze": "³"}, SpecError, "must be a number of layers or all"),
+        ({"unfreeze": None, "unfreeze_from": "all"}, SpecError, "must be the name of a layer"),
+        ({"max_cache_gb": 0.0}, SpecError, "max_cache_gb must be a number above 0"),
+        ({"max_cache_gb": float("nan")}, SpecError, "max_cache_gb must be a number above 0"),
         ({"max_cache_gb": 1e-6}, StoreError, "max-cache-gb"),
         ({"source": "example:digits"}, SourceError, "do not have the same classes"),
     ],
@@ -353,7 +365,7 @@ def test_bad_requests_leave_nothing(stitched, tmp_path, options, error, message)
     path = stitched("logreg")
     with pytest.raises(error, match=message):
         tune(path, tmp_path / "t.keras", **options)
-    assert not list(tmp_path.glob("t.*"))
+    assert not [*tmp_path.glob("t.*"), *tmp_path.glob(".t.*")]
     assert not [file for file in (tmp_path / "cache").rglob("*.h5") if "relu" in file.name]
 
 
@@ -422,7 +434,7 @@ def test_a_manifest_brings_its_splits_groups_and_root(photos, extract, tmp_path)
 
 
 COMMAND = [
-    *("--unfreeze", "2", "--learning-rate", "0.003", "--epochs", "40", "--patience", "0"),
+    *("--unfreeze", "2", "--learning-rate", "0.003", "--epochs", "20", "--patience", "0"),
     *("--dropout", "0.2", "--views", "2", "--json"),
 ]
 
@@ -461,12 +473,93 @@ def test_killed_and_started_again_it_ends_where_it_would_have(stitched, tmp_path
     assert again.returncode == 0, errors
     assert "Going on with the training" in errors
     got = json.loads(said)
-    assert len(got["stages"][0]["training_loss"]) == 40
+    assert len(got["stages"][0]["training_loss"]) == 20
     np.testing.assert_allclose(
         got["stages"][0]["validation_loss"], expected["stages"][0]["validation_loss"], atol=1e-3
     )
     assert got["after"] == pytest.approx(expected["after"], abs=1e-3)
     assert not list(tmp_path.glob(".killed.training*"))
+
+
+def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch):
+    """Killed while the very first backup is written, and while a later one is."""
+    path = stitched("logreg")
+    expected = tune(path, tmp_path / "whole.keras", dropout=0.2)
+    save = quiet.keras().Model.save_weights
+    for n_whole in (0, 2):
+        saves = iter(range(9))
+
+        def cut(self, filepath, *args, n_whole=n_whole, saves=saves, **kwargs):
+            save(self, filepath, *args, **kwargs)
+            if next(saves) == n_whole:
+                with Path(filepath).open("r+b") as file:
+                    file.truncate(96)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(quiet.keras().Model, "save_weights", cut)
+        with pytest.raises(KeyboardInterrupt):
+            tune(path, tmp_path / "t.keras", dropout=0.2)
+        assert (tmp_path / ".t.training").exists() == (n_whole > 0)
+        monkeypatch.setattr(quiet.keras().Model, "save_weights", save)
+        got = tune(path, tmp_path / "t.keras", dropout=0.2)
+        assert got.stages[0].validation_loss == pytest.approx(expected.stages[0].validation_loss)
+        assert got.after == pytest.approx(expected.after, nan_ok=True)
+        assert not list(tmp_path.glob(".t.training*"))
+
+
+@pytest.mark.usefixtures("loss_falls")
+def test_what_taught_the_model_does_not_judge_it(stitched, tmp_path, photos, capsys):
+    """Another source may hold out what the head was fitted on."""
+    path = stitched("logreg")
+    parts = choosing.parts_of_model(card.read(path), tmp_path / "cache")
+    files = sorted(photos.rglob("*.*"))
+    files = {digest_of(file): file for file in files}
+    taught = [files[digest] for digest in sorted(parts["train"])]
+    rows = dict.fromkeys(files.values(), "train")
+    rows[files[min(parts["test"])]] = "test"
+    for name in CLASSES:  # and of each class one that taught the model
+        rows[next(file for file in taught if file.parent.name == name)] = "test"
+    lines = [f"{file},{file.parent.name},{part}" for file, part in rows.items()]
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(["path,label,split", *lines]).replace(f"{photos}/", ""))
+    done = tune(path, tmp_path / "t.keras", source=other, root=photos, show_progress=True)
+    assert "3 images that were to judge taught the model" in capsys.readouterr().err
+    assert done.n_test == 1
+    described = card.read(tmp_path / "t.keras")
+    assert (described.source, described.source_options) == (str(other), {"root": str(photos)})
+    judged = fc.evaluate(tmp_path / "t.keras", cache_dir=tmp_path / "cache", show_progress=False)
+    assert (judged.part, judged.n_images, judged.n_trained_on) == ("test", 1, 0)
+    assert judged.accuracy == done.after["accuracy"]
+
+
+def test_images_that_came_since_make_it_unknown_what_taught_the_model(
+    stitched, tmp_path, photos, capsys
+):
+    path = stitched("logreg")
+    elsewhere = tmp_path / "photos"
+    shutil.copytree(photos, elsewhere)
+    replace(card.read(path), source=str(elsewhere)).write(path)
+    tune(path, tmp_path / "t.keras", unfreeze=0, epochs=1, show_progress=True)
+    assert "changed since" not in capsys.readouterr().err
+    found = fc.evaluate(path, cache_dir=tmp_path / "cache", show_progress=False)
+    assert found.n_trained_on == 0
+    make_photos(tmp_path / "more", a_class=12)
+    for file in (tmp_path / "more").rglob("*.*"):
+        file.rename(elsewhere / file.parent.name / f"new {file.name}")
+    tune(path, tmp_path / "t.keras", unfreeze=0, epochs=1, show_progress=True)
+    assert "The images changed since the head was fitted" in capsys.readouterr().err
+    found = fc.evaluate(path, cache_dir=tmp_path / "cache", show_progress=False)
+    assert found.n_trained_on is None
+
+
+@pytest.mark.parametrize(
+    "edit", [{"head": "nosuch"}, {"params": {"C": "x"}}, {"params": {"nosuch": 1}}]
+)
+def test_a_card_that_was_edited_is_one_line(stitched, tmp_path, edit):
+    path = stitched("logreg")
+    replace(card.read(path), **edit).write(path)
+    with pytest.raises(StitchError, match="cannot be fitted again with the settings"):
+        tune(path, tmp_path / "t.keras")
 
 
 def test_another_request_starts_afresh(stitched, tmp_path, monkeypatch):

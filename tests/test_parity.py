@@ -14,6 +14,8 @@ from test_heads import CLASSIFICATION, MULTI_LABEL, QUICK, REGRESSION, data
 from featcache import heads, quiet, stitching
 from featcache.heads import calibration, contract, preprocessing
 
+pytestmark = pytest.mark.xdist_group("parity")  # so that the models are made once
+
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 TOLERANCE = 1e-4  # of the scale, which for targets is their spread
 # where what comes out jumps: at the last neighbour, and at a vote

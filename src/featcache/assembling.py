@@ -97,8 +97,8 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
         resolved = backbones.resolve(name, memo=cache / weights_memo.FILE_NAME, **options)
         if resolved.spec != spec:
             raise StoreError(
-                f"The weights of '{path}', {provenance['weights']}, are no longer the same; put "
-                f"them back and verify again."
+                f"The weights of '{path}', {provenance['weights']}, are no longer the same. Put "
+                f"them back and verify again, or delete the file: what needs it computes it anew."
             )
         max_pixels = provenance.get("max_pixels", MAX_PIXELS)
         mine = Target(path, resolved, look(samples, max_pixels, None, show_progress))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache import __version__, files
+from featcache import __version__, files, splits
 from featcache.annotations import TASKS
 from featcache.errors import StitchError
 from featcache.spec import ExtractionSpec, check_choice
@@ -98,6 +98,9 @@ def _check_types(values: dict[str, Any]) -> None:
     for name in ("calibration", "finetuned", "test", "distilled", "provenance"):
         if not isinstance(values.get(name), dict | None):
             raise TypeError(f"{name} is no dict")
+    if not all(isinstance(one, str) for one in values["source_options"].values()):
+        raise TypeError("source_options are no texts")
+    splits.check_seed(values["seed"])
     check_choice("task", values.get("task", TASKS[0]), TASKS)
     check_choice("output", values["output"], OUTPUTS)
     if not all(isinstance(name, str) for name in values["class_names"]):

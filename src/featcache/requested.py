@@ -54,11 +54,11 @@ def augmentations(augment: Names, views: int) -> tuple[str, ...]:
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
     names = augment.split(",") if isinstance(augment, str) else list(augment)
+    for name in names:
+        check_choice("augment", name, AUGMENTATIONS)
     if views == 1:
         raise SpecError(
             f"views is 1, the clean image alone, so there is nothing to augment by "
             f"{', '.join(names)}. Ask for 2 views or more."
         )
-    for name in names:
-        check_choice("augment", name, AUGMENTATIONS)
     return tuple(name for name in AUGMENTATIONS if name in names)

@@ -82,6 +82,15 @@ def parts(annotations: Annotations, digests: np.ndarray, seed: int) -> dict[str,
     return {name: (given == name) & known for name in ("train", "val", "test")}
 
 
+def taught(digests: np.ndarray) -> str:
+    """Return BLAKE2b-128, hex, of a set of images: (n, 16) uint8 digests in any order.
+
+    In a model's card it tells whether the parts of a source are still those that taught the model.
+    """
+    every = sorted({digest.tobytes() for digest in digests})
+    return hashlib.blake2b(b"".join(every), digest_size=16).hexdigest()
+
+
 def folds(
     annotations: Annotations, digests: np.ndarray, n_folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -97,5 +97,8 @@ def main() -> None:
         say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
         sys.exit(1)
     if code == 130:  # Typer turns Ctrl-C into this code
-        say("Interrupted. Features that were computed are kept; run the same command again.")
+        say(
+            "Interrupted. Features and epochs that were computed are kept; run the same command "
+            "again."
+        )
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from featcache.cli.options import (
-    RARE,
     CacheDir,
     Device,
     Json,
     Root,
     Runtime,
+    Target,
     app,
     one_line,
     print_table,
@@ -47,10 +47,7 @@ def evaluate(
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
     root: Root = None,
-    target: Annotated[
-        Optional[str],
-        typer.Option(help="Target columns of a manifest. (the model's)", rich_help_panel=RARE),
-    ] = None,
+    target: Target = None,
     runtime: Runtime = "auto",
     device: Device = "auto",
 ) -> None:
@@ -93,6 +90,11 @@ def _notes(done: Evaluation) -> list[str]:
         notes.append(
             f"Note: {done.n_trained_on} of the {done.n_images} images taught the model, so it "
             f"looks better than it is. --split test takes those that were held out."
+        )
+    if done.n_trained_on is None and done.part != "all":
+        notes.append(
+            "Note: which images taught the model is not known here (its features are not cached, "
+            "or their images changed since), so some of these may have."
         )
     if done.absent:
         notes.append(f"Note: the source has no {', '.join(done.absent[:10])}.")

@@ -7,7 +7,18 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from featcache.cli.options import RARE, CacheDir, Device, Json, Runtime, Seed, app, result
+from featcache.cli.options import (
+    RARE,
+    CacheDir,
+    Device,
+    Json,
+    Root,
+    Runtime,
+    Seed,
+    Target,
+    app,
+    result,
+)
 
 HOW = "How it trains"
 
@@ -79,6 +90,8 @@ def finetune(
         Optional[float], typer.Option(help="Most it may take of the disk.", rich_help_panel=RARE)
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=RARE)] = 32,
+    root: Root = None,
+    target: Target = None,
     seed: Seed = 0,
     runtime: Runtime = "auto",
     device: Device = "auto",
@@ -90,6 +103,8 @@ def finetune(
     done = finetuning.finetune(
         model,
         source,
+        root=root,
+        target=target,
         out=out,
         unfreeze=unfreeze,
         unfreeze_from=unfreeze_from,
@@ -122,7 +137,7 @@ def finetune(
 def _told(done: Any) -> str:
     """Say what came of it."""
     first, last = done.stages[0], done.stages[-1]
-    before = f"{done.metric} {first.validation_metric[0]:.3f}, loss {first.validation_loss[0]:.4f}"
+    before = f"{done.metric} {first.validation_metric[0]:.3f}, loss {first.validation_loss[0]:.5g}"
     if not done.improved:
         return (
             f"Not improved: no epoch was better on the {done.n_validation} validation images than "
@@ -130,12 +145,16 @@ def _told(done: Any) -> str:
         )
     best = last.best_epoch
     name = next(iter(done.after))
+    layers = f"{len(done.unfrozen)} backbone layers and the head" if done.unfrozen else "the head"
+    again = ""
+    if done.refit:
+        again = f", then as long on all {done.n_train + done.n_validation}"
     return (
-        f"Wrote {done.path}: {len(done.unfrozen)} backbone layers and the head trained on "
-        f"{done.n_train} images behind {done.boundary}; best epoch "
-        f"{', '.join(map(str, done.best_epochs))}.\n"
+        f"Wrote {done.path}: {layers} trained from {done.boundary} of {done.n_train} images"
+        f"{again}; best epoch {', '.join(map(str, done.best_epochs))}.\n"
         f"Validation ({done.n_validation} images): {before} before; {done.metric} "
-        f"{last.validation_metric[best]:.3f}, loss {last.validation_loss[best]:.4f} after.\n"
+        f"{last.validation_metric[best]:.3f}, loss {last.validation_loss[best]:.5g} after"
+        f"{', without them' if done.refit else ''}.\n"
         f"Held out ({done.n_test} images): {name} {done.before[name]:.3f} before, "
         f"{done.after[name]:.3f} after."
     )

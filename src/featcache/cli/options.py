@@ -44,6 +44,10 @@ Root = Annotated[
     Optional[Path],
     typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=RARE),
 ]
+Target = Annotated[
+    Optional[str],
+    typer.Option(help="Target columns of a manifest. (the model's)", rich_help_panel=RARE),
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 
 

@@ -143,12 +143,34 @@ def matched(about: Annotations, described: Card, origin: str) -> tuple[np.ndarra
 
 
 def parts_of_model(described: Card, cache_dir: Path | None) -> Parts | None:
-    """Return which images taught a model and which were held out, if its features are cached."""
+    """Return which images taught a model and which were held out.
+
+    None is where that is not known: its features are not cached, or the images changed since. What
+    taught it before it was fine-tuned on other images is no longer held out.
+    """
+    origin = (described.provenance or {}).get("taught")
+    earlier = (described.finetuned or {}).get("earlier", ())
+    asked = [(described.source, origin), *((one["source"], one["taught"]) for one in earlier)]
+    known = [_parts_of(source, taught, described, cache_dir) for source, taught in asked]
+    found = [one for one in known if one is not None]
+    if len(found) < len(asked):
+        return None
+    own, *others = found
+    before = set().union(*(one["train"] | one["val"] for one in others))
+    return {"train": own["train"] | before, "val": own["val"], "test": own["test"] - before}
+
+
+def _parts_of(
+    source: str, taught: str | None, described: Card, cache_dir: Path | None
+) -> Parts | None:
     for path in store.of_spec(cache_dir, described.spec) if cache_dir is not None else ():
         try:
             features = store.Features(path)
-            if features.provenance.get("source") == described.source:
+            if features.provenance.get("source") == source:
                 part = splits.parts(features.annotations, features.digests, described.seed)
+                now = splits.taught(features.digests[part["train"] | part["val"]])
+                if taught is not None and now != taught:
+                    continue
                 return {
                     name: {digest.tobytes() for digest in features.digests[rows]}
                     for name, rows in part.items()

@@ -7,6 +7,7 @@ layers behind it train. They are the network's own, so that what they learn is i
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from featcache import (
     report,
     requested,
     runtime,
+    splits,
     stitching,
 )
 from featcache.errors import SpecError
@@ -52,6 +54,7 @@ class Finetuning:
     n_train: int
     n_validation: int
     n_test: int
+    refit: tuple[History, ...]  # of the second training, on the validation images as well
     parity: dict[str, Any] | None  # of the whole model with the suffix that was trained
 
     @property
@@ -68,6 +71,8 @@ def finetune(
     model: str | os.PathLike[str],
     source: Any = None,
     *,
+    root: str | os.PathLike[str] | None = None,
+    target: str | None = None,
     out: str | os.PathLike[str],
     unfreeze: int | str | None = None,
     unfreeze_from: str | None = None,
@@ -103,7 +108,8 @@ def finetune(
     ----------
     model : a stitched .keras file.
     source : labelled images, as `open_source` takes them; None is where the model's features came
-        from.
+        from. Of a part that chooses or judges, images that taught the model are left out.
+    root, target : of a manifest; its targets are those of the model, if no others are named.
     out : .keras file for the new model.
     unfreeze : number of backbone layers, counted from the end among those that hold weights to
         train, or "all"; 0 trains the head alone. None is 20, or all where there are fewer.
@@ -143,7 +149,7 @@ def finetune(
     StoreError
         When there is no room for the activations.
     """
-    path, target = Path(model), Path(out)
+    path, to = Path(model), Path(out)
     asked = plan.stages_of(unfreeze, unfreeze_from, stages)
     plans = Plan(
         stages=asked or (0,),
@@ -165,10 +171,10 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
     )
-    if target.resolve() == path.resolve():
+    if to.resolve() == path.resolve():
         raise SpecError(f"out must be another file than the model itself, '{path}'.")
-    stitching.check_out(target)
-    _check_page(target)
+    stitching.check_out(to)
+    _check_page(to)
     described = card.read(path)
     plan.check_head(described.head)
     plans.check_for(described.task, described.output, described.head)
@@ -181,9 +187,10 @@ def finetune(
         plans = replace(plans, stages=(min(plan.DEFAULT_UNFREEZE, n_layers),))
     for stage in plans.stages:
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
-    data = open_data(described, source)
-    with resuming.kept(target, described, plans, data, progress.note) as folder:
-        return _run(network, target, described, plans, data, machine, folder)
+    data = open_data(described, source, root, target)
+    data = data.fresh(described, machine.cache_dir, machine.show_progress)
+    with resuming.kept(to, described, plans, data, progress.note) as folder:
+        return _run(network, to, described, plans, data, machine, folder)
 
 
 def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
@@ -195,8 +202,9 @@ def check_machine(machine: boundary.Machine) -> None:
     """Raise SpecError where this machine has not what is asked for."""
     runtime.check_options(machine.runtime, machine.device, "float32")
     runtime.gpus(machine.device)
-    if machine.max_cache_gb is not None and machine.max_cache_gb <= 0:
-        raise SpecError(f"max_cache_gb must be more than 0; got {machine.max_cache_gb}.")
+    limit = machine.max_cache_gb
+    if limit is not None and not (math.isfinite(limit) and limit > 0):
+        raise SpecError(f"max_cache_gb must be a number above 0; got {limit}.")
 
 
 def _run(
@@ -214,7 +222,7 @@ def _run(
         features = boundary.features_of(network, described, data, machine)
         data = data.without(set(np.flatnonzero(boundary.rows_in(features, data) < 0).tolist()))
         network = starting.with_head_of(network, described, features, data, data.train)
-    elif described.finetuned["plan"]["refit"]:
+    elif described.finetuned.get("plan", {}).get("refit"):
         progress.note(
             "The model learnt from these validation images when it was fine-tuned, so it can "
             "hardly be beaten on them. Fine-tune the stitched model with --stages instead.",
@@ -231,6 +239,7 @@ def _run(
     job = running.Job(described, data, plans, machine, objective, folder)
     before = _score(running.cut(original, plans.stages[0], job), job)
     histories, some = running.train_stages(network, job, data.train, None, "fine-tuning")
+    again: Sequence[History] = ()
     improved = any(history.best_epoch for history in histories)
     if not improved or plans.refit:
         original.set_weights(weights)
@@ -238,7 +247,7 @@ def _run(
     if improved and plans.refit:
         rows = np.sort(np.concatenate([data.train, data.validation]))
         epochs = [history.best_epoch for history in histories]
-        _, some = running.train_stages(network, job, rows, epochs, "on all training images")
+        again, some = running.train_stages(network, job, rows, epochs, "on all training images")
     parity = None
     whole = saving.whole(network)
     if improved:
@@ -255,9 +264,10 @@ def _run(
         n_train=len(data.train),
         n_validation=len(data.validation),
         n_test=len(data.test),
+        refit=tuple(again),
         parity=None if parity is None else asdict(parity),
     )
-    stitching.save(whole, target, _card(described, done, plans))
+    stitching.save(whole, target, _card(described, done, plans, data))
     report.write_training(page_path(target), _page(described, done, plans, data))
     return done
 
@@ -298,14 +308,28 @@ def _score(some: running.Cut, job: running.Job) -> dict[str, float]:
     return metrics.score(about.task, job.data.y[rows], outputs, about.output)
 
 
-def _card(described: card.Card, done: Finetuning, plans: Plan) -> card.Card:
-    changed = (*described.changed_layers, *done.unfrozen) if done.improved else ()
-    about = done.to_dict() | {"plan": plans.to_dict(), "changed": sorted(set(changed))}
+def _card(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> card.Card:
+    """Return the card of what was trained; of a model that stayed as it was, its own."""
+    if not done.improved:
+        return described
+    changed = {*described.changed_layers, *done.unfrozen}
+    before = {"source": described.source, "taught": (described.provenance or {}).get("taught")}
+    now = {"source": data.samples.origin, "taught": splits.taught(data.learnt)}
+    earlier = (described.finetuned or {}).get("earlier", [])
+    about = done.to_dict() | {
+        "plan": plans.to_dict(),
+        "changed": sorted(changed),
+        "earlier": earlier if before == now else [*earlier, before],  # what taught the model first
+    }
     del about["path"]
     return replace(
         described,
+        # what is held out from now on is a part of these images
+        source=now["source"],
+        provenance=(described.provenance or {}) | {"taught": now["taught"]},
+        source_options=dict(data.samples.options),
         test_accuracy=done.after.get("accuracy"),
         test=done.after,
         parity=done.parity or described.parity,
-        finetuned=about if done.improved else described.finetuned,
+        finetuned=about,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featcache import card, images, sources, splits
+from featcache import card, images, progress, sources, splits
 from featcache.errors import SourceError
+from featcache.evaluation import choosing
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,42 @@ class Data:
         }
         return _checked(Data(**(self.__dict__ | kept)))
 
+    @property
+    def learnt(self) -> np.ndarray:
+        """(n, 16) uint8: digests of the images that are not held out."""
+        return np.asarray(self.scanned.digests[np.concatenate([self.train, self.validation])])
 
-def open_data(described: card.Card, source: Any) -> Data:
+    def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> Data:
+        """Return the same without images that are to judge, but taught the model."""
+        known = (described.provenance or {}).get("taught")
+        if self.samples.origin == described.source and known not in (
+            None,
+            splits.taught(self.learnt),
+        ):
+            progress.note(
+                "The images changed since the head was fitted, so some that are held out now may "
+                "have taught it. Fit and stitch again to be sure.",
+                show_progress,
+            )
+        parts = choosing.parts_of_model(described, cache_dir)
+        if parts is None:
+            return self
+        taught = parts["train"] | parts["val"]
+        seen = {row for row in self.test.tolist() if self.scanned.digests[row].tobytes() in taught}
+        if seen:
+            progress.note(
+                f"{len(seen)} images that were to judge taught the model; they are left out.",
+                show_progress,
+            )
+        return self.without(seen)
+
+
+def open_data(
+    described: card.Card,
+    source: Any,
+    root: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+) -> Data:
     """Return the images that a model is fine-tuned on.
 
     The held-out part is the one that the head was scored on. Where the source has no validation
@@ -50,7 +87,7 @@ def open_data(described: card.Card, source: Any) -> Data:
     SourceError
         When the images have other classes, labels or targets than the model, or a part is empty.
     """
-    samples = sources.reopen(asdict(described), source)
+    samples = choosing.open_source(described, source, root, target)
     about = samples.annotations
     check_names(described, samples)
     scanned = sources.scan(samples, images.plain_orientation)

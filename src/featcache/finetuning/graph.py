@@ -76,8 +76,9 @@ def chosen(backbone: keras.Model, unfreeze: int | str) -> tuple[str, ...]:
     if unfreeze not in every:
         import difflib
 
-        near = difflib.get_close_matches(unfreeze, every, n=3, cutoff=0.3) or list(names[-3:])
-        raise SpecError(f"{backbone.name} has no layer '{unfreeze}'. Nearest: {', '.join(near)}.")
+        near = difflib.get_close_matches(unfreeze, every, n=3)
+        known = f"Nearest: {', '.join(near)}" if near else f"Its last: {', '.join(names[-3:])}"
+        raise SpecError(f"{backbone.name} has no layer '{unfreeze}'. {known}.")
     after = set(every[every.index(unfreeze) :])
     return tuple(name for name in names if name in after)
 

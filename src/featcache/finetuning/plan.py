@@ -54,7 +54,10 @@ class Plan:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name} must be {least} or more; got {value}.")
         if self.patience is not None and self.patience < 1:
-            raise SpecError(f"patience must be 1 or more epochs; got {self.patience}.")
+            raise SpecError(
+                f"patience must be 1 or more epochs, or None (0 on the command line) for any "
+                f"number; got {self.patience}."
+            )
         if not 0 < self.learning_rate < 1:
             raise SpecError(f"learning_rate must lie between 0 and 1; got {self.learning_rate}.")
         if not 0 < self.lr_decay <= 1:
@@ -109,6 +112,11 @@ def stages_of(
     if not named:
         return None
     if unfreeze_from is not None:
+        if unfreeze_from == "all" or unfreeze_from.isdecimal():
+            raise SpecError(
+                f"unfreeze_from must be the name of a layer; got '{unfreeze_from}'. A number of "
+                f"layers, or all, is for unfreeze."
+            )
         return (unfreeze_from,)
     every = [unfreeze] if stages is None else stages
     if isinstance(every, str):
@@ -117,7 +125,7 @@ def stages_of(
     for one in every:
         if one == "all":
             found.append("all")
-        elif isinstance(one, int) or (isinstance(one, str) and one.lstrip("-").isdigit()):
+        elif isinstance(one, int) or (isinstance(one, str) and one.removeprefix("-").isdecimal()):
             found.append(int(one))
         else:
             raise SpecError(

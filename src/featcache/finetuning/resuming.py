@@ -18,6 +18,7 @@ from featcache import card, files
 from featcache.errors import StitchError
 from featcache.finetuning.data import Data
 from featcache.finetuning.plan import Plan
+from featcache.finetuning.training import BACKUP, WHOLE
 
 REQUEST, LOCK = "request.json", "lock"
 
@@ -44,7 +45,7 @@ def kept(
         ) from None
     try:
         asked = _request(described, plan, data)
-        found = _read(folder / REQUEST)
+        found = _read(folder / REQUEST) if _has_epochs(folder) else None
         if found == asked:
             say(f"Going on with the training that was interrupted ('{folder}').")
         else:
@@ -55,9 +56,18 @@ def kept(
         yield folder
         _clear(folder)
     finally:
+        goes_on = _has_epochs(folder)
+        if not goes_on:
+            _clear(folder)
         lock.release()
-    (folder / LOCK).unlink(missing_ok=True)
-    folder.rmdir()
+        if not goes_on:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _has_epochs(folder: Path) -> bool:
+    """Return whether an epoch is there to go on after."""
+    return any(folder.glob(f"*/{BACKUP}/{WHOLE}"))
 
 
 def _request(described: card.Card, plan: Plan, data: Data) -> str:

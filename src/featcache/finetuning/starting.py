@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featcache import card, heads, quiet, stitching
-from featcache.errors import SourceError
+from featcache.errors import FeatcacheError, SourceError, StitchError
 from featcache.finetuning.boundary import rows_in
 from featcache.finetuning.data import Data
 from featcache.heads.calibration import from_dict
@@ -39,11 +39,22 @@ def with_head_of(
     ------
     SourceError
         When the rows lack a class of the model.
+    StitchError
+        When the card names no head, or settings that are none of it.
     """
-    params = {k: tuple(v) if isinstance(v, list) else v for k, v in described.params.items()}
-    head = heads.CATALOGUE[described.head](**params)
     X = features.X[rows_in(features, data)[rows]]
-    head.fit(X, data.y[rows], data.groups[rows])
+    params = {k: tuple(v) if isinstance(v, list) else v for k, v in described.params.items()}
+    try:
+        head = heads.CATALOGUE[described.head](**params)
+        head.fit(X, data.y[rows], data.groups[rows])
+    except FeatcacheError:
+        raise
+    except Exception as error:  # whatever scikit-learn says of a card that was edited
+        reason = " ".join(str(error).split())[:200]
+        raise StitchError(
+            f"The head '{described.head}' cannot be fitted again with the settings in the model's "
+            f"card: {reason}. Stitch it again."
+        ) from error
     if described.calibration is not None:
         head = heads.Calibrated(head, from_dict(described.calibration))
     outputs = head.to_keras_layers(stitching.features_of(network))

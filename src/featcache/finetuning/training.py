@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import keras
 
 HISTORY, BACKUP = "history.json", "backup"
+LATEST, WHOLE = "latest.weights.h5", "whole.weights.h5"  # what Keras writes; when it is written
 
 
 @dataclass
@@ -167,13 +168,14 @@ def _fit(stage: Stage, plan: Plan, history: History, show_progress: bool) -> Non
         """The optimiser's steps tell the epoch, also where a kill came between two files."""
         suffix._initial_epoch = int(suffix.optimizer.iterations.numpy()) // steps
 
-    backup = keras.callbacks.BackupAndRestore(
-        _whole(stage.folder / BACKUP), double_checkpoint=True, delete_checkpoint=False
-    )
+    folder = _ready(stage.folder / BACKUP)
     callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
-        backup,
-        keras.callbacks.LambdaCallback(on_train_begin=go_on),
+        keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False),
+        keras.callbacks.LambdaCallback(
+            on_train_begin=go_on,
+            on_epoch_end=lambda epoch, logs=None: (folder / LATEST).replace(folder / WHOLE),
+        ),
     ]
     dataset = stage.batches.dataset(stage.train, stage.wanted)
     label = f"{stage.label}: training"
@@ -264,8 +266,13 @@ def _assign(suffix: keras.Model, arrays: list[np.ndarray]) -> None:
         variable.assign(array)
 
 
-def _whole(backup: Path) -> Path:
-    """Delete of a backup what a kill left half-written; `go_on` needs the weights alone."""
-    for name in ("training_metadata.json", "training_metadata.json.bkp"):
+def _ready(backup: Path) -> Path:
+    """Leave for Keras the last weights that were written to their end; a kill may have cut others.
+
+    Its metadata goes: `go_on` knows the epoch from the weights themselves.
+    """
+    for name in (LATEST, "training_metadata.json"):
         (backup / name).unlink(missing_ok=True)
+    if (backup / WHOLE).exists():
+        shutil.copyfile(backup / WHOLE, backup / LATEST)
     return backup

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache import card, heads, leaderboard, sources, store, weights_memo
+from featcache import card, heads, leaderboard, sources, splits, store, weights_memo
 from featcache.errors import StitchError
 from featcache.stitching import distilling
 from featcache.stitching.building import build, features_of
@@ -183,6 +183,7 @@ def _card(
 ) -> card.Card:
     board = fitted.board
     names = board.class_names
+    part_of = splits.parts(features.annotations, features.digests, board.seed)
     if board.task == "classification":
         names = tuple(names[label] for label in part.head.classes_)
     return card.Card(
@@ -201,8 +202,11 @@ def _card(
         task=board.task,
         test=part.test,
         distilled=part.distilled,
-        # of the weights too: fine-tuning makes features with this backbone again
-        provenance=card.versions() | {"weights": features.provenance["weights"]},
+        provenance=card.versions()
+        | {
+            "weights": features.provenance["weights"],  # fine-tuning makes such features again
+            "taught": splits.taught(features.digests[part_of["train"] | part_of["val"]]),
+        },
     )
 
 

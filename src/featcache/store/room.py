@@ -51,7 +51,7 @@ def check_room(
     advice = "Unfreeze fewer layers, use --dtype float16 or fewer views, or train --end-to-end."
     if max_bytes is not None and size_bytes > max_bytes:
         raise StoreError(
-            f"{needed}, and --max-cache-gb allows {max_bytes / GB:.3g}. Raise it, or: {advice}"
+            f"{needed}, and --max-cache-gb allows {max_bytes / GB:.3g}. Raise it. Or: {advice}"
         )
     if size_bytes - kept > free:
         there = f", {kept / GB:.3g} GB of it there already" if kept else ""
