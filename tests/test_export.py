@@ -132,7 +132,9 @@ def test_what_was_touched_or_compared_on_other_images_is_written_again(model, ph
     assert quietly(model, "onnx").hit
     path = model.with_name("flowers.onnx")
     path.write_bytes(path.read_bytes()[:-10])
-    assert not quietly(model, "onnx").hit
+    with pytest.raises(SpecError, match="or was changed since"):
+        quietly(model, "onnx")
+    assert not quietly(model, "onnx", overwrite=True).hit
     other = quietly(model, "onnx", source=photos, max_images=7)
     assert (other.hit, other.n_images) == (False, 7)
     assert other.scores["n_images"] == 7  # of other images none is held out
@@ -297,8 +299,12 @@ def test_too_little_agreement_removes_the_file_and_leaves_the_earlier_one(model,
 
 def test_a_folder_of_an_earlier_export_is_replaced(model):
     path = quietly(model, "openvino").path
+    (path / "mine.txt").write_text("years of work")
+    with pytest.raises(SpecError, match="or was changed since"):
+        quietly(model, "openvino")
+    assert (path / "mine.txt").exists()
     (path / "model.bin").write_bytes(b"")
-    assert not quietly(model, "openvino").hit
+    assert not quietly(model, "openvino", overwrite=True).hit
     assert (path / "model.bin").stat().st_size > 0
     assert not list(model.parent.glob("*.tmp"))
 
@@ -376,6 +382,33 @@ def test_a_file_of_another_model_is_replaced_only_if_asked(model, tmp_path, out)
     assert mine.read_bytes() == b"weeks of training"
     assert quietly(model, "onnx", out=out and mine, overwrite=True).agreement == 1
     assert quietly(model, "onnx", out=out and mine).hit
+
+
+def test_images_without_labels_are_enough_to_compare_on(model, tmp_path):
+    make_photos(tmp_path / "more", classes=("one",))
+    for file in (tmp_path / "more" / "one").iterdir():
+        file.rename(tmp_path / "more" / file.name)
+    done = quietly(model, "onnx", source=tmp_path / "more", out=tmp_path / "m.onnx")
+    assert (done.agreement, done.n_images, done.scores) == (1, 7, None)
+
+
+def test_the_card_of_another_model_is_not_written_into(model):
+    other = model.with_name("flowers.exports.json")
+    shutil.copy(model.with_suffix(".json"), other)
+    before = other.read_bytes()
+    with pytest.raises(SpecError, match="the card of another model"):
+        quietly(model, "onnx")
+    assert other.read_bytes() == before
+
+
+def test_a_full_disk_is_not_the_fault_of_the_model(model, monkeypatch):
+    def write(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(writers.FORMATS, "onnx", writers.Format(".onnx", "onnx", write, (), 1e-3))
+    with pytest.raises(OSError, match="No space left"):
+        quietly(model, "onnx")
+    assert not list(model.parent.glob("*onnx*"))
 
 
 def test_what_is_not_installed_is_named(model, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import io
@@ -15,7 +16,7 @@ from PIL import Image
 from stitched_models import make_model, outputs_of
 
 import featcache as fc
-from featcache import predict, quiet, sources
+from featcache import card, predict, quiet, sources
 from featcache.errors import SourceError, SpecError
 from featcache.predict import model as predict_model
 from featcache.predict import writing
@@ -274,17 +275,35 @@ def test_stdin_is_a_list(model_path, photos, cli, monkeypatch):
         ("\n".join([files[4], "", files[1]]), [files[4], files[1]]),
         ("\0".join([files[3], files[3], ""]), [files[3], files[3]]),
     ):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
+        encoded = codecs.BOM_UTF8 + listed.encode()  # as Windows's Notepad has it
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(encoded)))
         done = cli("predict", "m.keras", "-", "--json")
         found = parse_single_json(done.stdout)
         assert [one["path"] for one in found["predictions"]] == wanted
         assert found["images"] == 2
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
-    done = cli("predict", "m.keras", "-")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "Error: No paths came on stdin; give one a line.\n",
-    )
+    for listed, message in (
+        (b"\n", "No paths came on stdin; give one a line."),
+        (files[0].encode("utf-16"), "The list on stdin is UTF-16; give it as UTF-8."),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+        done = cli("predict", "m.keras", "-")
+        assert (done.returncode, done.stderr) == (1, f"Error: {message}\n")
+
+
+def test_the_manifest_that_the_model_is_from_is_not_replaced(model_path, photos, cli, tmp_path):
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\n")
+    dataclasses.replace(card.read(model_path), source=str(manifest)).write(model_path)
+    done = cli("predict", "m.keras", photos, "--out", "list.csv")
+    assert done.returncode == 2
+    assert "'list.csv' lists the images, and would be replaced" in done.stderr
+    assert manifest.read_text() == "path\n"
+
+
+def test_paths_and_images_are_not_mixed(model_path, photos):
+    file = files_of(photos)[0]
+    with pytest.raises(SourceError, match="item 1 is a path, item 0 is a ndarray"):
+        run(model_path, [np.zeros((8, 8, 3), np.uint8), file])
 
 
 def test_json_does_not_repeat_what_is_in_the_file(model_path, photos, cli):
@@ -305,7 +324,7 @@ def test_bad_requests(model_path, photos, tmp_path, monkeypatch):
     (tmp_path / "no.csv").write_text("path\n")
     (tmp_path / "hole.csv").write_text("path,label\n,x\n")
     for what, options, kind, message in (
-        (photos, {"top": 0}, SpecError, "top must be 1 or more"),
+        (photos, {"top": 0}, SpecError, "top must be a whole number, 1 or more; got 0"),
         (photos, {"root": tmp_path}, SpecError, "root is an option of manifests"),
         (tmp_path / "nowhere.jpg", {}, SourceError, "nowhere.jpg' does not exist"),
         (tmp_path / "empty", {}, SourceError, "no images"),
@@ -328,7 +347,7 @@ def test_files_that_cannot_be_written(model_path, photos, tmp_path, cli, monkeyp
     before = sorted(tmp_path.iterdir())
     for arguments, message in (
         (["list.csv", "--out", "list.csv"], "lists the images, and would be replaced"),
-        (["--out", "o.xlsx"], "must end in .csv, .jsonl, .parquet"),
+        (["--out", "o.xlsx"], "must end in .csv or .jsonl or .parquet"),
         (["--out", "no/o.csv"], "lies in none that exists"),
         (["--out", "o.csv", "--features"], "CSV has no cell for an embedding"),
         (["--features"], "give --out or --json"),

@@ -415,7 +415,16 @@ def test_the_card_and_the_labels_say_what_the_model_is(board, tmp_path):
     }
     assert described.test_accuracy == described.test["accuracy"]
     assert set(described.provenance) == {
-        *("created", "featcache", "keras", "tensorflow", "numpy", "scikit-learn", "weights")
+        *(
+            "created",
+            "featcache",
+            "keras",
+            "tensorflow",
+            "numpy",
+            "scikit-learn",
+            "taught",
+            "weights",
+        )
     }
     assert described.provenance["created"].endswith("+00:00")
     assert described.provenance["featcache"] == fc.__version__
@@ -443,6 +452,11 @@ def test_a_model_that_was_not_stitched_stays(board, tmp_path):
     with pytest.raises(SpecError, match=r"m\.keras' is there and has no card"):
         fc.stitch(board["logreg"], mine, show_progress=False)
     assert mine.read_bytes() == b"weeks of training"
+
+
+def test_a_name_is_no_head(tmp_path):
+    with pytest.raises(SpecError, match=r"one of a leaderboard, as `board\.best`; got 'logreg'"):
+        fc.stitch("logreg", tmp_path / "m.keras")
 
 
 def test_a_class_is_one_line_of_the_labels(extract, tmp_path):

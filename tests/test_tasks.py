@@ -175,6 +175,9 @@ def test_a_factory_in_a_module(folder, tmp_path, monkeypatch):
     ("own", "message"),
     [
         (3, "must be a name, a head of the catalogue"),
+        (heads.CATALOGUE["logreg"], r"LogisticRegression is a class; give one"),
+        (heads.CATALOGUE["logreg"](C=-1), "Head 'logreg' cannot be fitted with these settings"),
+        (heads.CATALOGUE["logreg"](preprocessing=None), "preprocessing must be one of none"),
         (("logreg", heads.CATALOGUE["lda"]()), "'logreg' is a head of the catalogue"),
         (("a/b", heads.CATALOGUE["lda"]()), "'a/b' is no name for a head"),
     ],

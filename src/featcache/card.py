@@ -105,6 +105,8 @@ def _check_types(values: dict[str, Any]) -> None:
     check_choice("output", values["output"], OUTPUTS)
     if not all(isinstance(name, str) for name in values["class_names"]):
         raise TypeError("class_names is no list of names")
+    if len(set(values["class_names"])) < len(values["class_names"]):
+        raise TypeError("class_names has a name twice")
 
 
 def path_of(model: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from featcache.cli.options import Json, Overwrite, app, listed, one_line, print_table, result, say
+from featcache.cli.options import Json, app, listed, one_line, print_table, result, say
 
 
 @app.command()
@@ -31,7 +31,10 @@ def export(
         Optional[float],
         typer.Option(help="Share of images with the same answer. (1; tflite-int8 0.98)"),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Do it again, also over a file that is not its export."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a model in other formats, and run each file on images to compare."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -72,7 +73,7 @@ def predict(
     from featcache import predict as prediction
 
     if out is not None:
-        prediction.check_out(out, features, images)
+        prediction.check_out(out, features, [*images, prediction.read_card(model).source])
     elif features and not as_json:
         raise SpecError("An embedding is too long for a table; give --out or --json.")
     loaded = prediction.load(model, device, runtime, cache_dir)
@@ -143,7 +144,9 @@ def _given(images: Iterable[str]) -> Iterator[str]:
         if image != STDIN:
             yield image
             continue
-        listed = sys.stdin.buffer.read()
+        listed = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        if listed.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SourceError("The list on stdin is UTF-16; give it as UTF-8.")
         lines = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
         paths = [os.fsdecode(line) for line in lines if line.strip()]
         if not paths:

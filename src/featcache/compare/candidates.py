@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from sklearn.base import clone
+
 from featcache import heads, metrics
 from featcache.errors import SpecError
+from featcache.heads.contract import SklearnHead
 from featcache.heads.own import Own
 
 ALL = "all"
@@ -128,9 +132,24 @@ def _settings(head: heads.Head) -> tuple[str, dict[str, Any]]:
     """Return the name of a head of the catalogue and what is set of it."""
     name = next(name for name, kind in heads.CATALOGUE.items() if kind is type(head))
     params = head.get_params()
+    head.check()
+    if isinstance(head, SklearnHead):
+        _try(name, head)
     for shared in ("task", "class_weight", "seed"):  # the comparison says them, for all heads
         del params[shared]
     return name, params
+
+
+def _try(name: str, head: heads.Head) -> None:
+    """Raise SpecError where scikit-learn does not take what is set of a head."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    given = {"classification": y, "multi-label": y[:, None], "regression": y[:, None] * 1.0}
+    try:
+        clone(head).fit(rng.normal(size=(60, 4)), given[head.task])
+    except Exception as error:  # of kinds of its own
+        reason = " ".join(str(error).split())[:300]
+        raise SpecError(f"Head '{name}' cannot be fitted with these settings: {reason}") from error
 
 
 def _named(one: Any) -> dict[str, Any]:
@@ -139,6 +158,8 @@ def _named(one: Any) -> dict[str, Any]:
         name, estimator = one
     else:
         name, estimator = type(one).__name__.lower(), one
+    if isinstance(estimator, type):
+        raise SpecError(f"{estimator.__name__} is a class; give one: {estimator.__name__}().")
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         raise SpecError(
             f"A head must be a name, a head of the catalogue, a scikit-learn estimator or a (name, "

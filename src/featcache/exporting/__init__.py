@@ -48,8 +48,8 @@ def export(
     min_agreement : share of images that must get the same class, the same labels, or values within
         the format's tolerance; None is 1, and 0.98 for tflite-int8.
     max_images : to compare on, at most; those that were held out come first.
-    overwrite : write and compare also what is there already of this very model, and replace what
-        is not its export.
+    overwrite : write and compare also what is there already of this very model, and replace a
+        file that is not its export.
 
     Raises
     ------
@@ -102,11 +102,12 @@ def export_all(
         for name, one in how.items()
     }
     for name, one in how.items():
+        files.sweep(targets[name].parent, f"{targets[name].name}.")
         _check_target(targets[name], one)
         if targets[name].exists() and not (overwrite or kept.is_own(name, targets[name])):
             raise SpecError(
-                f"'{targets[name]}' is there and was not exported from '{path}'. Choose another "
-                f"--out, or replace it with --overwrite."
+                f"'{targets[name]}' is there and was not exported from '{path}', or was changed "
+                f"since. Choose another --out, or replace it with --overwrite."
             )
     done: list[Exported] = []
     failed: dict[str, FeatcacheError] = {}
@@ -168,7 +169,6 @@ def _made(
 ) -> Exported:
     """Write, run, compare; the file takes its place only if it agrees."""
     how = FORMATS[name]
-    files.sweep(target.parent, f"{target.name}.")
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     # converters look at the ending
     inside = temporary / f"export{how.ending}"

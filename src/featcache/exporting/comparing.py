@@ -100,7 +100,14 @@ def sample(
     SourceError
         When there are none, or none can be read.
     """
-    samples = sources.reopen(asdict(about), source)
+    try:
+        samples = sources.reopen(asdict(about), source)
+    except SourceError as error:
+        if source is not None:
+            raise
+        raise SourceError(
+            f"{error} Give images to compare on: `featcache export MODEL SOURCE`."
+        ) from error
     scanned = sources.scan(samples, images.plain_orientation)
     part = splits.parts(samples.annotations, scanned.digests, about.seed)
     held_out = np.flatnonzero(part["test"])
@@ -179,6 +186,8 @@ def _labels(
     samples: sources.Source, rows: np.ndarray, is_held_out: np.ndarray, about: card.Card
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what is right for these rows, and the places to take scores on."""
+    if not samples.annotations.is_known.any():
+        return np.zeros(len(rows), int), np.zeros(0, int)
     try:
         y, _ = choosing.matched(samples.annotations, about, samples.origin)
     except SourceError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache import card, files, weights_memo
+from featcache.errors import SpecError
 
 _PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai-edge-litert", "openvino")
 
@@ -86,6 +87,11 @@ class Kept:
 
     def __init__(self, model: Path, about: card.Card, source: Any):
         self.file = model.with_name(f"{model.stem}.exports.json")
+        if card.is_card(self.file):
+            raise SpecError(
+                f"What is known of exports would overwrite '{self.file}', the card of another "
+                f"model. Give one of the two models another name."
+            )
         self.about = {
             "model_digest": weights_memo.digest_file(model),
             "class_names": list(about.class_names),
@@ -106,12 +112,8 @@ class Kept:
         return found if found.least_agreement >= least else None
 
     def is_own(self, name: str, target: Path) -> bool:
-        """Return whether what is at `target` was exported from this model's file."""
-        entry = self._read().get(name, {})
-        is_beside = target.resolve().parent == self.file.resolve().parent
-        if is_beside and entry.get("path") == target.name:
-            return True  # damaged or not
-        return bool(entry.get("digest") == _digest(target))
+        """Return whether `target` was exported from this model's file, and not changed since."""
+        return bool(self._read().get(name, {}).get("digest") == _digest(target))
 
     def add(self, made: Exported) -> None:
         """Keep the figures of an export."""

@@ -207,6 +207,8 @@ def write(name: str, model: keras.Model, about: card.Card, path: Path, some: np.
         warnings.simplefilter("ignore")  # of the future of what converters use
         try:
             FORMATS[name].write(model, about, path, some)
+        except OSError:
+            raise  # the disk's fault, not the model's
         # converters raise kinds of their own
         except Exception as error:
             text = " ".join((str(error) or noise()).split())[:200]

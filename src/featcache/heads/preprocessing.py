@@ -27,7 +27,8 @@ N_COMPONENTS = 128  # principal components kept, or as many as there are
 
 def check(preprocessing: str) -> None:
     """Raise SpecError unless it is none, or steps joined by +."""
-    if preprocessing != NONE and not all(one in STEPS for one in preprocessing.split("+")):
+    steps = preprocessing.split("+") if isinstance(preprocessing, str) else [preprocessing]
+    if steps != [NONE] and not all(one in STEPS for one in steps):
         raise SpecError(
             f"preprocessing must be one of {NONE}, {', '.join(STEPS)}, or several of these steps "
             f"joined by +, in the order in which they apply; got '{preprocessing}'."

@@ -66,8 +66,14 @@ def _paths(what: Any) -> tuple[list[str] | None, Any]:
         what = list(what)
     if not isinstance(what, (list, tuple)):
         return None, what
-    if all(isinstance(one, (str, os.PathLike)) for one in what):
+    are_paths = [isinstance(one, (str, os.PathLike)) for one in what]
+    if all(are_paths):
         return [os.fspath(one) for one in what], what
+    if any(are_paths):
+        raise SourceError(
+            f"A list of images has either paths or images; item {are_paths.index(True)} is a path, "
+            f"item {are_paths.index(False)} is a {type(what[are_paths.index(False)]).__name__}."
+        )
     return None, what
 
 

@@ -40,7 +40,7 @@ def check_out(out: Path, wanted_features: bool = False, inputs: Iterable[str] = 
     """Raise SpecError where predictions cannot be written to `out`, or it is one of the inputs."""
     suffix = out.suffix.lower()
     if suffix not in WRITERS:
-        raise SpecError(f"The file must end in {', '.join(WRITERS)}; got '{out}'.")
+        raise SpecError(f"The file must end in {' or '.join(WRITERS)}; got '{out}'.")
     if out.is_dir() or not out.parent.is_dir():
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     if out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs):

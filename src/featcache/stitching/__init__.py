@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache import card, heads, leaderboard, sources, splits, store, weights_memo
-from featcache.errors import StitchError
+from featcache.errors import SpecError, StitchError
 from featcache.stitching import distilling
 from featcache.stitching.building import build, features_of
 from featcache.stitching.parity import (
@@ -88,6 +88,8 @@ def stitch(
         When the head cannot become Keras layers, the backbone is no longer that of the features,
         the model does not predict what the head predicts, or the images are gone.
     """
+    if not isinstance(head, leaderboard.FittedHead):
+        raise SpecError(f"head must be one of a leaderboard, as `board.best`; got {head!r}.")
     if out is not None:
         check_out(Path(out))
     features = _features_of(head, distil)
