@@ -428,7 +428,8 @@ def killed_over_and_over(
         check(lab, cache, row, what)
         shutil.rmtree(cache)
     row.computed_again = computed - n_rounds * lab.n
-    if row.computed_again > n_kills * (LARGEST_PART + IN_FLIGHT):
+    # a single kill may cost the largest part; many cost no more than ordinary ones
+    if row.computed_again > n_kills * (PART_ROWS + IN_FLIGHT) + LARGEST_PART - PART_ROWS:
         row.problems.append(f"computed {row.computed_again} images again in {n_kills} kills")
     if most_lost > LARGEST_PART + IN_FLIGHT:
         row.problems.append(

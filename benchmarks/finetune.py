@@ -205,8 +205,9 @@ def alternate(
     one: Callable[[], Any], other: Callable[[], Any], n: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the seconds (n,) of two kinds of epoch that take turns, so that both meet the same."""
+    one(), other()  # not counted: they trace the graphs
     seconds = np.empty((n, 2))
-    for turn in range(-1, n):  # the one before is not counted: it traces the graph
+    for turn in range(n):
         for column, epoch in enumerate((one, other)):
             started = time.monotonic()
             epoch()

@@ -18,7 +18,7 @@ import numpy as np
 
 from featcache import efficientnet_lite0, quiet, weights_memo
 from featcache.catalogue import CATALOGUE, DEFAULT, LITE0, PREPROCESSING, Entry, find, is_own
-from featcache.errors import BackboneError, SpecError
+from featcache.errors import BackboneError, SpecError, one_line
 from featcache.spec import BACKGROUND, ExtractionSpec
 
 if TYPE_CHECKING:
@@ -327,5 +327,5 @@ def _by(size: tuple[int, int]) -> str:
 
 def _line(error: BaseException) -> str:
     """Return an error's text on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

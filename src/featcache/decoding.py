@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.errors import SpecError
+from featcache.errors import SpecError, one_line
 from featcache.spec import BACKGROUND, MAX_PIXELS
 
 _EXIF_ORIENTATION = 0x0112
@@ -107,7 +107,7 @@ def decode(
         raise UnreadableImageError(f"more than {max_pixels} pixels") from error
     # a decoder raises almost anything on damaged data; one bad file must not end a long run
     except Exception as error:
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImageError(one_line(error) or type(error).__name__) from error
 
 
 @functools.cache

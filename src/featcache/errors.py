@@ -8,6 +8,11 @@ to do next; it never spans lines, because the command line prints it as it is.
 from __future__ import annotations
 
 
+def one_line(what: object, limit: int | None = None) -> str:
+    """Return what an error, of another library say, or a text says, on one line."""
+    return " ".join(str(what).split())[:limit]
+
+
 class FeatcacheError(Exception):
     """Base of all expected failures; the command line exits with `exit_code`."""
 

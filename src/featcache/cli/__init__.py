@@ -26,8 +26,8 @@ from featcache.cli import (
     predicting,
     stitching,
 )
-from featcache.cli.options import app, one_line, say
-from featcache.errors import FeatcacheError
+from featcache.cli.options import app, say
+from featcache.errors import FeatcacheError, one_line
 
 __all__ = [
     "app",

@@ -17,12 +17,11 @@ from featcache.cli.options import (
     Seed,
     app,
     listed,
-    one_line,
     print_table,
     result,
     say,
 )
-from featcache.errors import SpecError
+from featcache.errors import SpecError, one_line
 
 if TYPE_CHECKING:
     from featcache.leaderboard import Leaderboard

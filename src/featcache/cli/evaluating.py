@@ -15,11 +15,11 @@ from featcache.cli.options import (
     Runtime,
     Target,
     app,
-    one_line,
     print_table,
     result,
     say,
 )
+from featcache.errors import one_line
 
 if TYPE_CHECKING:
     from featcache.evaluation import Evaluation

@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from featcache.cli.options import Json, app, listed, one_line, print_table, result, say
+from featcache.cli.options import Json, app, listed, print_table, result, say
+from featcache.errors import one_line
 
 
 @app.command()

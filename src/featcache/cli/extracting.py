@@ -16,10 +16,10 @@ from featcache.cli.options import (
     app,
     learnable,
     listed,
-    one_line,
     result,
     say,
 )
+from featcache.errors import one_line
 from featcache.spec import MAX_PIXELS
 
 if TYPE_CHECKING:

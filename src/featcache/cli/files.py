@@ -15,11 +15,11 @@ from featcache.cli.options import (
     app,
     by,
     learnable,
-    one_line,
     print_table,
     result,
     say,
 )
+from featcache.errors import one_line
 
 
 @app.command()

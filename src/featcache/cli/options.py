@@ -55,8 +55,9 @@ def result(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print values as JSON, in which NaN is null, or a text."""
     from featcache import files
 
-    as_text = json.dumps(files.plain(values), ensure_ascii=False, allow_nan=False)
-    typer.echo(as_text if as_json else text)
+    if as_json:
+        text = json.dumps(files.plain(values), ensure_ascii=False, allow_nan=False)
+    typer.echo(text)
 
 
 def print_table(table: Any) -> None:
@@ -67,10 +68,6 @@ def print_table(table: Any) -> None:
 
 def say(message: str) -> None:
     typer.echo(message, err=True)
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def by(size: tuple[int, int]) -> str:

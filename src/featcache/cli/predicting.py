@@ -20,12 +20,11 @@ from featcache.cli.options import (
     Root,
     Runtime,
     app,
-    one_line,
     print_table,
     result,
     say,
 )
-from featcache.errors import SourceError, SpecError
+from featcache.errors import SourceError, SpecError, one_line
 
 if TYPE_CHECKING:
     from featcache.card import Card

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import clone
 
 from featcache import heads, metrics
-from featcache.errors import SpecError
+from featcache.errors import SpecError, one_line
 from featcache.heads.contract import SklearnHead
 from featcache.heads.own import Own
 
@@ -110,8 +110,8 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
         elif isinstance(one, str):
             heads.check_names([one])
             wanted[one] = None
-        elif type(one) in heads.CATALOGUE.values():
-            name, params = _settings(one)
+        elif (name := _name_of(one)) is not None:
+            params = _settings(name, one)
             wanted[name] = [*(wanted.get(name) or ()), params]
         else:
             (name,) = named = _named(one)
@@ -128,16 +128,20 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
     return wanted
 
 
-def _settings(head: heads.Head) -> tuple[str, dict[str, Any]]:
-    """Return the name of a head of the catalogue and what is set of it."""
-    name = next(name for name, kind in heads.CATALOGUE.items() if kind is type(head))
-    params = head.get_params()
+def _name_of(one: Any) -> str | None:
+    """Return the name of a head of the catalogue, None of anything else."""
+    return next((name for name, kind in heads.CATALOGUE.items() if kind is type(one)), None)
+
+
+def _settings(name: str, head: heads.Head) -> dict[str, Any]:
+    """Return what is set of a head of the catalogue."""
+    params: dict[str, Any] = head.get_params()
     head.check()
     if isinstance(head, SklearnHead):
         _try(name, head)
     for shared in ("task", "class_weight", "seed"):  # the comparison says them, for all heads
         del params[shared]
-    return name, params
+    return params
 
 
 def _try(name: str, head: heads.Head) -> None:
@@ -148,7 +152,7 @@ def _try(name: str, head: heads.Head) -> None:
     try:
         clone(head).fit(rng.normal(size=(60, 4)), given[head.task])
     except Exception as error:  # of kinds of its own
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise SpecError(f"Head '{name}' cannot be fitted with these settings: {reason}") from error
 
 
@@ -187,18 +191,18 @@ def from_factory(text: str) -> list[Any]:
     try:
         factory = getattr(importlib.import_module(module_name), function)
     except (Exception, SystemExit) as error:  # whatever is wrong with the user's own module
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise SpecError(f"'{text}' is no module:factory that can be imported: {reason}.") from error
     try:
         made = factory()
     except (Exception, SystemExit) as error:  # and with its function
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise SpecError(f"'{text}' raised {reason}.") from error
     if isinstance(made, dict):
         return [(str(name), estimator) for name, estimator in made.items()]
     if isinstance(made, (list, tuple)):
         return list(made)
-    return [made if type(made) in heads.CATALOGUE.values() else (function, made)]
+    return [(function, made) if _name_of(made) is None else made]
 
 
 def _unfit(

@@ -16,6 +16,7 @@ import numpy as np
 
 from featcache import heads, metrics
 from featcache.compare.candidates import Candidate
+from featcache.errors import one_line
 from featcache.heads.contract import SklearnHead
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.rows import BLOCK, Moments, Rows, total
@@ -120,7 +121,7 @@ def fit_finally(
 
 
 def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
-    found = [" ".join(str(warning.message).split())[:200] for warning in caught]
+    found = [one_line(warning.message, 200) for warning in caught]
     return list(dict.fromkeys(found))
 
 

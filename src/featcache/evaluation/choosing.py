@@ -168,8 +168,8 @@ def _parts_of(
             features = store.Features(path)
             if features.provenance.get("source") == source:
                 part = splits.parts(features.annotations, features.digests, described.seed)
-                now = splits.taught(features.digests[part["train"] | part["val"]])
-                if taught is not None and now != taught:
+                learnt = features.digests[part["train"] | part["val"]]
+                if taught is not None and splits.taught(learnt) != taught:
                     continue
                 return {
                     name: {digest.tobytes() for digest in features.digests[rows]}

@@ -101,21 +101,30 @@ def export_all(
         name: Path(out) if out is not None else path.with_name(path.stem + one.suffix)
         for name, one in how.items()
     }
+    least = {
+        name: one.least_agreement if min_agreement is None else min_agreement
+        for name, one in how.items()
+    }
+    there: dict[str, Exported] = {}
     for name, one in how.items():
-        files.sweep(targets[name].parent, f"{targets[name].name}.")
-        _check_target(targets[name], one)
-        if targets[name].exists() and not (overwrite or kept.is_own(name, targets[name])):
+        target = targets[name]
+        files.sweep(target.parent, f"{target.name}.")
+        _check_target(target, one)
+        if overwrite or not target.exists():
+            continue
+        if not kept.is_own(name, target):
             raise SpecError(
-                f"'{targets[name]}' is there and was not exported from '{path}', or was changed "
+                f"'{target}' is there and was not exported from '{path}', or was changed "
                 f"since. Choose another --out, or replace it with --overwrite."
             )
+        if (known := kept.find(name, target, least[name])) is not None:
+            there[name] = known
     done: list[Exported] = []
     failed: dict[str, FeatcacheError] = {}
     network = images = None
-    for name, one in how.items():
-        least = one.least_agreement if min_agreement is None else min_agreement
-        if not overwrite and (known := kept.find(name, targets[name], least)) is not None:
-            done.append(known)
+    for name in how:
+        if name in there:
+            done.append(there[name])
             continue
         if network is None or images is None:
             network = predict.load_keras(path, about)
@@ -124,7 +133,7 @@ def export_all(
             images = comparing.sample(network, about, source, max_images, needs_training)
         progress.note(f"Writing and running {name}.", show_progress)
         try:
-            made = _made(name, network, about, targets[name], images, least)
+            made = _made(name, network, about, targets[name], images, least[name])
         except FeatcacheError as error:
             if stop:
                 raise

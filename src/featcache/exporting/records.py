@@ -99,13 +99,11 @@ class Kept:
         }
 
     def find(self, name: str, target: Path, least: float) -> Exported | None:
-        """Return an export of this very model, compared on this source, untouched since."""
+        """Return what is known of an export that `is_own`, of this very model and source."""
         entry = self._read().get(name, {})
-        if not entry.keys() >= _FIELDS or self.about["source"] is None or not target.exists():
+        if not entry.keys() >= _FIELDS or self.about["source"] is None:
             return None
         if any(entry.get(key) != value for key, value in self.about.items()):
-            return None
-        if entry.get("digest") != _digest(target):
             return None
         values = {key: entry[key] for key in _FIELDS}
         found = Exported(**(values | {"path": target, "hit": True}))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import card, images, metrics, quiet, runtime
-from featcache.errors import SpecError, StitchError
+from featcache.errors import SpecError, StitchError, one_line
 from featcache.spec import ExtractionSpec
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def write(name: str, model: keras.Model, about: card.Card, path: Path, some: np.
             raise  # the disk's fault, not the model's
         # converters raise kinds of their own
         except Exception as error:
-            text = " ".join((str(error) or noise()).split())[:200]
+            text = one_line(str(error) or noise(), 200)
             raise StitchError(
                 f"The model cannot be written as {name}: {text}. Export it in another format, or "
                 f"stitch another head."

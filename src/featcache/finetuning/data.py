@@ -49,10 +49,8 @@ class Data:
     def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> Data:
         """Return the same without images that are to judge, but taught the model."""
         known = (described.provenance or {}).get("taught")
-        if self.samples.origin == described.source and known not in (
-            None,
-            splits.taught(self.learnt),
-        ):
+        is_own = self.samples.origin == described.source
+        if is_own and known is not None and known != splits.taught(self.learnt):
             progress.note(
                 "The images changed since the head was fitted, so some that are held out now may "
                 "have taught it. Fit and stitch again to be sure.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featcache import card, heads, quiet, stitching
-from featcache.errors import FeatcacheError, SourceError, StitchError
+from featcache.errors import FeatcacheError, SourceError, StitchError, one_line
 from featcache.finetuning.boundary import rows_in
 from featcache.finetuning.data import Data
 from featcache.heads.calibration import from_dict
@@ -50,7 +50,7 @@ def with_head_of(
     except FeatcacheError:
         raise
     except Exception as error:  # whatever scikit-learn says of a card that was edited
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise StitchError(
             f"The head '{described.head}' cannot be fitted again with the settings in the model's "
             f"card: {reason}. Stitch it again."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import HeadError, SpecError
+from featcache.errors import HeadError, SpecError, one_line
 from featcache.heads.baseline import Dummy
 from featcache.heads.calibrated import Calibrated
 from featcache.heads.calibration import from_dict
@@ -92,7 +92,7 @@ def load(
         raise
     # skops, Keras and zipfile each raise kinds of their own for a file they cannot read
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise HeadError(
             f"Head file '{file}' cannot be loaded: {reason}. Run `featcache fit-heads` again."
         ) from error

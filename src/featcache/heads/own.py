@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone, is_classifier, is_regressor
 
-from featcache.errors import HeadError, SpecError, StitchError
+from featcache.errors import HeadError, SpecError, StitchError, one_line
 from featcache.heads.contract import (
     CLASSIFICATION,
     MULTI_LABEL,
@@ -90,7 +90,7 @@ class Own(Head):
         try:
             yield
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise HeadError(f"Your {type(self.estimator).__name__} failed: {reason}") from error
 
     def outputs(self, X: np.ndarray) -> np.ndarray:

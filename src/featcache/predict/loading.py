@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache import card, quiet, weights_memo
-from featcache.errors import StitchError
+from featcache.errors import StitchError, one_line
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +41,7 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     try:
         model: keras.Model = quiet.keras().models.load_model(path, compile=False)
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
     expected = (None, len(described.class_names))
     if model.input_shape[1:] != (*described.spec.image_size, 3) or model.output_shape != expected:

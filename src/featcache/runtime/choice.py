@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache import quiet
-from featcache.errors import BackboneError, SpecError
+from featcache.errors import BackboneError, SpecError, one_line
 from featcache.runtime.contract import Compiled
 from featcache.spec import PRECISIONS, check_choice
 
@@ -83,7 +83,7 @@ def compile_frozen(
                 return openvino.compile_model(model, precision, kept)
             # OpenVINO's, protobuf's over 2 GB, and that of a full disk for temporary files
             except (RuntimeError, ValueError, OSError) as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 if runtime == "openvino":
                     raise BackboneError(
                         f"OpenVINO cannot convert the network: {reason}. Use --runtime tensorflow."

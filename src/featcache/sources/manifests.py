@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.annotations import Columns, clean, from_columns
-from featcache.errors import SourceError, SpecError
+from featcache.errors import SourceError, SpecError, one_line
 from featcache.sources.contents import Files
 from featcache.sources.table import Source, as_id, sorted_ids
 
@@ -222,7 +222,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error
     _check_header(path, table.column_names)
     yield from enumerate(table.to_pylist(), 1)

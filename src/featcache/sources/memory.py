@@ -14,7 +14,7 @@ import numpy as np
 
 from featcache.annotations import Annotations, Columns, clean, from_columns, row_number
 from featcache.decoding import upright
-from featcache.errors import SourceError, SpecError
+from featcache.errors import SourceError, SpecError, one_line
 from featcache.sources.contents import Contents, Files, Pixels
 from featcache.sources.table import DIGEST_BYTES, Source, as_id, digest, sorted_ids
 
@@ -156,7 +156,7 @@ def _digest(contents: Contents, row: int) -> bytes:
     try:
         return digest(contents.get(row))
     except Exception as error:  # Pillow loads lazily, and raises almost anything
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SourceError(f"Image {row} cannot be read: {reason}. Leave it out.") from error
 
 

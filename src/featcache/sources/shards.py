@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from featcache.annotations import SPLITS, from_columns
-from featcache.errors import SourceError
+from featcache.errors import SourceError, one_line
 from featcache.sources.contents import Members
 from featcache.sources.folders import SUFFIXES
 from featcache.sources.manifests import columns_of
@@ -106,7 +106,7 @@ def _read_headers(
                 else:
                     others += 1
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SourceError(
             f"'{archive}' is damaged or no plain tar file, after {len(images)} images: {reason}. "
             f"Copy it again; unpack a compressed one first."

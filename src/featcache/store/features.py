@@ -16,7 +16,7 @@ import numpy as np
 
 from featcache import splits
 from featcache.annotations import Annotations
-from featcache.errors import SpecError, StoreError
+from featcache.errors import SpecError, StoreError, one_line
 from featcache.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.table import Failure, Table, checked_attributes, read_table
 from featcache.store.text import read_attribute
@@ -47,7 +47,7 @@ class Features:
             raise
         # whatever h5py makes of a flipped bit, and json of what it then reads
         except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise StoreError(
                 f"Feature file '{self.path}' is damaged: {reason}. Extract again."
             ) from error
@@ -142,7 +142,7 @@ class Features:
             try:
                 table, attributes = read_table(file), checked_attributes(file)
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-                where = f"its columns cannot be read ({' '.join(str(error).split())[:100]})"
+                where = f"its columns cannot be read ({one_line(error, 100)})"
                 raise self._to_repair(where) from error
         if table.checksum(attributes) != self._checksum:
             raise self._to_repair("the checksum of its columns does not match")

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from featcache import views
-from featcache.errors import StoreError
+from featcache.errors import StoreError, one_line
 from featcache.spec import ExtractionSpec
 from featcache.store.folders import claim, has_rows_of, mark_clean
 from featcache.store.publishing import chunk_shape, published
@@ -78,7 +78,7 @@ class DamagedFileError(StoreError):
     """A file that was to lend rows cannot be read."""
 
     def __init__(self, path: Path, error: Exception):
-        super().__init__(f"'{path}' is damaged: {' '.join(str(error).split())}.")
+        super().__init__(f"'{path}' is damaged: {one_line(error)}.")
         self.path = path
 
 
