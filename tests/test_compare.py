@@ -200,6 +200,8 @@ def test_heads_with_settings_of_their_own_replace_the_grid(features, tmp_path, m
     assert chosen.result.params in tried
     model = stitching.stitch(chosen, tmp_path / "m.keras", show_progress=False)
     assert model.output_shape == (None, 3)
+    again = fit(features, [*chains, "lda", "logreg"])  # the name alone does not undo them
+    assert again.request["heads"]["logreg"] == tried
     # the same from a module, for the command line
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chains.py").write_text(

@@ -104,12 +104,12 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
         given += from_factory(one) if isinstance(one, str) and ":" in one else [one]
     for one in given:
         if isinstance(one, str) and one == ALL:
-            wanted |= dict.fromkeys(heads.CATALOGUE)
+            wanted = dict.fromkeys(heads.CATALOGUE) | wanted
         elif isinstance(one, str) and one == QUICK:
             raise SpecError("quick cannot be mixed with other heads; name those you want, or all.")
         elif isinstance(one, str):
             heads.check_names([one])
-            wanted[one] = None
+            wanted.setdefault(one, None)
         elif (name := _name_of(one)) is not None:
             params = _settings(name, one)
             wanted[name] = [*(wanted.get(name) or ()), params]
