@@ -20,7 +20,8 @@ from typing import Any
 import page
 
 import featcache as fc
-from featcache import exporting, finetuning
+from featcache import finetuning
+from featcache.models import export as exporting
 
 BACKBONES = (
     "efficientnet-lite0",

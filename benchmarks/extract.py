@@ -40,12 +40,16 @@ import page
 import photos
 
 import featcache as fc
-from featcache import backbones, extraction, images, quiet, runtime, sources, stitching
-from featcache.computing import Work
-from featcache.inventory import look
-from featcache.networks import Network, Settings
-from featcache.spec import MAX_PIXELS
-from featcache.targets import Target
+from featcache import extraction
+from featcache.core import tensorflow as quiet
+from featcache.core.spec import MAX_PIXELS
+from featcache.data import loading, openers, sources
+from featcache.extraction.computing import Work
+from featcache.extraction.inventory import look
+from featcache.extraction.networks import Network, Settings
+from featcache.extraction.targets import Target
+from featcache.models import stitching
+from featcache.networks import backbones, engines
 
 BATCH_SIZE = 32
 IN_MEMORY = 256  # images for the backbone alone
@@ -70,7 +74,7 @@ class Bench:
 
     def run(self) -> None:
         """List, read, hash, decode, run the backbones, write parts."""
-        samples = sources.open_source(self.root)
+        samples = openers.open_source(self.root)
         found = look(samples, MAX_PIXELS, None, False)
         targets = [
             Target(self.cache / f"{one.spec.short_name}.h5", one, found) for one in self.resolved
@@ -116,12 +120,12 @@ def tutorial(root: Path, name: str, is_tuned: bool) -> Callable[[], Any]:
 def decode(root: Path, name: str) -> Callable[[], Any]:
     """Decoding and resizing, and nothing else."""
     spec = backbones.resolve(name, weights=weights_of(name)).spec
-    samples = sources.open_source(root)
-    scanned = sources.scan(samples, images.plain_orientation)
+    samples = openers.open_source(root)
+    scanned = sources.scan(samples, loading.plain_orientation)
     rows = list(range(len(samples)))
 
     def run() -> None:
-        for _ in images.batches(
+        for _ in loading.batches(
             samples, scanned, rows, spec=spec, batch_size=BATCH_SIZE, failures={}
         ):
             pass
@@ -135,11 +139,11 @@ def backbone_alone(bench: Bench, n: int) -> Callable[[], Any]:
     (network,) = bench.networks
     compiled = network.agreed
     assert compiled is not None
-    samples = sources.open_source(bench.root).limit(min(n, IN_MEMORY))
-    scanned = sources.scan(samples, images.plain_orientation)
+    samples = openers.open_source(bench.root).limit(min(n, IN_MEMORY))
+    scanned = sources.scan(samples, loading.plain_orientation)
     some = [
         batch
-        for _, batch in images.batches(
+        for _, batch in loading.batches(
             samples,
             scanned,
             list(range(len(samples))),
@@ -152,7 +156,7 @@ def backbone_alone(bench: Bench, n: int) -> Callable[[], Any]:
 
     def run() -> None:
         batches = ((number, some[number % len(some)]) for number in range(n_batches))
-        for _ in runtime.in_order(batches, compiled.start, compiled.ahead):
+        for _ in engines.in_order(batches, compiled.start, compiled.ahead):
             pass
 
     return run

@@ -24,9 +24,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache import assembling, extraction, keeping, quiet, runtime, store
-from featcache.errors import FeatcacheError
-from featcache.store import publishing
+from featcache import extraction, store
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import FeatcacheError
+from featcache.extraction import assembling
+from featcache.networks import engines
+from featcache.store import part_writer, writing
 
 PART_ROWS = 16  # small, so that a few hundred images make many parts
 CHUNK_ROWS = 64  # and several chunks
@@ -120,15 +123,15 @@ def extract(
 
 def prepare(counts: str, say: Callable[[Any], None]) -> None:
     """Make parts and chunks small, and count what goes through the backbone."""
-    keeping.PART_ROWS = PART_ROWS
-    publishing.CHUNK_ROWS = CHUNK_ROWS
-    compile_frozen = runtime.compile_frozen
+    part_writer.PART_ROWS = PART_ROWS
+    writing.CHUNK_ROWS = CHUNK_ROWS
+    compile_frozen = engines.compile_frozen
     log = os.open(counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    class Counting(runtime.Compiled):
+    class Counting(engines.Compiled):
         """A compiled model that writes down how many images each batch has."""
 
-        def __init__(self, compiled: runtime.Compiled):
+        def __init__(self, compiled: engines.Compiled):
             self.compiled = compiled
             self.name, self.where, self.ahead = compiled.name, compiled.where, compiled.ahead
 
@@ -136,14 +139,14 @@ def prepare(counts: str, say: Callable[[Any], None]) -> None:
             os.write(log, f"{len(images)}\n".encode())
             return self.compiled.start(images)
 
-    def counting(*arguments: Any, **options: Any) -> runtime.Compiled:
+    def counting(*arguments: Any, **options: Any) -> engines.Compiled:
         compiled = compile_frozen(*arguments, **options)
         say("ready")
         return Counting(compiled)
 
-    perfect = runtime.Agreement(0.0, 1.0)
-    runtime.compile_frozen = counting
-    runtime.agree = lambda compiled, *others: (compiled, perfect)  # its images would be counted
+    perfect = engines.Agreement(0.0, 1.0)
+    engines.compile_frozen = counting
+    engines.agree = lambda compiled, *others: (compiled, perfect)  # its images would be counted
 
 
 def set_clock(ahead: float, drift: float) -> None:

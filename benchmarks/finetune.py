@@ -27,13 +27,15 @@ from typing import Any
 import numpy as np
 import page
 
-from featcache import backbones, extraction, quiet
-from featcache.catalogue import CATALOGUE
+from featcache import extraction
+from featcache.core import tensorflow as quiet
+from featcache.core.spec import ExtractionSpec
 from featcache.finetuning import graph, training
 from featcache.finetuning.batches import Cached
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import Plan
-from featcache.spec import ExtractionSpec
+from featcache.networks import backbones
+from featcache.networks.registry import CATALOGUE
 
 N_CLASSES = 10
 SEED = 0

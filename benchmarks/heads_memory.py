@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from featcache import store
-from featcache.annotations import Annotations
-from featcache.spec import ExtractionSpec
+from featcache.core.labels import Annotations
+from featcache.core.spec import ExtractionSpec
 
 N_CLASSES = 10
 PART = 50_000  # rows made at a time

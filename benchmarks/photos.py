@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featcache import examples
+from featcache.data import examples
 
 SIZE = (500, 375)
 N_CLASSES = 4

@@ -26,7 +26,7 @@ import numpy as np
 import page
 import photos
 
-from featcache import sources
+from featcache.data import openers
 
 N_CLASSES = 20
 N_DIFFERENT = 64  # photographs; the others differ in a comment, so that none is a copy
@@ -79,7 +79,7 @@ def make_images(root: Path, start: int, stop: int, different: list[bytes] | None
 
 def make_backbone(path: Path) -> None:
     """Write a network of one convolution that gives 1,280 features."""
-    from featcache import quiet
+    from featcache.core import tensorflow as quiet
 
     keras = quiet.keras()
     keras.utils.set_random_seed(0)
@@ -98,7 +98,7 @@ def run(root: Path, cache: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def id_table_bytes(root: Path) -> int:
     """What the ids, paths, digests, labels and stamps of a source take in memory."""
-    source = sources.open_source(root)
+    source = openers.open_source(root)
     texts = sum(map(sys.getsizeof, (*source.ids, *(source.paths or ()))))
     return texts + len(source) * (8 + 8 + 16 + 8 + 16)
 

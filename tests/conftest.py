@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache.runtime import Compiled
+from featcache.networks.engines import Compiled
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 REPOSITORY = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick .keras backbone of 32 x 32 images: two convolutions with batch normalisation."""
-    from featcache import quiet
+    from featcache.core import tensorflow as quiet
 
     keras = quiet.keras()
     rng = np.random.default_rng(0)
@@ -89,7 +89,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
-    from featcache import catalogue, quiet
+    from featcache.core import tensorflow as quiet
+    from featcache.networks import registry
 
     keras = quiet.keras()
 
@@ -105,8 +106,8 @@ def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("small-5", "Small5", 5, 40),
         ("small-6", "Small6", 6, 56),
     ):
-        entry = catalogue.Entry(factory_name, side, "tf")
-        monkeypatch.setitem(catalogue.CATALOGUE, name, entry)
+        entry = registry.Entry(factory_name, side, "tf")
+        monkeypatch.setitem(registry.CATALOGUE, name, entry)
         monkeypatch.setattr(keras.applications, factory_name, factory(filters), raising=False)
     return ["small-5", "small-6"]
 
@@ -161,17 +162,17 @@ def wrap_runs(
 
     Batches are run one after the other, and the comparison with Keras is left out.
     """
-    from featcache import runtime
+    from featcache.networks import engines
 
-    compile_frozen = runtime.compile_frozen
-    perfect = runtime.Agreement(0.0, 1.0)
-    monkeypatch.setattr(runtime, "agree", lambda compiled, *others: (compiled, perfect))
+    compile_frozen = engines.compile_frozen
+    perfect = engines.Agreement(0.0, 1.0)
+    monkeypatch.setattr(engines, "agree", lambda compiled, *others: (compiled, perfect))
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         run = compile_frozen(*arguments, **options)
         return Inline(lambda images: around(run, images))
 
-    monkeypatch.setattr(runtime, "compile_frozen", wrapped)
+    monkeypatch.setattr(engines, "compile_frozen", wrapped)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, features
 
-from featcache.examples import CLIPART
+from featcache.data.examples import CLIPART
 
 GOOD, BAD, PASSED_OVER = "good", "bad", "passed over"
 MAX_PIXELS = 1_000_000  # to be set for the run: what is larger is bad

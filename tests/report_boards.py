@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from conftest import make_image
 
-from featcache import leaderboard, metrics
+from featcache.scoring import leaderboard, metrics
 
 HOSTILE = "<script>alert(1)</script>"
 BOLD = '<b>bold</b> & "co" %{x} </script>'

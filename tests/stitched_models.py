@@ -9,7 +9,9 @@ import numpy as np
 from conftest import CLASSES
 from PIL import Image
 
-from featcache import backbones, card, quiet, stitching
+from featcache.core import tensorflow as quiet
+from featcache.models import card, stitching
+from featcache.networks import backbones
 
 ACTIVATIONS = {"probabilities": "softmax", "scores": None, "values": None}
 

@@ -17,39 +17,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from featcache.compare import fit_heads
-    from featcache.embedder import Embedder
-    from featcache.errors import FeatcacheError
-    from featcache.evaluation import Evaluation, evaluate
-    from featcache.exporting import export
+    from featcache.core.errors import FeatcacheError
+    from featcache.core.spec import ExtractionSpec
+    from featcache.data.openers import open_source
+    from featcache.data.sources import Source
     from featcache.extraction import extract, extract_all
+    from featcache.extraction.embedder import Embedder
     from featcache.finetuning import finetune
-    from featcache.leaderboard import FittedHead, Leaderboard
-    from featcache.predict import Model, load
-    from featcache.sources import Source, open_source
-    from featcache.spec import ExtractionSpec
-    from featcache.stitching import stitch
+    from featcache.inference.evaluate import Evaluation, evaluate
+    from featcache.inference.predict import Model, load
+    from featcache.models.export import export
+    from featcache.models.stitching import stitch
+    from featcache.scoring.leaderboard import FittedHead, Leaderboard
+    from featcache.selection.fit_heads import fit_heads
     from featcache.store import Features
 
 _HOME = {
-    "Embedder": "embedder",
-    "Evaluation": "evaluation",
-    "ExtractionSpec": "spec",
-    "FeatcacheError": "errors",
+    "Embedder": "extraction.embedder",
+    "Evaluation": "inference.evaluate",
+    "ExtractionSpec": "core.spec",
+    "FeatcacheError": "core.errors",
     "Features": "store",
-    "FittedHead": "leaderboard",
-    "Leaderboard": "leaderboard",
-    "Model": "predict",
-    "Source": "sources",
-    "evaluate": "evaluation",
-    "export": "exporting",
+    "FittedHead": "scoring.leaderboard",
+    "Leaderboard": "scoring.leaderboard",
+    "Model": "inference.predict",
+    "Source": "data.sources",
+    "evaluate": "inference.evaluate",
+    "export": "models.export",
     "extract": "extraction",
     "extract_all": "extraction",
     "finetune": "finetuning",
-    "fit_heads": "compare",
-    "load": "predict",
-    "open_source": "sources",
-    "stitch": "stitching",
+    "fit_heads": "selection.fit_heads",
+    "load": "inference.predict",
+    "open_source": "data.openers",
+    "stitch": "models.stitching",
 }
 
 __all__ = [

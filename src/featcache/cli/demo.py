@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.cli.options import (
-    CacheDir,
-    Jobs,
-    Json,
-    app,
-    result,
-)
+from featcache.cli.options import CacheDir, Jobs, Json, app, result
 
 
 @app.command()
@@ -22,9 +16,9 @@ def demo(
     """Show the whole idea on the built-in clip art: extract, fit-heads, stitch, predict."""
     from rich.console import Console
 
-    from featcache import demo as demonstration
+    from featcache.cli import demo_run
 
     console = Console(highlight=False, quiet=as_json)
-    values = demonstration.run(cache_dir, jobs, console)
+    values = demo_run.run(cache_dir, jobs, console)
     if as_json:
         result(True, values, "")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from featcache.errors import SpecError
+from featcache.core.errors import SpecError
 
 if TYPE_CHECKING:
     from featcache.store import Features
@@ -53,10 +53,10 @@ Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 
 def result(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print values as JSON, in which NaN is null, or a text."""
-    from featcache import files
+    from featcache.core import atomic
 
     if as_json:
-        text = json.dumps(files.plain(values), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(atomic.plain(values), ensure_ascii=False, allow_nan=False)
     typer.echo(text)
 
 

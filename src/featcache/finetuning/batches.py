@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from featcache import images, quiet, sources, store
-from featcache.errors import SourceError
-from featcache.spec import ExtractionSpec
+from featcache import store
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SourceError
+from featcache.core.spec import ExtractionSpec
+from featcache.data import loading, sources
 
 BLOCK_BYTES = 256 << 20  # of images held at once, so that those that Pillow reads are shuffled too
 
@@ -176,7 +178,7 @@ class Live(Batches):
         step = n_batches * self.batch_size
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            block, is_read = images.read(
+            block, is_read = loading.read(
                 self.samples,
                 self.scanned,
                 some,

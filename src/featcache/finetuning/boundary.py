@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache import backbones, card, extraction, progress, quiet, store
-from featcache import runtime as compilation
-from featcache.errors import SourceError
+from featcache import extraction, store
+from featcache.core import progress
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SourceError
 from featcache.finetuning import graph
 from featcache.finetuning.batches import Cached, Live
 from featcache.finetuning.data import Data
 from featcache.finetuning.plan import Plan
+from featcache.models import card
+from featcache.networks import backbones, engines
 
 if TYPE_CHECKING:
     import keras
@@ -108,7 +111,7 @@ def live(
     """Return batches of activations that the prefix computes from the images as they are needed."""
     shape = prefix.output_shape[1:]
     if any(layer.weights for layer in prefix.layers):
-        compiled = compilation.compile_frozen(
+        compiled = engines.compile_frozen(
             prefix, runtime=machine.runtime, device=machine.device, say=progress.note
         )
         is_checked = False
@@ -116,7 +119,7 @@ def live(
         def run(batch: np.ndarray) -> np.ndarray:
             nonlocal compiled, is_checked
             if not is_checked:
-                compiled, _ = compilation.agree(compiled, prefix, batch, "float32", progress.note)
+                compiled, _ = engines.agree(compiled, prefix, batch, "float32", progress.note)
                 is_checked = True
             return compiled(batch)[0]
     else:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from featcache import card, images, progress, sources, splits
-from featcache.errors import SourceError
-from featcache.evaluation import choosing
+from featcache.core import progress
+from featcache.core.errors import SourceError
+from featcache.data import loading, sources, splits
+from featcache.models import card, judged_on
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Data:
                 "have taught it. Fit and stitch again to be sure.",
                 show_progress,
             )
-        parts = choosing.parts_of_model(described, cache_dir)
+        parts = judged_on.parts_of_model(described, cache_dir)
         if parts is None:
             return self
         taught = parts["train"] | parts["val"]
@@ -85,10 +86,10 @@ def open_data(
     SourceError
         When the images have other classes, labels or targets than the model, or a part is empty.
     """
-    samples = choosing.open_source(described, source, root, target)
+    samples = judged_on.open_source(described, source, root, target)
     about = samples.annotations
     check_names(described, samples)
-    scanned = sources.scan(samples, images.plain_orientation)
+    scanned = sources.scan(samples, loading.plain_orientation)
     part = splits.parts(about, scanned.digests, described.seed)
     readable = np.ones(len(samples), bool)
     readable[list(scanned.unreadable)] = False

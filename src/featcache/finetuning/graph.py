@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featcache import quiet
-from featcache.errors import SpecError, StitchError
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SpecError, StitchError
 
 if TYPE_CHECKING:
     import keras

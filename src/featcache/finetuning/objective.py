@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from featcache import metrics, quiet
+from featcache.core import tensorflow as quiet
 from featcache.heads import PROBABILITIES, SCORES
+from featcache.scoring import metrics
 
 # What judges beside the loss. One number of one image each, so that a comparison has no ties of
 # several images more than it must.

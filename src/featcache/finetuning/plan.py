@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Union
 
-from featcache import splits
-from featcache.errors import SpecError, StitchError
+from featcache.core.errors import SpecError, StitchError
+from featcache.core.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS, check_choice
+from featcache.data import splits
 from featcache.heads import CATALOGUE, PROBABILITIES
-from featcache.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS, check_choice
 
 SCHEDULES = ("cosine", "constant")
 DEFAULT_UNFREEZE = 20  # layers, or all where there are fewer

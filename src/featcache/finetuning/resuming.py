@@ -14,11 +14,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from featcache import card, files
-from featcache.errors import StitchError
+from featcache.core import atomic
+from featcache.core.errors import StitchError
 from featcache.finetuning.data import Data
 from featcache.finetuning.plan import Plan
 from featcache.finetuning.training import BACKUP, WHOLE
+from featcache.models import card
 
 REQUEST, LOCK = "request.json", "lock"
 
@@ -52,7 +53,7 @@ def kept(
             if found is not None:
                 say("The training that was interrupted here was another one; starting afresh.")
             _clear(folder)
-            files.write_text(folder / REQUEST, asked)
+            atomic.write_text(folder / REQUEST, asked)
         yield folder
         _clear(folder)
     finally:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache import card, stitching
 from featcache.finetuning import boundary, graph, training
 from featcache.finetuning.batches import Batches
 from featcache.finetuning.data import Data
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import Plan, Unfreeze
+from featcache.models import card, stitching
 
 if TYPE_CHECKING:
     import keras

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache import card, quiet, stitching
-from featcache.errors import StitchError
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import StitchError
 from featcache.finetuning.batches import Batches, Live
 from featcache.finetuning.running import Cut, Job
+from featcache.models import card, stitching
 
 if TYPE_CHECKING:
     import keras

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache import card, heads, quiet, stitching
-from featcache.errors import FeatcacheError, SourceError, StitchError, one_line
+from featcache import heads
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import FeatcacheError, SourceError, StitchError, one_line
 from featcache.finetuning.boundary import rows_in
 from featcache.finetuning.data import Data
 from featcache.heads.calibration import from_dict
+from featcache.models import card, stitching
 
 if TYPE_CHECKING:
     import keras

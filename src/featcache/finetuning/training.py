@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import files, progress, quiet
-from featcache.errors import StitchError
+from featcache.core import atomic, progress
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import StitchError
 from featcache.finetuning.batches import Batches
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import Plan
@@ -54,7 +55,7 @@ class History:
 
     def write(self, folder: Path) -> None:
         """Keep it for a run that goes on from here."""
-        files.write_text(folder / HISTORY, json.dumps(asdict(self)))
+        atomic.write_text(folder / HISTORY, json.dumps(asdict(self)))
 
     @property
     def best_epoch(self) -> int:

@@ -1,43 +1,10 @@
-"""The catalogue of heads, and saving them without pickle.
+"""Heads: the models trained on features. Heads see arrays, never images."""
 
-A head is the model trained on features. It has scikit-learn's manners: the constructor only
-stores, `fit(X, y)` returns self, learned state ends in `_`. Preprocessing is inside the head, so
-that it is fitted inside each fold. Heads see arrays, never images.
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-from featcache.errors import HeadError, SpecError, one_line
-from featcache.heads.baseline import Dummy
+from featcache.heads.base import PROBABILITIES, SCORES, VALUES, Head
 from featcache.heads.calibrated import Calibrated
-from featcache.heads.calibration import from_dict
-from featcache.heads.contract import PROBABILITIES, SCORES, VALUES, Head
-from featcache.heads.dense import Dense
-from featcache.heads.discriminant import LDA, Centroid
-from featcache.heads.forest import RandomForest
-from featcache.heads.linear import LinearSVM, LogisticRegression
-from featcache.heads.neighbours import Neighbours
-from featcache.heads.own import Own
-from featcache.heads.ridge import Ridge
-from featcache.heads.rows import Rows
-from featcache.heads.svm import RbfSVM
-
-# from simple to flexible: of heads that do equally well, the first is preferred
-CATALOGUE: dict[str, type[Head]] = {
-    "dummy": Dummy,
-    "centroid": Centroid,
-    "ridge": Ridge,
-    "lda": LDA,
-    "logreg": LogisticRegression,
-    "linear-svm": LinearSVM,
-    "knn": Neighbours,
-    "dense": Dense,
-    "rbf-svm": RbfSVM,
-    "random-forest": RandomForest,
-}
+from featcache.heads.catalogue import CATALOGUE, check_names, load, save
+from featcache.heads.custom import Own
+from featcache.heads.training_rows import Rows
 
 __all__ = [
     "CATALOGUE",
@@ -52,48 +19,3 @@ __all__ = [
     "load",
     "save",
 ]
-
-
-def check_names(names: list[str]) -> None:
-    """Raise SpecError where a name is not in the catalogue."""
-    for name in names:
-        if name not in CATALOGUE:
-            raise SpecError(f"There is no head '{name}'; choose from {', '.join(CATALOGUE)}.")
-
-
-def save(head: Head, folder: Path, name: str) -> str:
-    """Write a fitted head into `folder` and return its file's name."""
-    file = folder / f"{name}{head.suffix}"
-    head.save(file)
-    return file.name
-
-
-def load(
-    name: str, file: Path, params: dict[str, Any], calibration: dict[str, Any] | None = None
-) -> Head:
-    """Return a fitted head; nothing in the file is run.
-
-    A name that is not in the catalogue is an estimator of the user's own.
-
-    Parameters
-    ----------
-    calibration : what a calibration map's `to_dict` gave; the head then gives its probabilities.
-
-    Raises
-    ------
-    HeadError
-        When the file is missing, damaged, or names types that are not scikit-learn's.
-    """
-    if not file.is_file():
-        raise HeadError(f"Head file '{file}' does not exist. Run `featcache fit-heads` again.")
-    try:
-        head = CATALOGUE.get(name, Own)(**params).restore(file)
-    except HeadError:
-        raise
-    # skops, Keras and zipfile each raise kinds of their own for a file they cannot read
-    except Exception as error:
-        reason = one_line(error, 200)
-        raise HeadError(
-            f"Head file '{file}' cannot be loaded: {reason}. Run `featcache fit-heads` again."
-        ) from error
-    return head if calibration is None else Calibrated(head, from_dict(calibration))

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn import dummy
 from sklearn.pipeline import make_pipeline
 
-from featcache import quiet
-from featcache.heads.contract import (
+from featcache.core import tensorflow as quiet
+from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
     PROBABILITIES,
@@ -24,7 +24,7 @@ from featcache.heads.preprocessing import NONE, dense_layer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.rows import Rows
+    from featcache.heads.training_rows import Rows
 
 _LARGEST_LOGIT = 30.0  # its sigmoid is 1 in float32
 

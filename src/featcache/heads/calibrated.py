@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.errors import HeadError
-from featcache.heads.contract import CLASSIFICATION, PROBABILITIES, Head
+from featcache.core.errors import HeadError
+from featcache.heads.base import CLASSIFICATION, PROBABILITIES, Head
 
 if TYPE_CHECKING:
     from typing_extensions import Self

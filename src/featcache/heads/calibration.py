@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from featcache import quiet
-from featcache.errors import HeadError
-from featcache.heads.contract import PROBABILITIES, SCORES
-from featcache.spec import check_choice
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import HeadError
+from featcache.core.spec import check_choice
+from featcache.heads.base import PROBABILITIES, SCORES
 
 if TYPE_CHECKING:
     from typing_extensions import Self

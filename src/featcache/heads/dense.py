@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache import quiet
-from featcache.errors import HeadError, SpecError
-from featcache.heads.contract import (
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import HeadError, SpecError
+from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
     PROBABILITIES,
@@ -23,8 +23,8 @@ from featcache.heads.contract import (
     VALUES,
     Head,
 )
-from featcache.heads.rows import BLOCK
-from featcache.heads.training import Targets, layers_of, mean_and_scale, parted, trainer
+from featcache.heads.dense_training import Targets, layers_of, mean_and_scale, parted, trainer
+from featcache.heads.training_rows import BLOCK
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import linalg, special
 from sklearn import discriminant_analysis, neighbors
 
-from featcache import quiet
-from featcache.heads.contract import CLASSIFICATION, PROBABILITIES, SCORES
+from featcache.core import tensorflow as quiet
+from featcache.heads.base import CLASSIFICATION, PROBABILITIES, SCORES
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
 

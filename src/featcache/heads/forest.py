@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn import ensemble
 
-from featcache.errors import HeadError, StitchError
-from featcache.heads.contract import (
+from featcache.core.errors import HeadError, StitchError
+from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
     PROBABILITIES,

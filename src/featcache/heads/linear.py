@@ -12,8 +12,8 @@ from sklearn import linear_model, svm
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from featcache import quiet
-from featcache.heads.contract import (
+from featcache.core import tensorflow as quiet
+from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
     PROBABILITIES,
@@ -26,7 +26,7 @@ from featcache.heads.preprocessing import L2, STANDARDISE, make
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.rows import Rows
+    from featcache.heads.training_rows import Rows
 
 
 class LinearHead(SklearnHead):

@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from featcache.heads import preprocessing
-from featcache.heads.contract import CLASSIFICATION, Head, SklearnHead
+from featcache.heads.base import CLASSIFICATION, Head, SklearnHead
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
-from featcache.heads.rows import Block, Moments, Rows, moments_of
+from featcache.heads.training_rows import Block, Moments, Rows, moments_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -17,10 +17,11 @@ from sklearn import neighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
-from featcache import quiet
-from featcache.errors import SpecError
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SpecError
+from featcache.core.spec import check_choice
 from featcache.heads import preprocessing
-from featcache.heads.contract import (
+from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
     PROBABILITIES,
@@ -30,12 +31,11 @@ from featcache.heads.contract import (
     SklearnHead,
 )
 from featcache.heads.preprocessing import L2, STANDARDISE, dense_layer
-from featcache.spec import check_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.rows import Rows
+    from featcache.heads.training_rows import Rows
 
 COSINE, EUCLIDEAN = "cosine", "euclidean"
 UNIFORM, SOFTMAX = "uniform", "softmax"

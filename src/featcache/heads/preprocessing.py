@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from featcache import quiet
-from featcache.errors import SpecError
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SpecError
 
 NONE, STANDARDISE, L2, PRINCIPAL = "none", "standardise", "l2", "pca"
 STEPS = (STANDARDISE, L2, PRINCIPAL)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import linalg
 from sklearn import linear_model
 
-from featcache.heads.contract import CLASSIFICATION, MULTI_LABEL, REGRESSION, SCORES, VALUES
+from featcache.heads.base import CLASSIFICATION, MULTI_LABEL, REGRESSION, SCORES, VALUES
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, STANDARDISE
 

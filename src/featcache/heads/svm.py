@@ -17,11 +17,11 @@ from sklearn import svm
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
 
-from featcache import quiet
+from featcache.core import tensorflow as quiet
 from featcache.heads import preprocessing
-from featcache.heads.contract import CLASSIFICATION, SCORES, SklearnHead
+from featcache.heads.base import CLASSIFICATION, SCORES, SklearnHead
 from featcache.heads.preprocessing import L2, PRINCIPAL, STANDARDISE, dense_layer
-from featcache.heads.rows import BLOCK
+from featcache.heads.training_rows import BLOCK
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from featcache import metrics
-from featcache.leaderboard import Leaderboard, number
 from featcache.report import charts
 from featcache.report.material import CLASSIFICATION, Material
+from featcache.scoring import metrics
+from featcache.scoring.leaderboard import Leaderboard, number
 
 PROBS = "probabilities"
 SURE = 0.03  # a difference from what is right that is worth a word

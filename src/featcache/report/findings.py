@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache import metrics
+from featcache.scoring import metrics
 
 BLOCK = 1024
 

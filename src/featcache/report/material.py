@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from featcache import metrics, store
-from featcache.errors import FeatcacheError
+from featcache import store
+from featcache.core.errors import FeatcacheError
+from featcache.core.tasks import THRESHOLD
 from featcache.heads.calibration import Temperature
-from featcache.leaderboard import Leaderboard, OutOfFold, Result
 from featcache.report import findings
+from featcache.scoring.leaderboard import Leaderboard, OutOfFold, Result
 
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 FLOOR = "dummy"  # the head that looks at no feature
@@ -123,7 +124,7 @@ class Material:
     @property
     def threshold(self) -> float:
         """From where on a label is predicted."""
-        return metrics.THRESHOLD["probabilities" if self.has_probabilities else "scores"]
+        return THRESHOLD["probabilities" if self.has_probabilities else "scores"]
 
     @cached_property
     def is_right(self) -> np.ndarray:

@@ -7,8 +7,8 @@ import shlex
 from datetime import datetime
 from typing import Any
 
-from featcache.leaderboard import BOARD_FILE, Leaderboard, setting
 from featcache.report.material import Material
+from featcache.scoring.leaderboard import BOARD_FILE, Leaderboard, setting
 
 
 def provenance(material: Material) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache import decoding, sources, store
-from featcache.errors import FeatcacheError
-from featcache.spec import MAX_PIXELS
+from featcache import store
+from featcache.core.errors import FeatcacheError
+from featcache.core.spec import MAX_PIXELS
+from featcache.data import decoding, openers, sources
 
 SIDE = 96  # pixels of the longer side
 SMALL_SIDE = 48  # where there are thousands
@@ -52,7 +53,7 @@ def collect(
     others : rows that get what is left of the budget, smaller where they are thousands.
     """
     try:
-        source = sources.reopen(features.provenance)
+        source = openers.reopen(features.provenance)
     except (FeatcacheError, OSError):
         return Pictures(
             {},

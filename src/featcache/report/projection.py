@@ -9,11 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from featcache import projector
-from featcache.errors import HeadError
-from featcache.leaderboard import Leaderboard
-from featcache.report import material, pictures
+from featcache.core.errors import HeadError
+from featcache.report import material, pictures, projector
 from featcache.report.sections import told
+from featcache.scoring.leaderboard import Leaderboard
 
 
 def write_projector(board: Leaderboard, folder: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from featcache.leaderboard import Leaderboard, Result, number, setting
 from featcache.report import charts, findings
 from featcache.report.curves import mean
 from featcache.report.material import (
@@ -19,6 +18,7 @@ from featcache.report.material import (
     Material,
     label_suspects,
 )
+from featcache.scoring.leaderboard import Leaderboard, Result, number, setting
 
 N_MISTAKES, N_SUSPECTS, N_CONFUSED = 24, 50, 12
 MAX_TARGETS = 12  # that have charts

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from featcache import files, metrics
-from featcache.leaderboard import number
+from featcache.core import atomic
 from featcache.report import epochs, origin, rendering
 from featcache.report.charts import Figure
+from featcache.scoring import metrics
+from featcache.scoring.leaderboard import number
 
 Values = dict[str, Any]
 ACCURACY = "accuracy"
@@ -39,7 +40,7 @@ def write(path: Path, about: Values) -> Path:
         - optional are refit, a list of one dict a stage with training_loss and seconds: the second
           run, on all training images; and command: str, which does the same again.
     """
-    files.write_text(path, rendering.rendered("training.html.jinja", _content(about)))
+    atomic.write_text(path, rendering.rendered("training.html.jinja", _content(about)))
     return path
 
 

@@ -5,8 +5,12 @@ one; a part, like the file itself, is written under a temporary name, flushed to
 so that whatever exists under its own name is whole. Rows are found again by content digest.
 """
 
+from featcache.store.columns import Failure, Table
+from featcache.store.disk_space import check_room, size_of
 from featcache.store.features import Features
-from featcache.store.folders import (
+from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Rows
+from featcache.store.integrity import Damage, salvage, verify
+from featcache.store.layout import (
     EMBEDDER,
     newest_features,
     newest_heads,
@@ -15,12 +19,8 @@ from featcache.store.folders import (
     prepare,
     source_folder,
 )
-from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.locks import locked
-from featcache.store.publishing import publish
-from featcache.store.room import check_room, size_of
-from featcache.store.rows import DamagedFileError, Parts, ReplacedFileError, Rows
-from featcache.store.table import Failure, Table
+from featcache.store.writing import publish
 
 __all__ = [
     "EMBEDDER",

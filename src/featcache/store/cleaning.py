@@ -15,13 +15,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from featcache.errors import StoreError
-from featcache.files import left_behind
-from featcache.runtime import MODELS_FOLDER
-from featcache.store.folders import OWNER_FILE
+from featcache.core.atomic import left_behind
+from featcache.core.errors import StoreError
+from featcache.networks.engines import MODELS_FOLDER
+from featcache.store.index import PARTS, Rows
+from featcache.store.layout import OWNER_FILE
 from featcache.store.locks import locked
-from featcache.store.rows import PARTS, Rows
-from featcache.store.text import read_attribute
+from featcache.store.strings import read_attribute
 
 MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network
 MODELS = f"{MODELS_OF_WEIGHTS}*/"

@@ -14,12 +14,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache import splits
-from featcache.annotations import Annotations
-from featcache.errors import SpecError, StoreError, one_line
-from featcache.spec import FORMAT_VERSION, ExtractionSpec
-from featcache.store.table import Failure, Table, checked_attributes, read_table
-from featcache.store.text import read_attribute
+from featcache.core.errors import SpecError, StoreError, one_line
+from featcache.core.labels import Annotations
+from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
+from featcache.data import splits
+from featcache.store.columns import Failure, Table, checked_attributes, read_table
+from featcache.store.strings import read_attribute
 
 KIND = "featcache features"
 SPLIT_NAMES = ("train", "val", "test")

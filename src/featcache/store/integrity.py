@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from featcache import views
-from featcache.errors import StoreError
+from featcache.core.errors import StoreError
+from featcache.core.keys import view_keys
 from featcache.store.features import Features, damaged_spans, shown_spans
-from featcache.store.publishing import BLOCK_BYTES
-from featcache.store.rows import Parts
+from featcache.store.index import Parts
+from featcache.store.writing import BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
                 digests = file["digests"][some]
                 parts.write(digests, file["features"][some])
                 for view in range(1, features.spec.views):
-                    keys = views.keys(digests, view, features.spec.augment)
+                    keys = view_keys(digests, view, features.spec.augment)
                     parts.write(keys, file["views"][some, view])
 
 

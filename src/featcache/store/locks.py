@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from featcache.errors import StoreError
-from featcache.store.folders import prepare
+from featcache.core.errors import StoreError
+from featcache.store.layout import prepare
 
 LOCK_FOLDER = ".locks"
 

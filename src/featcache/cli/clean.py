@@ -1,0 +1,81 @@
+"""The verb clean: shows what can go, asks, removes. Never TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from featcache.cli.options import Json, amount, app, print_table, result
+from featcache.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from featcache.store.cleaning import Removable
+
+SECONDS_A_DAY = 86400.0
+
+
+@app.command()
+def clean(
+    cache_dir: Annotated[Path, typer.Argument(help="The cache folder.")] = Path("cache"),
+    older_than: Annotated[
+        Optional[float], typer.Option(help="Also feature files and parts older than so many days.")
+    ] = None,
+    max_size: Annotated[
+        Optional[float], typer.Option(help="Also the oldest until the rest is under so many GB.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what a cache folder does not need, after showing it; heads and models stay."""
+    from featcache.store import cleaning
+
+    for name, value in (("older_than", older_than), ("max_size", max_size)):
+        if value is not None and not value >= 0:
+            raise SpecError(f"{name} must be 0 or more; got {value}.")
+    if not cache_dir.is_dir():
+        raise SpecError(f"Cache folder '{cache_dir}' does not exist.")
+    found = cleaning.removable(
+        cache_dir,
+        older_than_s=None if older_than is None else older_than * SECONDS_A_DAY,
+        max_bytes=None if max_size is None else int(max_size * 1e9),
+    )
+    if found and not as_json:
+        print_table(_table(found))
+    size = sum(one.size_bytes for one in found)
+    may = yes or bool(
+        found
+        and not as_json
+        and sys.stdin.isatty()
+        and typer.confirm(f"Remove these {len(found)} files, {amount(size)}?", err=True)
+    )
+    gone = cleaning.remove(found) if may else []
+    freed = sum(one.size_bytes for one in gone)
+    busy = len(found) - len(gone)
+    if not found:
+        text = f"There is nothing to remove in '{cache_dir}'."
+    elif not may:
+        text = f"Removed nothing. To remove these {len(found)} files run again with --yes."
+    else:
+        still = f"; {busy} are in use by another process and stay" if busy else ""
+        text = f"Removed {len(gone)} files, {amount(freed)}{still}."
+    values = {
+        "removable": [
+            {"path": str(one.path), "why": one.why, "size_bytes": one.size_bytes} for one in found
+        ],
+        "removed": [str(one.path) for one in gone],
+        "freed_bytes": freed,
+    }
+    result(as_json, values, text)
+
+
+def _table(found: list[Removable]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("file", "why", "size")
+    for one in found:
+        table.add_row(Text(str(one.path), overflow="fold"), one.why, amount(one.size_bytes))
+    return table

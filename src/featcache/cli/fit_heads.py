@@ -1,0 +1,200 @@
+"""The verbs fit-heads and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from featcache.cli.options import (
+    DENSE,
+    RARE,
+    CacheDir,
+    Jobs,
+    Json,
+    Overwrite,
+    Seed,
+    app,
+    listed,
+    print_table,
+    result,
+    say,
+)
+from featcache.core.errors import SpecError, one_line
+
+if TYPE_CHECKING:
+    from featcache.scoring.leaderboard import Leaderboard
+
+TensorBoard = Annotated[
+    Optional[Path],
+    typer.Option(help="Also write the embedding for TensorBoard's projector here."),
+]
+
+
+@app.command("fit-heads")
+def fit_heads(
+    features: Annotated[
+        Optional[list[Path]],
+        typer.Argument(help="Feature files. (the newest in the cache folder)"),
+    ] = None,
+    heads: Annotated[
+        str,
+        typer.Option(
+            help="quick, all, or of dummy, centroid, ridge, lda, logreg, linear-svm, knn, dense, "
+            "rbf-svm, random-forest; module:factory for your own."
+        ),
+    ] = "quick",
+    metric: Annotated[
+        Optional[str], typer.Option(help="What is optimised. (accuracy, map or rmse)")
+    ] = None,
+    cv: Annotated[int, typer.Option(help="Folds of the training part.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Of all folds, drawn anew.")] = 1,
+    class_weight: Annotated[
+        Optional[str], typer.Option(help="balanced: small classes weigh as much as large ones.")
+    ] = None,
+    calibrate: Annotated[
+        Optional[str],
+        typer.Option(help="Probabilities to be relied on: auto, temperature, platt or isotonic."),
+    ] = None,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Would more labels help?")
+    ] = False,
+    prefer: Annotated[
+        str, typer.Option(help="best, or simple: the simplest within one standard error.")
+    ] = "best",
+    tensorboard: TensorBoard = None,
+    seed: Seed = 0,
+    jobs: Jobs = -1,
+    cache_dir: CacheDir = Path("cache"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    backend: Annotated[
+        str, typer.Option(help="Of joblib: loky, dask or ray.", rich_help_panel=RARE)
+    ] = "loky",
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="No report.html.", rich_help_panel=RARE)
+    ] = False,
+    hidden: Annotated[
+        Optional[str],
+        typer.Option(help="Units of hidden layers, as 256,128.", rich_help_panel=DENSE),
+    ] = None,
+    dropout: Annotated[
+        Optional[float], typer.Option(help="Rate, 0 to 1.", rich_help_panel=DENSE)
+    ] = None,
+    batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--batch-norm", help="Batch normalisation in hidden layers.", rich_help_panel=DENSE
+        ),
+    ] = False,
+) -> None:
+    """Compare heads on cached features, on the same nested folds; save them and a report."""
+    from featcache import store
+    from featcache.selection.fit_heads import fit_heads as compare
+
+    if not features:
+        features = [store.newest_features(cache_dir)]
+        say(f"Took the newest feature file: {features[0]}")
+    names = listed("heads", heads)
+    board = compare(
+        features,
+        names[0] if names in (["quick"], ["all"]) else names,
+        cv=cv,
+        repeats=repeats,
+        metric=metric,
+        prefer=prefer,
+        class_weight=class_weight,
+        calibrate=calibrate,
+        learning_curve=learning_curve,
+        seed=seed,
+        jobs=jobs,
+        backend=backend,
+        dense=_dense_options(hidden, dropout, batch_norm),
+        overwrite=overwrite,
+        report=not no_report,
+    )
+    _project(board, tensorboard)
+    if as_json:
+        result(True, board.to_dict() | {"folder": str(board.folder)}, "")
+        return
+    for name, reason in (board.left_out or {}).items():
+        say(f"Left out {name}: {reason}.")
+    for warning in board.warnings:
+        say(f"Note: {one_line(warning)}")
+    print_table(board)
+    typer.echo(_legend(board))
+    if board.learning_curve is not None:
+        typer.echo(board.learning_curve["verdict"])
+    where = board.folder if no_report else board.folder / "report.html"
+    typer.echo(f"Wrote {where}")
+
+
+@app.command()
+def report(
+    heads: Annotated[
+        Optional[Path], typer.Argument(help="Folder of fit-heads. (the newest in the cache folder)")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="The .html file to write. (report.html in the folder)")
+    ] = None,
+    tsne: Annotated[
+        bool, typer.Option("--tsne", help="Map the embedding by t-SNE instead of PCA.")
+    ] = False,
+    tensorboard: TensorBoard = None,
+    cache_dir: CacheDir = Path("cache"),
+    as_json: Json = False,
+) -> None:
+    """Make the page about a comparison again, from what fit-heads saved."""
+    from featcache import report, store
+    from featcache.scoring import leaderboard
+
+    if heads is None:
+        heads = store.newest_heads(cache_dir)
+        say(f"Took the newest heads: {heads}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
+    board = leaderboard.load(heads)
+    written = report.write(board, out=out, tsne=tsne)
+    _project(board, tensorboard)
+    result(as_json, {"report": str(written), "best": board.best.result.name}, f"Wrote {written}")
+
+
+def _project(board: Leaderboard, folder: Path | None) -> None:
+    if folder is None:
+        return
+    from featcache.report.projection import write_projector
+
+    write_projector(board, folder)
+    say(f"Wrote {folder}: look at it with `tensorboard --logdir {folder}`.")
+
+
+def _legend(board: Leaderboard) -> str:
+    views = ""
+    if (spec := board.best.features.spec) is not None and spec.views > 1:
+        views = f", {spec.views} views each"
+    n_folds = board.request["cv"] * board.request["repeats"]
+    return (
+        f"Mean of {n_folds} nested folds of {board.n_train} training images{views}, with its 95 % "
+        f"interval; = is statistically level with the first. {board.n_test} images are held out, "
+        f"scored for the first alone."
+    )
+
+
+def _dense_options(
+    hidden: str | None, dropout: float | None, batch_norm: bool
+) -> dict[str, Any] | None:
+    """Return the dense head's parameters, or None where no option was given."""
+    options: dict[str, Any] = {}
+    if hidden is not None:
+        try:
+            options["hidden"] = tuple(int(units) for units in hidden.split(",") if units)
+        except ValueError:
+            raise SpecError(
+                f"hidden must be numbers of units, as 256,128; got '{hidden}'."
+            ) from None
+    if dropout is not None:
+        options["dropout"] = dropout
+    if batch_norm:
+        options["batch_norm"] = True
+    return options or None

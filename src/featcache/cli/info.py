@@ -1,0 +1,177 @@
+"""The verbs that look at feature files: info and verify. TensorFlow only to repair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from featcache.cli.options import Json, amount, app, by, learnable, print_table, result, say
+from featcache.core.errors import one_line
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="A feature file, or a cache folder: every file in it.")
+    ] = Path("cache"),
+    as_json: Json = False,
+) -> None:
+    """Say what a feature file holds, or list those of a cache folder."""
+    from featcache import store
+    from featcache.core.errors import StoreError
+
+    if not path.is_dir():
+        described = _described(store.Features(path))
+        if as_json:
+            result(True, described, "")
+        else:
+            print_table(_file_table(described))
+        return
+    files, damaged = [], []
+    for file in sorted(path.glob("*/*.h5")):
+        try:
+            files.append(_described(store.Features(file)))
+        except StoreError as error:
+            damaged.append({"path": str(file), "error": one_line(str(error))})
+    if not files and not damaged:
+        raise StoreError(f"There is no feature file in '{path}'. Run `featcache extract` first.")
+    if as_json:
+        result(True, {"files": files, "damaged": damaged}, "")
+        return
+    print_table(_folder_table(files))
+    for one in damaged:
+        say(one["error"])
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A feature file.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Compute the damaged rows again from the images.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read all of a feature file and name what is damaged; exit code 1 if anything is."""
+    from featcache import store
+    from featcache.core.errors import StoreError
+
+    features = store.Features(path)
+    damage = store.verify(features)
+    if not damage:
+        values = {"path": str(path), "damaged": False, "rows": [], "columns": []}
+        result(as_json, values, f"'{path}' is whole: {len(features)} rows.")
+        return
+    if not repair:
+        raise StoreError(
+            f"Feature file '{path}' is damaged: {damage}. Run `featcache verify --repair` to "
+            f"compute just that again."
+        )
+    from featcache.extraction import assembling
+
+    damage, n_computed = assembling.repair(path)
+    values = {
+        "path": str(path),
+        "damaged": True,
+        "rows": [list(span) for span in damage.rows],
+        "columns": list(damage.columns),
+        "computed": n_computed,
+    }
+    result(
+        as_json,
+        values,
+        f"Mended '{path}': {damage}. Computed {n_computed} image(s) again.",
+    )
+
+
+def _described(features: Any) -> dict[str, Any]:
+    names, about = features.class_names, features.annotations
+    hot = features.task == "multi-label"
+    counts = features.labels.clip(0).sum(0).tolist() if hot else Counter(features.labels.tolist())
+    return {
+        "path": str(features.path),
+        "n_images": len(features),
+        "n_features": int(np.prod(features.shape[1:])),
+        "shape": list(features.shape),
+        "n_views": features.spec.views,
+        "dtype": str(features.dtype),
+        "size_bytes": features.path.stat().st_size,
+        "task": features.task,
+        "known": learnable(features),
+        "classes": {name: counts[label] for label, name in enumerate(names)},
+        "targets": list(about.target_names),
+        "unlabelled": int((~about.is_known).sum()),
+        "groups": len(set(features.groups) - {""}) if features.groups else 0,
+        "splits": dict(Counter(features.splits)) if features.splits else {},
+        "failures": [{"id": one.id, "reason": one.reason} for one in features.failures],
+        "fingerprint": features.fingerprint,
+        "spec": features.spec.to_dict(),
+        "provenance": features.provenance,
+    }
+
+
+def _file_table(described: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    spec, table = described["spec"], Table("field", "value", show_header=False)
+    rows = {
+        "file": described["path"],
+        "images": described["n_images"],
+        "features": f"{' x '.join(map(str, described['shape'][1:]))} {described['dtype']}",
+        "views": _views(described["spec"]),
+        "size": amount(described["size_bytes"]),
+        "task": described["task"],
+        "classes": _counts(described["classes"]) or "no labels",
+        "targets": ", ".join(described["targets"]),
+        "unlabelled": described["unlabelled"] or "",
+        "splits": _counts(described["splits"]) or "none given",
+        "groups": described["groups"] or "",
+        "failures": len(described["failures"]),
+        "fingerprint": described["fingerprint"],
+        "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
+        "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
+        "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
+        "decoded": "large JPEGs at 1/2, 1/4 or 1/8" if spec.get("decode_scale") else "",
+        "precision": spec["precision"],
+        "background": spec.get("background", ""),
+        **described["provenance"] | {"source_options": ""},
+        **described["provenance"]["source_options"],
+    }
+    for name, value in rows.items():
+        if value not in ("", None):
+            table.add_row(name.replace("_", " "), Text(str(value)))
+    for one in described["failures"][:10]:
+        table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
+    return table
+
+
+def _views(spec: dict[str, Any]) -> str:
+    """Say which views there are, where there are any but the clean one."""
+    if spec["views"] == 1:
+        return ""
+    return f"{spec['views']}: the clean image, {spec['views'] - 1} by {', '.join(spec['augment'])}"
+
+
+def _folder_table(files: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("file", "images", "features", "known", "failed", "size")
+    for one in files:
+        table.add_row(
+            Text(one["path"], overflow="fold"),
+            str(one["n_images"]),
+            " x ".join(map(str, one["shape"][1:])),
+            one["known"],
+            str(len(one["failures"])),
+            amount(one["size_bytes"]),
+        )
+    return table
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,0 +1,175 @@
+"""The verb predict."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from featcache.cli.options import (
+    RARE,
+    CacheDir,
+    Device,
+    Json,
+    Root,
+    Runtime,
+    app,
+    print_table,
+    result,
+    say,
+)
+from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.models.load import read_card
+
+if TYPE_CHECKING:
+    from featcache.inference.predict import Prediction
+    from featcache.models.card import Card
+
+STDIN = "-"
+SHOWN_PREDICTIONS, SHOWN_UNREADABLE = 20, 5
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A stitched .keras file.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders, manifests, tar files; - is a list on stdin."),
+    ],
+    out: Annotated[
+        Optional[Path], typer.Option(help="The file to write: .csv, .jsonl or .parquet.")
+    ] = None,
+    top: Annotated[
+        Optional[int],
+        typer.Option(help="Classes an image, best first. (1; of several labels those it has)"),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also a column for each class or label.")
+    ] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="Also the embedding, into .jsonl or .parquet.")
+    ] = False,
+    cache_dir: CacheDir = Path("cache"),
+    as_json: Json = False,
+    root: Root = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Run the backbone also where features are cached.",
+            rich_help_panel=RARE,
+        ),
+    ] = False,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+) -> None:
+    """Name the class, the labels or the values of images with a stitched model."""
+    from featcache.inference import predict
+
+    if out is not None:
+        predict.check_out(out, features, [*images, read_card(model).source])
+    elif features and not as_json:
+        raise SpecError("An embedding is too long for a table; give --out or --json.")
+    loaded = predict.load(model, device, runtime, cache_dir)
+    wanted = predict.Wanted(loaded.card, top, probabilities, features)
+    every = loaded.stream(
+        list(_given(images)),
+        top=top,
+        probabilities=probabilities,
+        features=features,
+        root=root,
+        use_cache=not no_cache,
+    )
+    seen = _Seen(keep_all=as_json and out is None)
+    with nullcontext() if out is None else predict.writer(out, wanted) as put:
+        for one in every:
+            seen.add(one)
+            if put is not None:
+                put(one)
+    if seen.n_unreadable > SHOWN_UNREADABLE:
+        say(f"unreadable: {seen.n_unreadable - SHOWN_UNREADABLE} more.")
+    if as_json:
+        result(True, seen.to_dict(loaded.card, out), "")
+        return
+    print_table(_table(seen.kept, loaded.card))
+    n_more = seen.n_images - len(seen.kept)
+    if n_more > 0:
+        typer.echo(
+            f"and {n_more} more; {'all are in the file' if out else '--out keeps them all'}."
+        )
+    kept = f"Wrote {out}: " if out else ""
+    typer.echo(f"{kept}{seen.n_images} images, {seen.n_unreadable} unreadable.")
+
+
+class _Seen:
+    """What went by on its way to a file."""
+
+    def __init__(self, keep_all: bool):
+        self.kept: list[Prediction] = []  # the first ones, or all
+        self.n_images = self.n_unreadable = self.n_from_cache = 0
+        self._keep_all = keep_all
+
+    def add(self, one: Prediction) -> None:
+        self.n_images += 1
+        self.n_from_cache += one.from_cache
+        if one.error:
+            self.n_unreadable += 1
+            if self.n_unreadable <= SHOWN_UNREADABLE:
+                say(one_line(f"unreadable: {one.path}: {one.error}"))
+        if self._keep_all or len(self.kept) < SHOWN_PREDICTIONS:
+            self.kept.append(one)
+
+    def to_dict(self, described: Card, out: Path | None) -> dict[str, Any]:
+        """Return all for --json; what is in a file is not said once more."""
+        counts = {
+            "images": self.n_images,
+            "unreadable": self.n_unreadable,
+            "from_cache": self.n_from_cache,
+        }
+        values = {"task": described.task, "output": described.output, **counts}
+        if out is not None:
+            return values | {"file": str(out)}
+        return values | {"predictions": [one.to_dict() for one in self.kept]}
+
+
+def _given(images: Iterable[str]) -> Iterator[str]:
+    """Yield what was given, and in place of - the paths on stdin: a line each, or ending in \\0."""
+    for image in images:
+        if image != STDIN:
+            yield image
+            continue
+        listed = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        if listed.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SourceError("The list on stdin is UTF-16; give it as UTF-8.")
+        lines = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
+        paths = [os.fsdecode(line) for line in lines if line.strip()]
+        if not paths:
+            raise SourceError("No paths came on stdin; give one a line.")
+        yield from paths
+
+
+def _table(predictions: list[Prediction], described: Card) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    unit = {"probabilities": "probability", "scores": "score", "values": "value"}
+    named = {"multi-label": "labels", "regression": "target"}.get(described.task, "class")
+    table = Table("image", named, unit[described.output])
+    for one in predictions:
+        said = dict(zip(one.classes, one.scores, strict=True))
+        if described.task == "regression" and one.outputs is not None:
+            said = one.outputs
+        table.add_row(
+            Text(one.path, overflow="fold"),
+            Text("\n".join(said) or (f"unreadable: {one.error}" if one.error else "none")),
+            "\n".join(
+                f"{score:.3f}" if abs(score) < 10 else f"{score:.4g}" for score in said.values()
+            ),
+        )
+    return table

@@ -1,0 +1,101 @@
+"""The verb stitch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
+from featcache.core.spec import check_choice
+
+if TYPE_CHECKING:
+    from featcache.models.card import Card
+
+_OUTPUTS = {"classification": "classes", "multi-label": "labels", "regression": "targets"}
+
+
+@app.command()
+def stitch(
+    heads: Annotated[
+        Optional[Path], typer.Argument(help="Folder of fit-heads. (the newest in the cache folder)")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="The .keras file to write. (beside the heads)")
+    ] = None,
+    head: Annotated[Optional[str], typer.Option(help="Which head. (the best)")] = None,
+    distil: Annotated[
+        bool,
+        typer.Option("--distil", help="Of a forest: stitch a dense head that learnt from it."),
+    ] = False,
+    input_: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="image; or bytes: also a SavedModel that takes encoded files.",
+            rich_help_panel=RARE,
+        ),
+    ] = "image",
+    source: Annotated[
+        Optional[str], typer.Option(help="The images, if they are elsewhere now.")
+    ] = None,
+    cache_dir: CacheDir = Path("cache"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Join backbone and head into one Keras model, and check it on the images."""
+    from featcache import store
+    from featcache.models import stitching
+    from featcache.scoring import leaderboard
+
+    check_choice("input", input_, ("image", "bytes"))
+    if heads is None:
+        heads = store.newest_heads(cache_dir)
+        say(f"Took the newest heads: {heads}")
+    board = leaderboard.load(heads)
+    fitted = board[head] if head else board.best
+    if head is None:
+        say(f"Took the best head: {fitted.name}")
+    out = out or heads.with_suffix(".keras")
+    done = stitching.run(fitted, out, source=source, distil=distil, overwrite=overwrite)
+    about = done.card
+    values = {
+        "model": str(done.path),
+        "labels": str(stitching.labels_path(done.path)),
+        "hit": done.hit,
+    } | about.to_dict()
+    lines = [
+        f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
+        f"{by(about.spec.image_size)}, 0 to 255, to {about.output} of "
+        f"{len(about.class_names)} {_OUTPUTS[about.task]}.",
+        f"Parity: {stitching.Parity(**about.parity)}.",
+    ]
+    if about.distilled is not None:
+        lines.extend(_distilled(about, about.distilled, board.metric))
+    if input_ == "bytes":
+        from featcache.models import export as exporting
+
+        saved = exporting.export(done.path, "saved-model", source=source, overwrite=overwrite)
+        values["saved_model"] = str(saved.path)
+        lines.append(
+            f"SavedModel {saved.path}: encoded files as well, same answer for "
+            f"{saved.agreement:.1%} of images, largest difference {saved.largest_difference:.1e}."
+        )
+    result(as_json, values, "\n".join(lines))
+
+
+def _distilled(about: Card, distilled: dict[str, Any], metric: str) -> list[str]:
+    """Say how far a student says what its teacher says, and how well each does."""
+    from featcache.models.stitching.distilling import Agreement
+
+    teacher = distilled["teacher"]
+    lines = [f"Distilled from {teacher}: {Agreement(**distilled['agreement'])}."]
+    if about.test is not None:
+        theirs, ours = distilled["teacher_test"][metric], about.test[metric]
+        lines.append(f"Held out, {metric}: {teacher} {_shown(theirs)}, this model {_shown(ours)}.")
+    return lines
+
+
+def _shown(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:.3f}"

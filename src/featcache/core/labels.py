@@ -1,0 +1,216 @@
+"""What is known about each image besides its pixels: labels or targets, splits, groups.
+
+One table for sources, feature files and heads, so that a row number means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featcache.core.errors import SourceError
+
+UNLABELLED = -1
+TASKS = ("classification", "multi-label", "regression")
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is known about n images; row i of every column is image i.
+
+    What is unknown is -1 in `labels`, NaN in `targets` and "" in `groups`.
+    """
+
+    labels: np.ndarray  # (n,) int64 into class_names; multi-label: (n, n_classes) int64 of 0 and 1
+    class_names: tuple[str, ...] = ()
+    splits: tuple[str, ...] | None = None  # train, val or test
+    groups: tuple[str, ...] | None = None  # images of one group never lie on both sides
+    targets: np.ndarray | None = None  # (n, n_targets) float64
+    target_names: tuple[str, ...] = ()
+    task: str = "classification"  # one of TASKS; what heads learn
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Annotations:
+        """Return the annotations of these rows, in their given order."""
+        pick = rows.tolist()
+        return replace(
+            self,
+            labels=self.labels[rows],
+            splits=None if self.splits is None else tuple(self.splits[row] for row in pick),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in pick),
+            targets=None if self.targets is None else self.targets[rows],
+        )
+
+    def same_as(self, other: Annotations) -> bool:
+        """Return whether every column and name is the same."""
+        if (self.targets is None) != (other.targets is None):
+            return False
+        return (
+            np.array_equal(self.labels, other.labels)
+            and (
+                self.targets is None
+                or other.targets is None
+                or np.array_equal(self.targets, other.targets, equal_nan=True)
+            )
+            and all(
+                getattr(self, name) == getattr(other, name)
+                for name in ("class_names", "splits", "groups", "target_names", "task")
+            )
+        )
+
+    @property
+    def y(self) -> np.ndarray:
+        """What a head of this task learns: `labels`, or `targets` for regression."""
+        if self.task == "regression":
+            assert self.targets is not None
+            return self.targets
+        return self.labels
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """(n,) bool: rows of which `y` is known."""
+        if self.task == "regression":
+            return np.asarray(~np.isnan(self.y).any(axis=1))
+        if self.task == "multi-label":
+            return np.asarray((self.labels >= 0).all(axis=1))
+        return np.asarray(self.labels >= 0)
+
+    @property
+    def strata(self) -> np.ndarray:
+        """(n,) int64: what is held out in equal shares. The class; else all rows are alike."""
+        if self.task == "classification":
+            return self.labels
+        return np.zeros(len(self), np.int64)
+
+
+def unlabelled(n: int) -> Annotations:
+    """Return annotations that know nothing."""
+    return Annotations(np.full(n, UNLABELLED, np.int64))
+
+
+def clean(text: str) -> str:
+    """Return text that UTF-8 and HDF5 can hold: without zeros and halves of characters."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def row_number(row: int) -> str:
+    """Say which row, where the rows have no better name."""
+    return f"row {row}"
+
+
+@dataclass
+class Columns:
+    """Columns as a person writes them, before they are checked; None where there is none."""
+
+    label: Sequence[str | None] | None = None  # a class name an image
+    labels: Sequence[Sequence[str] | None] | None = None  # several class names an image
+    targets: Sequence[Sequence[float | None]] | None = None
+    target_names: tuple[str, ...] = ()
+    split: Sequence[str | None] | None = None
+    group: Sequence[str | None] | None = None
+    class_names: Sequence[str] | None = None  # their order; None is sorted
+
+
+def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_number) -> Annotations:
+    """Return checked annotations of n images.
+
+    The task is regression where there are targets and no labels, multi-label where an image may
+    have several labels, else classification.
+
+    Parameters
+    ----------
+    where : gives the place of a row for error messages, as "line 7 of 'list.csv'".
+
+    Raises
+    ------
+    SourceError
+        When a value is not allowed, or both one label and several are given.
+    """
+    if columns.label is not None and columns.labels is not None:
+        raise SourceError(
+            "There is a column 'label' and a column 'labels'; give one: 'label' for one class an "
+            "image, 'labels' for several."
+        )
+    task = "classification"
+    names: tuple[str, ...] = ()
+    labels = np.full(n, UNLABELLED, np.int64)
+    if columns.labels is not None:
+        task = "multi-label"
+        given = [None if row is None else list(row) for row in columns.labels]
+        names = _names([name for row in given for name in row or ()], columns.class_names)
+        labels = _multi_hot(given, names, where)
+    elif columns.label is not None:
+        names = _names([name for name in columns.label if name], columns.class_names)
+        index = {name: number for number, name in enumerate(names)}
+        for row, name in enumerate(columns.label):
+            if name:
+                labels[row] = _index(index, name, where(row))
+    targets = None
+    if columns.targets is not None:
+        filled = [[np.nan if cell is None else cell for cell in row] for row in columns.targets]
+        targets = np.array(filled, np.float64).reshape(n, -1)
+        if np.isinf(targets).any():
+            row = int(np.flatnonzero(np.isinf(targets).any(axis=1))[0])
+            raise SourceError(f"The target in {where(row)} is infinite; a number is expected.")
+        if columns.label is None and columns.labels is None:
+            task = "regression"
+    return Annotations(
+        labels=labels,
+        class_names=names,
+        splits=None if columns.split is None else _splits(columns.split, where),
+        groups=None if columns.group is None else tuple(name or "" for name in columns.group),
+        targets=targets,
+        target_names=columns.target_names,
+        task=task,
+    )
+
+
+def _names(found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return class names in the given order, else sorted: as numbers where all are numbers."""
+    if given is not None:
+        if len(set(given)) < len(given):
+            raise SourceError("class_names has a name twice; each class needs its own.")
+        return tuple(given)
+    names = set(found)
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _index(index: dict[str, int], name: str, place: str) -> int:
+    try:
+        return index[name]
+    except KeyError:
+        raise SourceError(
+            f"The label '{name}' in {place} is none of class_names: {', '.join(index)}."
+        ) from None
+
+
+def _multi_hot(
+    given: Sequence[Sequence[str] | None], names: tuple[str, ...], where: Callable[[int], str]
+) -> np.ndarray:
+    index = {name: number for number, name in enumerate(names)}
+    labels = np.zeros((len(given), len(names)), np.int64)
+    for row, cells in enumerate(given):
+        if cells is None:
+            labels[row] = UNLABELLED
+        for name in cells or ():
+            labels[row, _index(index, name, where(row))] = 1
+    return labels
+
+
+def _splits(given: Sequence[str | None], where: Callable[[int], str]) -> tuple[str, ...]:
+    known = []
+    for row, name in enumerate(given):
+        split = SPLITS.get((name or "").strip().lower())
+        if split is None:
+            raise SourceError(
+                f"The split in {where(row)} must be train, val or test; got '{name or ''}'."
+            )
+        known.append(split)
+    return tuple(known)

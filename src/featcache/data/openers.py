@@ -1,0 +1,171 @@
+"""Where images come from, as one ordered table: folders, manifests, tar files, memory, examples.
+
+The order is always that of the sorted ids, and every other column follows it. Nothing is decoded
+here; a sample is its id, what is said about it, and the bytes that give it a digest.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.core.errors import SourceError, SpecError
+from featcache.core.labels import Annotations
+from featcache.data import examples
+from featcache.data.sources.base import Source
+from featcache.data.sources.contents import Pixels
+from featcache.data.sources.folder import ARCHIVE, SUFFIXES, open_folder, walk
+from featcache.data.sources.manifest import READERS, open_manifest
+from featcache.data.sources.memory import PREFIX, Given, open_dataset, open_images
+from featcache.data.sources.shards import open_shards
+
+
+def open_source(
+    what: Any,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+    **given: Any,
+) -> Source:
+    """Return a collection of images, in the order of their sorted ids.
+
+    Parameters
+    ----------
+    what : one of
+
+        - a folder with one subfolder a class, optionally under train/, val/ and test/; without
+          subfolders the images have no labels;
+        - a manifest ending in .csv, .tsv, .jsonl or .parquet, with a column `path` and any of
+          `label`, `labels` (names separated by |), `target`, `split`, `group`;
+        - a tar file in WebDataset's layout, or a folder of them;
+        - example:clipart or example:digits;
+        - a list of paths; an array (n, height, width, 3) uint8, or a list of arrays; a list of
+          Pillow images; a `tf.data.Dataset` of images or (image, label);
+        - a `Source`, which is returned as it is.
+    root : folder that a manifest's paths are relative to; None is the manifest's own.
+    target : target columns of a manifest or of tar files, separated by commas; makes the task
+        regression.
+    **given : what is known about images given from Python, one entry an image: `labels` (class
+        indices, -1 unknown, or names; rows of 0 and 1, or lists of names for several labels),
+        `targets` (numbers, (n,) or (n, n_targets)), `splits` (train, val, test), `groups`, `ids`;
+        also `class_names`, `target_names`, and `name`, the collection's own in the cache folder.
+
+    Raises
+    ------
+    SourceError
+        When it does not exist, has no images, or something in it is not as expected.
+    SpecError
+        When an option is wrong.
+    """
+    try:
+        columns = Given(**given)
+    except TypeError:
+        odd = sorted(set(given) - set(vars(Given())))
+        raise SpecError(
+            f"open_source knows no '{odd[0]}'; it knows {', '.join(vars(Given()))}."
+        ) from None
+    if isinstance(what, (str, os.PathLike)):
+        if not columns.is_empty():
+            raise SpecError(
+                f"'{os.fspath(what)}' says itself what is known about its images; "
+                f"{', '.join(given)} can be given only with images from Python."
+            )
+        return _open_path(os.fspath(what), None if root is None else os.fspath(root), target)
+    if root is not None or target is not None:
+        raise SpecError("root and target are options of manifests and tar files.")
+    if isinstance(what, Source):
+        return what
+    if hasattr(what, "element_spec"):
+        return open_dataset(what, columns)
+    if isinstance(what, np.ndarray) or (hasattr(what, "__len__") and hasattr(what, "__getitem__")):
+        return open_images(what, columns)
+    raise SpecError(
+        f"Images must be a path, a list of paths or of images, an array or a tf.data.Dataset; got "
+        f"{type(what).__name__}."
+    )
+
+
+def reopen(provenance: Mapping[str, Any], instead: Any = None) -> Source:
+    """Return the source that a file's provenance names, or what is given `instead`.
+
+    Raises
+    ------
+    SourceError
+        When it cannot be had any more.
+    """
+    if instead is not None:
+        return open_source(instead)
+    return open_source(provenance["source"], **provenance.get("source_options", {}))
+
+
+def _open_path(text: str, root: str | None, target: str | None) -> Source:
+    if text.startswith(examples.PREFIX):
+        if root is not None or target is not None:
+            raise SpecError(f"root and target are options of manifests; '{text}' is an example.")
+        return _open_example(text)
+    if text.startswith(PREFIX):
+        raise SourceError(
+            f"The images '{text}' were given from Python; give them again from there."
+        )
+    if not text:
+        raise SpecError("The image folder's name is empty; give a folder or example:clipart.")
+    path = Path(text)
+    if not path.exists():
+        if glob.has_magic(text) or "{" in text:
+            raise SourceError(f"'{text}' is a pattern; give the folder that has the files.")
+        what = "Manifest" if path.suffix.lower() in READERS else "Image folder"
+        raise SourceError(f"{what} '{path}' does not exist.")
+    suffix = path.suffix.lower()
+    is_manifest = path.is_file() and suffix in READERS
+    if root is not None and not is_manifest:
+        raise SpecError(f"root is an option of manifests; '{path}' is none.")
+    if is_manifest:
+        # not resolved: its paths are relative to where it is found, be it a link
+        return open_manifest(Path(os.path.abspath(text)), root, target)
+    path = path.resolve()
+    if path.is_file() and suffix == ARCHIVE:
+        return open_shards(path, [os.fspath(path)], target)
+    if not path.is_dir():
+        raise SourceError(
+            f"'{path}' is no folder; a folder with one subfolder a class is expected, or a file "
+            f"ending in {', '.join([*READERS, ARCHIVE])}."
+        )
+    found = walk(os.fspath(path))
+    if not found.images and found.archives:
+        return open_shards(path, found.archives, target)
+    if target is not None:
+        raise SpecError(f"target is an option of manifests and tar files; '{path}' is a folder.")
+    if not found.images:
+        raise SourceError(
+            f"Image folder '{path}' has no images; expected one subfolder a class with files "
+            f"ending in {', '.join(sorted(SUFFIXES))}."
+        )
+    return open_folder(path, found)
+
+
+def _open_example(text: str) -> Source:
+    name = text.removeprefix(examples.PREFIX)
+    if name == "clipart":
+        folder = examples.CLIPART
+        return replace(open_folder(folder, walk(os.fspath(folder))), name=name, origin=text)
+    if name == "digits":
+        arrays, labels = examples.digits()
+        # by class, then by number: the sorted order of the ids
+        order = np.lexsort((np.arange(len(labels)), labels))
+        return Source(
+            name=name,
+            origin=text,
+            ids=tuple(f"{labels[row]}/{row:04d}" for row in order),
+            contents=Pixels(arrays[order]),
+            annotations=Annotations(labels[order], tuple(str(label) for label in range(10))),
+        )
+    raise SpecError(
+        f"There is no example '{name}'; choose one of "
+        f"{', '.join(examples.PREFIX + known for known in examples.NAMES)}."
+    )

@@ -1,0 +1,237 @@
+"""Manifests: a table of images in CSV, TSV, JSON Lines or Parquet.
+
+The column `path` is needed; `label`, `labels`, `split`, `group` and target columns are known; all
+others are ignored. Paths are relative to the manifest's folder, or to `root`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.core.labels import Columns, clean, from_columns
+from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.contents import Files
+
+SEPARATOR = "|"  # between the names in a cell of `labels`
+TARGET = "target"
+
+Record = Mapping[str, Any]
+
+
+def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
+    """Return the images that a manifest lists.
+
+    Raises
+    ------
+    SourceError
+        When it cannot be read, a column is missing, a cell is not allowed, an id is there twice or
+        lies outside the root. The message names the line.
+    """
+    records = list(READERS[path.suffix.lower()](path))
+    if not records:
+        raise SourceError(f"Manifest '{path}' lists no images.")
+    lines = [line for line, _ in records]
+    rows = [record for _, record in records]
+
+    def where(row: int) -> str:
+        return f"line {lines[row]} of '{path.name}'"
+
+    folder = os.path.abspath(root) if root is not None else os.fspath(path.parent)
+    if not os.path.isdir(folder):
+        raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
+    ids = [_id_below(folder, _cell(record, "path"), where(row)) for row, record in enumerate(rows)]
+    order = sorted_ids(ids, where)
+    annotations = from_columns(len(rows), columns_of(rows, target, where), where)
+    if not any(os.path.lexists(os.path.join(folder, id_)) for id_ in ids):
+        raise SourceError(
+            f"No image of manifest '{path}' exists; the first would be "
+            f"'{os.path.join(folder, ids[0])}'. If the paths are relative to another folder, give "
+            f"it (--root)."
+        )
+    options = {"root": folder} if root is not None else {}
+    return Source(
+        name=path.stem,
+        origin=os.fspath(path),
+        ids=tuple(as_id(ids[row]) for row in order.tolist()),
+        contents=Files(tuple(os.path.join(folder, ids[row]) for row in order.tolist())),
+        annotations=annotations.take(order),
+        options=options | ({"target": target} if target else {}),
+    )
+
+
+def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int], str]) -> Columns:
+    """Return the known columns of records.
+
+    Parameters
+    ----------
+    target : names of target columns, separated by commas; None is `target`, where there is one.
+    """
+    present = {name for row in rows for name in row}
+    if target is not None:
+        names = tuple(name.strip() for name in target.split(",") if name.strip())
+        if not names:
+            raise SpecError(f"target must name one column or several, as a,b; got '{target}'.")
+        if missing := [name for name in names if name not in present]:
+            raise SourceError(
+                f"There is no target column '{missing[0]}'; there are "
+                f"{', '.join(sorted(map(str, present)))}."
+            )
+    else:
+        names = (TARGET,) if TARGET in present else ()
+
+    def column(name: str) -> list[str | None] | None:
+        if name not in present:
+            return None
+        cells = (_cell(row, name) for row in rows)
+        return [None if cell is None else clean(cell) for cell in cells]
+
+    return Columns(
+        # asked for by name, targets are what is to be learnt
+        label=None if target else column("label"),
+        labels=None
+        if target or "labels" not in present
+        else [_several(row.get("labels")) for row in rows],
+        targets=[
+            [_number(row.get(name), name, where(number)) for name in names]
+            for number, row in enumerate(rows)
+        ]
+        if names
+        else None,
+        target_names=names,
+        split=column("split"),
+        group=column("group"),
+    )
+
+
+def _id_below(folder: str, cell: str | None, place: str) -> str:
+    """Return the path of an image relative to the root, with / between folders."""
+    if not cell:
+        raise SourceError(f"There is no path in {place}.")
+    try:
+        os.fsencode(cell)
+    except UnicodeEncodeError:
+        raise SourceError(f"The path in {place} is no path: {cell!a}.") from None
+    if "\0" in cell:
+        raise SourceError(f"The path in {place} has a zero byte.")
+    relative = os.path.relpath(os.path.normpath(os.path.join(folder, cell)), folder)
+    if relative.split(os.sep)[0] == os.pardir or os.path.isabs(relative):
+        raise SourceError(
+            f"The path '{cell}' in {place} lies outside '{folder}'. Give a folder that has all "
+            f"images (--root)."
+        )
+    return relative.replace(os.sep, "/")
+
+
+def _cell(record: Record, name: str) -> str | None:
+    """Return a cell as text, None where it is empty."""
+    value = record.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # whole numbers beside empty cells are read as floats by many tools
+    return str(value).strip() or None
+
+
+def _several(value: Any) -> list[str] | None:
+    """Return the names in a cell of `labels`; None where it is empty, [] for a lone separator."""
+    if isinstance(value, (list, tuple)):
+        return [clean(str(name).strip()) for name in value]
+    text = _cell({"labels": value}, "labels")
+    if text is None:
+        return None
+    return [name for name in map(str.strip, clean(text).split(SEPARATOR)) if name]
+
+
+def _number(value: Any, name: str, place: str) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise SourceError(f"'{name}' in {place} must be a number; got '{value}'.") from None
+
+
+def _check_header(path: Path, names: Sequence[Any]) -> None:
+    if "path" not in names:
+        shown = ", ".join(str(name) for name in names[:8]) or "none"
+        raise SourceError(f"Manifest '{path}' has no column 'path'; its columns are: {shown}.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SourceError(f"Manifest '{path}' has the column '{twice[0]}' twice.")
+
+
+def _delimited(path: Path) -> Iterator[tuple[int, Record]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(header)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            _check_header(path, names)
+            for cells in reader:
+                if not any(cells):
+                    continue
+                if len(cells) != len(names):
+                    raise SourceError(
+                        f"Line {reader.line_num} of '{path.name}' has {len(cells)} cells, the "
+                        f"header has {len(names)}."
+                    )
+                yield reader.line_num, dict(zip(names, cells, strict=True))
+    except UnicodeDecodeError as error:
+        raise SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}.") from error
+    except csv.Error as error:
+        raise SourceError(f"Line {reader.line_num} of '{path.name}': {error}.") from error
+
+
+def _delimiter(header: str) -> str:
+    """Return the comma, or the semicolon that spreadsheets in many languages write instead."""
+    return ";" if "," not in header and ";" in header else ","
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Record]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise SourceError(f"Line {number} of '{path.name}' is no JSON object.")
+                yield number, record
+    except UnicodeDecodeError as error:
+        raise SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}.") from error
+    except ValueError as error:
+        raise SourceError(f"Line {number} of '{path.name}' is no JSON: {error}.") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise SourceError(
+            f"To read '{path}' install pyarrow: pip install 'featcache[parquet]'."
+        ) from None
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = one_line(error, 200)
+        raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error
+    _check_header(path, table.column_names)
+    yield from enumerate(table.to_pylist(), 1)
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Record]]]] = {
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}

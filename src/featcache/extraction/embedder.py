@@ -1,0 +1,406 @@
+"""The transformer for scikit-learn users: from images to features, through the cache.
+
+What every `Embedder` computes goes to one feature file a spec, which only grows: each fold of a
+cross-validation asks for other images, and a file of exactly those rows would drop or double the
+rest. Rows that other feature files of the cache folder have are read from there. It learns nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from featcache import store
+from featcache.core import progress
+from featcache.core.errors import SourceError, SpecError, StoreError
+from featcache.core.labels import unlabelled
+from featcache.core.spec import MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.data import decoding, openers, sources
+from featcache.extraction import CHECKS, DEFAULT_CACHE
+from featcache.extraction.assembling import assemble
+from featcache.extraction.computing import Work
+from featcache.extraction.inventory import TOO_NEW_NS, look
+from featcache.extraction.networks import Settings
+from featcache.extraction.targets import Target, open_if_good
+from featcache.networks import backbones, engines, registry
+from featcache.networks.weights import MEMO_NAME
+
+POOLINGS = ("avg", "max", "flatten")  # maps, unpooled, are nothing that an estimator learns from
+
+FOLDER = "embedder"  # below the cache folder
+MAX_ATTEMPTS = 100
+
+# Stamp and digest by absolute path. A module's, as scikit-learn clones an estimator for each fold.
+_seen: dict[str, tuple[sources.Stamp, bytes]] = {}
+_writing = threading.Lock()  # temporary files bear the process's number, and threads share it
+
+
+class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transform images to the features of a frozen backbone, computed once and kept.
+
+    Row i of what `transform` returns is image i, in the given order, copies included. Images whose
+    features are in the cache folder run through no backbone, and TensorFlow is not imported for
+    them.
+
+    Parameters
+    ----------
+    backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself when
+        `weights` is a .keras file.
+    cache_dir : the cache folder; its folder `embedder` gets what is nowhere in it yet.
+    weights, layer, pooling, image_size, resize, background, decode_scale, dtype, precision,
+    max_pixels, batch_size, runtime, device, check, show_progress : as for `featcache.extract`, with
+        the same defaults, but that no progress is shown.
+
+    Attributes
+    ----------
+    n_features_in_ : int, values in an image (height * width * 3), where `fit` saw one array
+        (n, height, width, 3); else there is none.
+
+    Examples
+    --------
+    >>> from featcache.embedder import Embedder
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(Embedder("mobilenet-v2"), LogisticRegression())
+    >>> model.fit(["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["a", "a", "b"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
+        *,
+        weights: str = "imagenet",
+        layer: str | None = None,
+        pooling: str = "avg",
+        image_size: int | tuple[int, int] | None = None,
+        resize: str = "bilinear",
+        background: str = "white",
+        decode_scale: bool = False,
+        dtype: str = "float32",
+        precision: str = "float32",
+        max_pixels: int = MAX_PIXELS,
+        batch_size: int = 32,
+        runtime: str = "auto",
+        device: str = "auto",
+        check: str = "stat",
+        show_progress: bool = False,
+    ):
+        self.backbone = backbone
+        self.cache_dir = cache_dir
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.image_size = image_size
+        self.resize = resize
+        self.background = background
+        self.decode_scale = decode_scale
+        self.dtype = dtype
+        self.precision = precision
+        self.max_pixels = max_pixels
+        self.batch_size = batch_size
+        self.runtime = runtime
+        self.device = device
+        self.check = check
+        self.show_progress = show_progress
+
+    def fit(self, X: Any, y: Any = None) -> Embedder:
+        """Check the parameters and what kind of images X has; nothing is read or learnt.
+
+        Parameters
+        ----------
+        X : images, as for `transform`.
+        y : not used.
+
+        Raises
+        ------
+        SpecError
+            When a parameter is wrong.
+        SourceError
+            When X is no collection of images of one kind.
+        """
+        self._check_parameters()
+        images = _checked(X)
+        if isinstance(images, np.ndarray):
+            self.n_features_in_ = int(np.prod(images.shape[1:]))
+        elif hasattr(self, "n_features_in_"):
+            del self.n_features_in_  # of an earlier fit
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the features of images, (n, n_features) float32 or float16: row i is X[i].
+
+        Parameters
+        ----------
+        X : one of
+
+            - a list, 1-d array or pandas Series of paths of image files;
+            - a list of Pillow images, or of arrays (height, width, 3) uint8;
+            - one array (n, height, width, 3) uint8.
+
+        Raises
+        ------
+        SourceError
+            When X is none of these, or an image cannot be used, which is named; what was computed
+            of the others is kept.
+        SpecError, BackboneError, StoreError
+            As `featcache.extract`.
+        """
+        self._check_parameters()
+        samples, places = _open(X)
+        digests = self._digests(samples, places, X)
+        with _writing:
+            resolved = self._resolved()
+        damaged: set[Path] = set()
+        for _ in range(MAX_ATTEMPTS):
+            rows = store.Rows(self._lenders(resolved.spec, damaged))
+            numbers = rows.find(digests)
+            missing = np.flatnonzero(numbers < 0)
+            if len(missing):
+                with _writing:
+                    failed = self._compute(samples, missing, digests, resolved, damaged)
+                _stop_at(failed, places, X)
+                continue
+            try:
+                return rows.read(numbers[places])
+            except store.ReplacedFileError:
+                continue  # another process added rows meanwhile
+            except store.DamagedFileError as error:
+                damaged.add(error.path)
+        raise StoreError(
+            f"The rows of {len(places)} images changed in '{self.cache_dir}' {MAX_ATTEMPTS} times "
+            f"while they were read. Does another program write there? Use another cache_dir."
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the features, embedder0, embedder1, …: (n_features,) of str objects.
+
+        The backbone is built to count them where the cache folder has no features of it.
+
+        Parameters
+        ----------
+        input_features : not used.
+        """
+        prefix = type(self).__name__.lower()
+        return np.array([f"{prefix}{i}" for i in range(self._n_features())], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _spec_options(self) -> dict[str, Any]:
+        """Return the parameters that determine the numbers, but for backbone and weights."""
+        size: Any = self.image_size
+        if isinstance(size, np.integer):  # from a grid of parameters
+            size = int(size)
+        return {
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "image_size": tuple(size) if isinstance(size, list) else size,
+            "resize": self.resize,
+            "background": decoding.colour(self.background),
+            "decode_scale": self.decode_scale,
+            "dtype": self.dtype,
+            "precision": self.precision,
+        }
+
+    def _check_parameters(self) -> None:
+        """Raise SpecError for what can be told without the weights."""
+        engines.check_options(self.runtime, self.device, self.precision)
+        check_choice("check", self.check, CHECKS)
+        check_choice("pooling", self.pooling, POOLINGS)
+        for name in ("batch_size", "max_pixels"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise SpecError(f"{name} must be a whole number, 1 or more; got {value!r}.")
+        for name in ("backbone", "layer"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise SpecError(f"{name} must be one name or None; got {value!r}.")
+        name = self.backbone or registry.DEFAULT
+        entry = registry.find(name)
+        options = self._spec_options()
+        size = entry.image_size if options["image_size"] is None else options["image_size"]
+        options["image_size"] = size if isinstance(size, tuple) else (size, size)
+        # the spec checks its own fields, here but for the weights, whose digest costs reading them
+        ExtractionSpec(name, "", preprocessing=entry.preprocessing, **options)
+
+    def _resolved(self) -> backbones.Resolved:
+        options = self._spec_options() | {"memo": Path(self.cache_dir) / MEMO_NAME}
+        return backbones.resolve(self.backbone, weights=self.weights, **options)
+
+    def _lenders(self, spec: ExtractionSpec, damaged: Set[Path] = frozenset()) -> list[Path]:
+        return [path for path in store.of_spec(Path(self.cache_dir), spec) if path not in damaged]
+
+    def _digests(self, samples: sources.Source, places: np.ndarray, X: Any) -> np.ndarray:
+        """Return (n, 16) uint8; files unchanged since this process read them are not read."""
+        paths = samples.paths or ()
+        known = {samples.ids[row]: _seen[path] for row, path in enumerate(paths) if path in _seen}
+        if self.check == "content":
+            known = {}
+        found = look(samples, self.max_pixels, known, self.show_progress)
+        _stop_at(found.failed, places, X)
+        digests = found.scanned.digests
+        for row, path in enumerate(paths):
+            stamp = found.scanned.stamp(row)
+            if stamp is not None and stamp[1] <= found.looked_at_ns - TOO_NEW_NS:
+                _seen[path] = (stamp, digests[row].tobytes())
+        return digests
+
+    def _compute(
+        self,
+        samples: sources.Source,
+        missing: np.ndarray,
+        digests: np.ndarray,
+        resolved: backbones.Resolved,
+        damaged: set[Path],
+    ) -> dict[int, str]:
+        """Add missing rows to the file that grows; return why samples failed, by number.
+
+        `digests` is mended where a file changed since it was looked at.
+        """
+        spec, cache = resolved.spec, Path(self.cache_dir)
+        path = store.source_folder(cache, FOLDER, store.EMBEDDER) / f"{spec.short_name}.h5"
+        with store.locked(path, True, lambda text: progress.note(text, self.show_progress)):
+            # again: another process may have been quicker
+            rows = store.Rows(self._lenders(spec, damaged))
+            missing = missing[rows.find(digests[missing]) < 0]
+            if not len(missing):
+                return {}
+            mine = replace(samples.take(missing), name=FOLDER, origin=store.EMBEDDER)
+            # a look that knows nothing also says which decoder each file is for
+            found = look(mine, self.max_pixels, None, self.show_progress)
+            digests[missing] = found.scanned.digests
+            if not found.failed:
+                target = _Growing(path, resolved, found)
+                target.parts.sweep()
+                settings = Settings(
+                    batch_size=int(self.batch_size),
+                    device=self.device,
+                    runtime=self.runtime,
+                    show_progress=self.show_progress,
+                    models=cache / engines.MODELS_FOLDER,
+                )
+                try:
+                    assemble(Work([target], settings), None)
+                    damaged.discard(path)  # there is a new one in its place
+                except SourceError:
+                    if not found.failed:
+                        raise
+            return {int(missing[row]): reason for row, reason in found.failed.items()}
+
+    def _n_features(self) -> int:
+        with _writing:
+            resolved = self._resolved()
+        spec = resolved.spec
+        for path in self._lenders(spec):
+            if (features := open_if_good(path)) is not None:
+                return features.shape[1]
+        backbone = resolved.backbone or backbones.build(
+            spec.backbone, resolved.weights, spec.image_size
+        )
+        return int(backbones.frozen_extractor(backbone, spec).output_shape[-1])
+
+
+@dataclass(eq=False)
+class _Growing(Target):
+    """A feature file that keeps the rows it had; ids are digests. Its lock is held."""
+
+    is_salvaged: bool = False
+
+    def rows(self, cache: Path | None, damaged: set[Path]) -> store.Rows:
+        """Return the rows of this file and its parts, which nobody else writes meanwhile."""
+        before = open_if_good(self.path)
+        if self.path in damaged and before is not None and not self.is_salvaged:
+            store.salvage(before, store.verify(before), self.parts)
+            self.is_salvaged = True
+        return store.Rows(path for path in [*self.parts.paths(), self.path] if path not in damaged)
+
+    def publish(self, rows: store.Rows) -> store.Features:
+        """Put the file in place with the rows it had and the new ones."""
+        new = self.found.table()
+        before = open_if_good(self.path)
+        if not new.ids:
+            return super().publish(rows) if before is None else before
+        digests = new.digests if before is None else np.concatenate([before.digests, new.digests])
+        digests = np.unique(digests, axis=0)
+        digests = digests[rows.find(digests) >= 0]  # what damage left
+        table = store.Table(
+            ids=tuple(digest.tobytes().hex() for digest in digests),
+            digests=digests,
+            annotations=unlabelled(len(digests)),
+            failures=(),
+            stamps=np.full((len(digests), 2), -1),
+        )
+        features = store.publish(self.path, self.spec, table, rows, self._provenance())
+        self.parts.clear()
+        return features
+
+
+def _open(X: Any) -> tuple[sources.Source, np.ndarray]:
+    """Return images as a source, and for each of X, (n,), which of the source's it is."""
+    images = _checked(X)
+    if _kind(images[0]) != "path":
+        samples = openers.open_source(images)  # numbered as given
+        return samples, np.arange(len(samples))
+    # a source of files has each once, in the order of its ids
+    whole = [os.path.abspath(os.fspath(path)) for path in images]
+    samples = openers.open_source(list(dict.fromkeys(whole)))
+    assert samples.paths is not None
+    number = {path: row for row, path in enumerate(samples.paths)}
+    return samples, np.array([number[path] for path in whole])
+
+
+def _checked(X: Any) -> Any:
+    """Return X as one array (n, height, width, channels) or as a list of images of one kind."""
+    shape = getattr(X, "shape", None)
+    is_sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__") and hasattr(X, "__iter__")
+    of_shape = "" if shape is None or len(shape) in (1, 4) else f" of shape {tuple(shape)}"
+    if not is_sequence or of_shape or isinstance(X, (str, bytes, os.PathLike, dict)):
+        raise SourceError(
+            f"X must be a list of paths or images, or an array (n, height, width, 3); got "
+            f"{type(X).__name__}{of_shape}. Put one image into a list; of a table give one column."
+        )
+    if not len(X):
+        raise SourceError("X has no images; give at least one.")
+    if shape is not None and len(shape) == 4:
+        return np.asarray(X)
+    images = list(X)
+    kinds = [_kind(image) for image in images]
+    for row, kind in enumerate(kinds):
+        if kind is None or kind != kinds[0]:
+            expected = f"{kinds[0]}, as the first one" if kind else "path, array or Pillow image"
+            got = type(images[row]).__name__
+            raise SourceError(f"Image {row} of X must be a {expected}; got {got}.")
+    return images
+
+
+def _kind(image: Any) -> str | None:
+    if isinstance(image, (str, os.PathLike)):
+        return "path"
+    if hasattr(image, "convert"):
+        return "Pillow image"
+    return "array" if hasattr(image, "shape") and len(image.shape) else None
+
+
+def _stop_at(failed: dict[int, str], places: np.ndarray, X: Any) -> None:
+    """Raise SourceError for the first image of X that failed; `failed` is by sample."""
+    for row, place in enumerate(places.tolist()):
+        if place in failed:
+            image = next(itertools.islice(iter(X), row, None))
+            name = f" '{os.fspath(image)}'" if _kind(image) == "path" else ""
+            raise SourceError(
+                f"Image {row} of X{name} cannot be used: {failed[place]}. Mend it or leave it out."
+            )

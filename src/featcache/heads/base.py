@@ -1,0 +1,227 @@
+"""What every head offers, and what the scikit-learn ones share.
+
+A head of classification has one output a class, also for two classes, so that the largest is the
+predicted class for every head and for the Keras layers made from it. A head of several labels has
+one output a label, one of regression one a target.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from featcache.core.errors import HeadError
+from featcache.core.spec import check_choice
+from featcache.core.tasks import THRESHOLD
+from featcache.heads import preprocessing
+from featcache.heads.preprocessing import dense_layer
+from featcache.heads.training_rows import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PROBABILITIES = "probabilities"
+SCORES = "scores"
+VALUES = "values"
+CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+
+
+class Head(BaseEstimator, ABC):  # type: ignore[misc]
+    """A model of features, (n, d) float, for one task.
+
+    `y` is class indices (n,) for classification, (n, n_labels) of 0 and 1 for multi-label and
+    (n, n_targets) float for regression. Every head has the parameters `task`, `class_weight` (None
+    or "balanced"; no meaning for regression) and `seed`.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
+    suffix: ClassVar[str]  # of its file
+    quick_rows: ClassVar[int | None]  # up to so many rows it is quick; None: always, 0: never
+    halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
+    stitches: ClassVar[bool] = True  # it can become Keras layers
+    has_gradients: ClassVar[bool] = True  # those layers can be trained
+
+    task: str
+    class_weight: str | None
+    seed: int
+    classes_: np.ndarray  # of classification: the class of each output
+    n_features_in_: int
+
+    @classmethod
+    @abstractmethod
+    def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
+        """Return the settings that a comparison tries, the simplest first."""
+
+    @classmethod
+    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+        """Yield a fitted head for each setting; a head that can, shares work between them."""
+        X, y, groups = rows.arrays()
+        for params in settings:
+            yield cls(**params).fit(X, y, groups)
+
+    @property
+    @abstractmethod
+    def output(self) -> str:
+        """PROBABILITIES, SCORES or VALUES, and the name of its last Keras layer."""
+
+    @property
+    def parity_layer(self) -> str:
+        """Name of the Keras layer whose values depend continuously on the features."""
+        return self.output
+
+    @abstractmethod
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        """Fit to features (n, d) and what is to be learnt.
+
+        `groups` (n,) int says which rows are views of one image: a head that holds rows back to
+        judge itself never parts them.
+        """
+
+    @abstractmethod
+    def outputs(self, X: np.ndarray) -> np.ndarray:
+        """Return (n, n_outputs) probabilities, scores or values, as `output` says."""
+
+    @abstractmethod
+    def to_keras_layers(self, features: Any) -> Any:
+        """Continue a Keras tensor of features (n, d) with stock layers that give `outputs`."""
+
+    @abstractmethod
+    def save(self, file: Path) -> None:
+        """Write the fitted state."""
+
+    @abstractmethod
+    def restore(self, file: Path) -> Self:
+        """Read what `save` wrote into this head."""
+
+    def parity_values(self, X: np.ndarray) -> np.ndarray:
+        """Return what the Keras layer named `parity_layer` must give."""
+        return self.outputs(X)
+
+    def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return (n,) bool: what these rows are said to be hangs on less than `tolerance`."""
+        return close_calls(self.outputs(X), self.task, self.output, tolerance)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return class indices (n,), labels (n, n_labels) of 0 and 1, or values (n, n_targets)."""
+        what = said(self.outputs(X), self.task, self.output)
+        return np.asarray(self.classes_[what]) if self.task == CLASSIFICATION else what
+
+    def check(self) -> None:
+        """Raise SpecError where a parameter that all heads share is wrong."""
+        check_choice("task", self.task, self.tasks)
+        check_choice("class_weight", self.class_weight, (None, "balanced"))
+
+
+def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
+    """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
+    if task == CLASSIFICATION:
+        return np.asarray(outputs.argmax(axis=1))
+    return (outputs >= THRESHOLD[output]).astype(np.int64) if task == MULTI_LABEL else outputs
+
+
+def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:
+    """Return (n,) bool: what outputs (n, k) say hangs on a difference under `tolerance`."""
+    if task == CLASSIFICATION:
+        top = np.sort(outputs, axis=1)
+        return np.asarray(top[:, -1] - top[:, -2] < tolerance)
+    if task == MULTI_LABEL:
+        return np.asarray((np.abs(outputs - THRESHOLD[output]) < tolerance).any(axis=1))
+    return np.zeros(len(outputs), bool)  # values say nothing but themselves
+
+
+def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:
+    """Return what skops wrote into a file.
+
+    Raises
+    ------
+    HeadError
+        When it names types that are neither scikit-learn's nor `trusted`; nothing is loaded.
+    """
+    from skops import io
+
+    untrusted = [name for name in io.get_untrusted_types(file=file) if name not in trusted]
+    if untrusted:
+        raise HeadError(
+            f"Head file '{file}' names types that are not scikit-learn's "
+            f"({', '.join(untrusted[:3])}); it is not loaded.{advice}"
+        )
+    return io.load(file, trusted=list(trusted))
+
+
+class SklearnHead(Head):
+    """A scikit-learn estimator behind preprocessed features.
+
+    Its constructor stores at least `preprocessing`: none, standardise (each feature to mean 0,
+    variance 1), l2 (each row to length 1), pca (the first principal components), or several of
+    them in the order in which they apply, as "l2+standardise".
+    """
+
+    suffix = ".skops"
+    precision: ClassVar[type] = np.float64  # in which the estimator computes
+    trusted_types: ClassVar[tuple[str, ...]] = ()  # beside those that skops trusts by itself
+    preprocessing: str
+    pipeline_: Pipeline
+
+    @abstractmethod
+    def make_estimator(self, n_features: int) -> Any:
+        """Return the unfitted scikit-learn estimator."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+        self.check()
+        # never half precision: scaling in it overflows
+        X = np.asarray(X, self.precision)
+        step = preprocessing.make(self.preprocessing, *X.shape)
+        self.pipeline_ = make_pipeline(step, self.make_estimator(X.shape[1])).fit(X, y)
+        return self.describe()
+
+    def check(self) -> None:
+        super().check()
+        preprocessing.check(self.preprocessing)
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return (n, n_outputs) scores; for two classes scikit-learn's score and its negative."""
+        scores = np.asarray(self.pipeline_.decision_function(np.asarray(X, self.precision)))
+        if self.task == MULTI_LABEL:
+            return scores.reshape(len(scores), -1)
+        return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+
+    def outputs(self, X: np.ndarray) -> np.ndarray:
+        return self.decision_function(X)
+
+    def save(self, file: Path) -> None:
+        from skops import io
+
+        io.dump(self.pipeline_, file)
+
+    def restore(self, file: Path) -> Self:
+        pipeline = load_trusted(file, self.trusted_types)
+        kind = type(self.make_estimator(1))
+        if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], kind):
+            raise HeadError(f"Head file '{file}' does not hold a {kind.__name__}.")
+        if len(pipeline) != 2 or not preprocessing.is_known(pipeline[0]):
+            raise HeadError(
+                f"Head file '{file}' holds preprocessing that is none of "
+                f"{', '.join(preprocessing.STEPS)}. Run `featcache fit-heads` again."
+            )
+        self.pipeline_ = pipeline
+        return self.describe()
+
+    def describe(self) -> Self:
+        """Take what every head says of itself from the fitted pipeline."""
+        if self.task == CLASSIFICATION:
+            self.classes_ = np.asarray(self.pipeline_[-1].classes_)
+        first = self.pipeline_[0] if self.pipeline_[0] != "passthrough" else self.pipeline_[-1]
+        self.n_features_in_ = first.n_features_in_
+        return self
+
+    def linear_layer(self, features: Any, name: str, weights: np.ndarray, bias: np.ndarray) -> Any:
+        """Continue a Keras tensor with the preprocessing and then `weights` (k, p), `bias` (k,)."""
+        before, affine = preprocessing.parted(self.pipeline_[0])
+        features = preprocessing.to_keras(before, features)
+        return dense_layer(name, *preprocessing.folded(affine, weights, bias))(features)

@@ -1,0 +1,307 @@
+"""A stitched model, ready to run over images in blocks: the compiled whole, or its head alone.
+
+Of an image whose features an extraction has kept only the head runs. However many images there
+are, a block of them is in memory at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache.core import progress
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SourceError
+from featcache.data import loading, sources
+from featcache.inference.predict import known
+from featcache.inference.predict.inputs import opened
+from featcache.inference.predict.prediction import Prediction, Wanted
+from featcache.models import stitching
+from featcache.models.load import load_keras, read_card
+from featcache.networks import engines
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH_SIZE = 32
+DEFAULT_CACHE = "cache"
+# of images: large enough that what a block costs at its ends is nothing, small enough to be kept
+BLOCK_ROWS, BLOCK_BYTES = 2048, 64_000_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """What came of some images that follow each other in a source."""
+
+    outputs: np.ndarray  # (b, n_outputs) float32, NaN where the image could not be read
+    features: np.ndarray | None  # (b, d) float32, likewise; None if they were not asked for
+    from_cache: np.ndarray  # (b,) bool: only the head was run
+    digests: np.ndarray  # (b, 16) uint8
+    failures: dict[int, str]  # reason by place in the block
+
+
+class Model:
+    """A stitched model with its card, for inference.
+
+    Parameters
+    ----------
+    path : the .keras file; its card lies beside it.
+    device : auto, cpu or gpu.
+    runtime : auto, tensorflow or openvino.
+    cache_dir : where cached features are looked for, and a converted model is kept for the next
+        time, if the folder is there; None does neither.
+
+    Raises
+    ------
+    StitchError
+        When the model or its card is missing or damaged, or they do not belong together.
+    SpecError
+        When an option is wrong, or this machine has not what it asks for.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        runtime: str = "auto",
+        cache_dir: str | os.PathLike[str] | None = DEFAULT_CACHE,
+    ):
+        engines.check_options(runtime, device, "float32")
+        self.card = read_card(Path(path))
+        self.keras_model = load_keras(Path(path), self.card)
+        if device == "gpu":
+            engines.gpus(device)
+        self.preparing_s = 0.0  # spent so far on compiling the model and checking that
+        self._options = {"device": device, "runtime": runtime}
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._is_checked = False
+
+    def predict(self, what: Any, *, show_progress: bool = True, **wanted: Any) -> list[Prediction]:
+        """Return one prediction an image, in the order in which they were given.
+
+        Arguments are those of `stream`.
+        """
+        return list(self.stream(what, show_progress=show_progress, **wanted))
+
+    def stream(
+        self,
+        what: Any,
+        *,
+        top: int | None = None,
+        probabilities: bool = False,
+        features: bool = False,
+        root: str | os.PathLike[str] | None = None,
+        use_cache: bool = True,
+        show_progress: bool = True,
+    ) -> Iterator[Prediction]:
+        """Return an iterator of predictions, for more images than memory holds.
+
+        Parameters
+        ----------
+        what : an image file, a folder (all images below it, sorted), a manifest, a tar file; a list
+            of those, in its order and with its repetitions; or images from Python, as `open_source`
+            takes them.
+        top : how many classes to name, best first. None is one; of a model of several labels, those
+            that the image has.
+        probabilities : give every output by name, too; scores where the model has no probabilities.
+        features : give the embedding, the input of the model's head, too.
+        root : folder that the paths in manifests are relative to; None is each manifest's own.
+        use_cache : run only the head for images whose features are in the cache folder.
+
+        Raises
+        ------
+        SpecError
+            When an option does not fit the model or the images.
+        SourceError
+            When there are no images. At the end, when none of them could be read.
+        """
+        wanted = Wanted(self.card, top, probabilities, features)
+        parts = opened(what, root)
+        return self._predictions(parts, wanted, use_cache, show_progress)
+
+    def _predictions(
+        self, parts: list[sources.Source], wanted: Wanted, use_cache: bool, show_progress: bool
+    ) -> Iterator[Prediction]:
+        n_images = sum(map(len, parts))
+        n_failed, n_known, first_failure = 0, 0, ""
+        with progress.bar("Predicting", n_images, "images", show_progress) as advance:
+            for part in parts:
+                row = 0
+                for block in self.blocks(
+                    part, features=wanted.features, use_cache=use_cache, advance=advance
+                ):
+                    ids = part.ids[row : row + len(block.outputs)]
+                    row += len(ids)
+                    for place, reason in block.failures.items():
+                        n_failed += 1
+                        first_failure = first_failure or f"'{ids[place]}': {reason}"
+                    n_known += int(block.from_cache.sum())
+                    yield from self._of_block(block, ids, wanted)
+        if n_failed == n_images:
+            raise SourceError(
+                f"None of the {n_images} images could be read; the first, {first_failure}."
+            )
+        if n_known:
+            progress.note(
+                f"Took the features of {n_known} of {n_images} images from the cache.",
+                show_progress,
+            )
+
+    def _of_block(self, block: Block, ids: tuple[str, ...], wanted: Wanted) -> Iterator[Prediction]:
+        task = self.card.task
+        for place, named in enumerate(wanted.named(block.outputs)):
+            if place in block.failures:
+                yield Prediction(ids[place], error=block.failures[place], task=task)
+                continue
+            yield Prediction(
+                ids[place],
+                task=task,
+                features=None if block.features is None else block.features[place].copy(),
+                from_cache=bool(block.from_cache[place]),
+                **named,
+            )
+
+    def blocks(
+        self,
+        source: sources.Source,
+        *,
+        features: bool = False,
+        use_cache: bool = True,
+        scanned: sources.Scan | None = None,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> Iterator[Block]:
+        """Yield the outputs of a source's images, block by block, in the order of its rows.
+
+        Parameters
+        ----------
+        features : yield the features, too.
+        use_cache : run only the head for images whose features are in the cache folder.
+        scanned : what `sources.scan` found; None looks at each block when its turn comes.
+        advance : told how many images are done since last time.
+        """
+        n_features = self._features.shape[1]
+        row_bytes = 4 * (n_features + self.keras_model.output_shape[1])
+        size = min(BLOCK_ROWS, max(BATCH_SIZE, BLOCK_BYTES // row_bytes))
+        for first in range(0, len(source), size):
+            rows = np.arange(first, min(first + size, len(source)))
+            some = source.take(rows)
+            if scanned is None:
+                seen = sources.scan(some, loading.plain_orientation)
+            else:
+                seen = scanned.take(rows)
+            yield self._block(some, seen, features, use_cache, advance)
+
+    def _block(
+        self,
+        source: sources.Source,
+        scanned: sources.Scan,
+        with_features: bool,
+        use_cache: bool,
+        advance: Callable[[int], None],
+    ) -> Block:
+        n = len(source)
+        outputs = np.full((n, self.keras_model.output_shape[1]), np.nan, np.float32)
+        features = None
+        if with_features:
+            features = np.full((n, self._features.shape[1]), np.nan, np.float32)
+        failures = dict(scanned.unreadable)
+        from_cache = np.zeros(n, bool)
+        if use_cache and self._known is not None:
+            places, some = self._known.read(scanned.digests)
+            if len(places):
+                from_cache[places] = True
+                outputs[places] = self._head(some)
+                if features is not None:
+                    features[places] = some
+        advance(len(failures) + int(from_cache.sum()))
+        left = [row for row in range(n) if row not in failures and not from_cache[row]]
+        n_before = len(failures)
+        for rows, (embedded, given) in self._computed(source, scanned, left, failures):
+            outputs[rows] = given
+            if features is not None:
+                features[rows] = embedded
+            advance(len(rows))
+        advance(len(failures) - n_before)
+        return Block(outputs, features, from_cache, scanned.digests, failures)
+
+    def _computed(
+        self,
+        source: sources.Source,
+        scanned: sources.Scan,
+        rows: list[int],
+        failures: dict[int, str],
+    ) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
+        """Yield rows with features and outputs of the whole model, in whatever order."""
+        batches = loading.batches(
+            source,
+            scanned,
+            rows,
+            spec=self.card.spec,
+            batch_size=BATCH_SIZE,
+            failures=failures,
+        )
+        first = next(batches, None)
+        if first is None:  # nothing is compiled where there is nothing to run
+            return
+        self._make_ready(first[1])
+        every = itertools.chain([first], batches)
+        yield from engines.in_order(every, self._compiled.start, self._compiled.ahead)
+
+    @cached_property
+    def _features(self) -> Any:
+        """The Keras tensor between backbone and head."""
+        return stitching.features_of(self.keras_model)
+
+    @cached_property
+    def _whole(self) -> keras.Model:
+        """The model with its features as a first output."""
+        outputs = [self._features, self.keras_model.outputs[0]]
+        return quiet.keras().Model(self.keras_model.inputs[0], outputs)
+
+    @cached_property
+    def _compiled(self) -> engines.Compiled:
+        kept = None
+        if self._cache_dir is not None and self._cache_dir.is_dir() and self.card.model_digest:
+            models = self._cache_dir / engines.MODELS_FOLDER
+            graph = {"model": "stitched", "outputs": ["features", "outputs"]}
+            kept = engines.Kept(models, self.card.model_digest, graph)
+        return engines.compile_frozen(self._whole, kept=kept, say=progress.note, **self._options)
+
+    @cached_property
+    def _known(self) -> known.Known | None:
+        if self._cache_dir is None or not known.can_be_used(self.card):
+            return None
+        return known.Known(self._cache_dir, self.card)
+
+    @cached_property
+    def _head(self) -> known.Head:
+        return known.Head(self.keras_model, self._features)
+
+    def _make_ready(self, batch: np.ndarray) -> None:
+        """Compile the model and compare it with Keras on the first batch that it sees."""
+        if self._is_checked:
+            return
+        started = time.monotonic()
+        self._compiled, _ = engines.agree(
+            self._compiled, self._whole, batch, "float32", progress.note
+        )
+        self._is_checked = True
+        self.preparing_s += time.monotonic() - started
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    runtime: str = "auto",
+    cache_dir: str | os.PathLike[str] | None = DEFAULT_CACHE,
+) -> Model:
+    """Return a stitched model, ready to predict; see `Model`."""
+    return Model(path, device, runtime, cache_dir)

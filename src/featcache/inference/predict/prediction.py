@@ -1,0 +1,116 @@
+"""What a model says of one image, read off the row of its outputs; nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featcache.core.errors import SpecError
+from featcache.core.tasks import NAMES
+from featcache.heads.base import said
+from featcache.models.card import Card
+
+# what the names of a prediction are called, by the task of its model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Two are equal if they say the same of the same path; features and outputs are not compared.
+    """
+
+    path: str
+    classes: tuple[str, ...] = ()  # best first: as many as asked for, or the labels it has
+    scores: tuple[float, ...] = ()  # of the same: probabilities or scores, as the card says
+    error: str = ""  # why the image could not be read; then there is nothing else
+    task: str = "classification"  # of the model
+    outputs: dict[str, float] | None = field(default=None, compare=False)  # by name; of regression
+    features: np.ndarray | None = field(default=None, compare=False, repr=False)  # (d,) float32
+    from_cache: bool = field(default=False, compare=False)  # its features were known already
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction as plain JSON types: what is named depends on the task."""
+        values: dict[str, Any] = {"path": self.path}
+        if self.task == "regression":
+            values["values"] = self.outputs
+        else:
+            values |= {NAMES[self.task]: list(self.classes), "scores": list(self.scores)}
+            if self.outputs is not None:
+                values["outputs"] = self.outputs
+        if self.features is not None:
+            values["features"] = self.features.tolist()
+        return values | {"error": self.error}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What predictions are to say.
+
+    Parameters
+    ----------
+    top : how many classes or labels, best first. None is one class; the labels that an image has,
+        best first, where it may have several.
+    outputs : say the probability or score of every class or label, too.
+    features : give the embedding, too.
+
+    Raises
+    ------
+    SpecError
+        When `top` is less than 1, or the model gives values and a ranking is asked for.
+    """
+
+    described: Card
+    top: int | None = None
+    outputs: bool = False
+    features: bool = False
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.top, int) and not isinstance(self.top, bool)
+        if self.top is not None and not (is_number and self.top >= 1):
+            raise SpecError(f"top must be a whole number, 1 or more; got {self.top!r}.")
+        if self.described.task == "regression" and (self.top is not None or self.outputs):
+            raise SpecError(
+                f"top and probabilities are for classes and labels; the model predicts "
+                f"{', '.join(self.described.class_names[:5])}, and every value is given anyway."
+            )
+
+    @property
+    def n_ranked(self) -> int:
+        """Classes or labels that each prediction ranks; 0 where there is no fixed number."""
+        if self.described.task == "regression":
+            return 0
+        if self.top is None:
+            return int(self.described.task == "classification")
+        return min(self.top, len(self.described.class_names))
+
+    def named(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        """Return `classes`, `scores` and `outputs` of predictions for rows (b, n_outputs)."""
+        names = self.described.class_names
+        whole: list[dict[str, float] | None] = [None] * len(outputs)
+        if self.outputs or self.described.task == "regression":
+            whole = [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
+        return [
+            {
+                "classes": tuple(names[column] for column in best),
+                "scores": tuple(row[column] for column in best),
+                "outputs": every,
+            }
+            for row, best, every in zip(outputs.tolist(), self._best(outputs), whole, strict=True)
+        ]
+
+    def _best(self, outputs: np.ndarray) -> Sequence[list[int]]:
+        """Return for each row the columns to name, best first."""
+        if self.described.task == "regression":
+            return [[]] * len(outputs)
+        order = np.argsort(-outputs, axis=1, kind="stable")
+        if self.n_ranked:
+            ranked: list[list[int]] = order[:, : self.n_ranked].tolist()
+            return ranked
+        counts = said(outputs, self.described.task, self.described.output).sum(axis=1)
+        return [
+            columns[:count] for columns, count in zip(order.tolist(), counts.tolist(), strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Model files: their card, joining backbone and head, other formats."""

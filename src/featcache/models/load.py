@@ -1,0 +1,55 @@
+"""A .keras file and its card, if they are whole and belong together. Nothing is run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import StitchError, one_line
+from featcache.core.keys import digest_file
+from featcache.models import card
+
+if TYPE_CHECKING:
+    import keras
+
+
+def read_card(path: Path) -> card.Card:
+    """Return the card of a model file.
+
+    Raises
+    ------
+    StitchError
+        When either is missing, the model is a folder, or the card is damaged.
+    """
+    if path.is_dir():
+        raise StitchError(f"Model '{path}' is a folder; a stitched .keras file is expected.")
+    return card.read(path)
+
+
+def load_keras(path: Path, described: card.Card) -> keras.Model:
+    """Return the Keras model of a card.
+
+    Raises
+    ------
+    StitchError
+        When it does not load or is not the model that the card describes.
+    """
+    if described.model_digest and described.model_digest != digest_file(path):
+        raise StitchError(
+            f"Model '{path}' is not the file that its card '{card.path_of(path).name}' describes: "
+            f"it was changed or replaced since. Stitch again, or put the right card beside it."
+        )
+    try:
+        model: keras.Model = quiet.keras().models.load_model(path, compile=False)
+    except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
+        reason = one_line(error, 200)
+        raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
+    expected = (None, len(described.class_names))
+    if model.input_shape[1:] != (*described.spec.image_size, 3) or model.output_shape != expected:
+        raise StitchError(
+            f"Model '{path}' and its card do not belong together: the card says images of "
+            f"{described.spec.image_size} and {expected[1]} outputs, the model takes "
+            f"{model.input_shape[1:]} and gives {model.output_shape[1:]}."
+        )
+    return model

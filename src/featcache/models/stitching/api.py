@@ -1,0 +1,212 @@
+"""Join a backbone and a fitted head into one ordinary Keras model, and prove that it is the same.
+
+The model takes RGB images, 0 to 255, at the spec's size and is made of stock Keras layers only, so
+`keras.models.load_model` opens it where featcache is not installed. No file is written unless the
+whole model gives, on real images, what the head gives on the cached features.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache import heads, store
+from featcache.core.errors import SpecError, StitchError
+from featcache.core.keys import digest_file
+from featcache.data import openers, sources, splits
+from featcache.models import card
+from featcache.models.stitching import distilling
+from featcache.models.stitching.building import build
+from featcache.models.stitching.parity import (
+    Parity,
+    check_parity,
+)
+from featcache.models.stitching.saving import check_out, labels_path, save
+from featcache.scoring import leaderboard
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """A model file with its card."""
+
+    path: Path
+    card: card.Card
+    hit: bool  # the file was there already, made from the same head
+
+
+def stitch(
+    head: leaderboard.FittedHead,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    source: Any = None,
+    distil: bool = False,
+    show_progress: bool = True,
+) -> keras.Model:
+    """Return one Keras model, images in, classes out, after its parity check.
+
+    Parameters
+    ----------
+    head : for example `board.best` or `board["logreg"]`.
+    out : .keras file to save it in, with its card and labels beside it; None saves nothing.
+    source : the images the features were made from, as `open_source` takes them; None is where
+        they were then.
+    distil : for a head that cannot become Keras layers: a dense head learns what it says, and is
+        stitched in its place. How far they agree is in the card.
+
+    Raises
+    ------
+    SpecError
+        When `out` is no place for a model, or there is nothing to distil.
+    StitchError
+        When the head cannot become Keras layers, the backbone is no longer that of the features,
+        the model does not predict what the head predicts, or the images are gone.
+    """
+    if not isinstance(head, leaderboard.FittedHead):
+        raise SpecError(f"head must be one of a leaderboard, as `board.best`; got {head!r}.")
+    if out is not None:
+        check_out(Path(out))
+    features = _features_of(head, distil)
+    part = _distilled(head, features) if distil else _Part.of(head)
+    model = build(part.head, part.name, features)
+    used = None if source is None else openers.open_source(source)
+    parity = check_parity(model, part.head, features, used, show_progress)
+    if not parity.holds:
+        raise StitchError(
+            f"The stitched model does not predict what {part.name} does on the cached features: "
+            f"{parity}. No file was written; extract again with these library versions."
+        )
+    if out is not None:
+        save(model, Path(out), _card(head, part, features, parity, used))
+    return model
+
+
+def run(
+    head: leaderboard.FittedHead,
+    out: Path,
+    *,
+    distil: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Stitched:
+    """Stitch into a file, unless it was already made from this very head."""
+    check_out(out)
+    if not overwrite and (known := _read_if_same(head, out, distil)) is not None:
+        return Stitched(out, known, hit=True)
+    stitch(head, out, distil=distil, **options)
+    return Stitched(out, card.read(out), hit=False)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The head that goes into the model, and what the card says of it."""
+
+    head: heads.Head
+    name: str
+    params: dict[str, Any]
+    calibration: dict[str, Any] | None
+    test: dict[str, float] | None
+    distilled: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, fitted: leaderboard.FittedHead) -> _Part:
+        known = fitted.result
+        return cls(fitted.head, fitted.name, known.params, known.calibration, known.test)
+
+
+def _distilled(fitted: leaderboard.FittedHead, features: store.Features) -> _Part:
+    student = distilling.distil(fitted, features)
+    about = student.to_dict()
+    return _Part(student.head, "dense", student.params, None, student.test, about)
+
+
+def _features_of(fitted: leaderboard.FittedHead, distil: bool) -> store.Features:
+    """Return the feature file of a head that can be stitched to a backbone."""
+    board, known = fitted.board, fitted.features
+    if known.path is None or known.spec is None:
+        raise StitchError(
+            f"The heads in '{board.folder}' were fitted on plain arrays, so there is no "
+            f"backbone to join them with. Extract features from images, and fit heads on that file."
+        )
+    if not (_stitches(fitted.name) or distil):
+        able = [result.name for result in board.results if _stitches(result.head)]
+        others = ", ".join(name for name in able if name != "dummy")
+        raise StitchError(
+            f"The head {fitted.name} cannot become Keras layers. Stitch another (--head): "
+            f"{others or 'none of this comparison can'}; or have a dense head learn what it says "
+            f"(--distil)."
+        )
+    features = store.Features(known.path)
+    if features.content != known.content:
+        raise StitchError(
+            f"The heads in '{board.folder}' were fitted before '{features.path}' changed "
+            f"(fingerprint then {known.spec.fingerprint}, now {features.fingerprint}). "
+            f"Run `featcache fit-heads` again."
+        )
+    return features
+
+
+def _stitches(name: str) -> bool:
+    return heads.CATALOGUE.get(name, heads.Own).stitches
+
+
+def _card(
+    fitted: leaderboard.FittedHead,
+    part: _Part,
+    features: store.Features,
+    parity: Parity,
+    used: sources.Source | None,
+) -> card.Card:
+    board = fitted.board
+    names = board.class_names
+    part_of = splits.parts(features.annotations, features.digests, board.seed)
+    if board.task == "classification":
+        names = tuple(names[label] for label in part.head.classes_)
+    return card.Card(
+        class_names=names,
+        output=part.head.output,
+        spec=features.spec,
+        head=part.name,
+        params=part.params,
+        calibration=part.calibration,
+        source=used.origin if used else features.provenance["source"],
+        source_options=dict(used.options) if used else features.provenance["source_options"],
+        seed=board.seed,
+        test_accuracy=(part.test or {}).get("accuracy"),
+        parity=asdict(parity),
+        head_digest=digest_file(fitted.path),
+        task=board.task,
+        test=part.test,
+        distilled=part.distilled,
+        provenance=card.versions()
+        | {
+            "weights": features.provenance["weights"],  # fine-tuning makes such features again
+            "taught": splits.taught(features.digests[part_of["train"] | part_of["val"]]),
+        },
+    )
+
+
+def _read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> card.Card | None:
+    """Return the card of a model that was stitched from this head and not touched since."""
+    try:
+        known = card.read(out)
+    except StitchError:
+        return None
+    # what a student was taught by stands in the card in place of its own settings
+    about = known.distilled or {"params": known.params, "calibration": known.calibration}
+    same = (
+        known.finetuned is None
+        and (known.distilled is not None) == distil
+        and known.spec == fitted.features.spec
+        and known.class_names == fitted.board.class_names
+        and about["params"] == fitted.result.params
+        and about["calibration"] == fitted.result.calibration
+        and known.head_digest == digest_file(fitted.path)
+        and known.model_digest == digest_file(out)
+        and labels_path(out).is_file()
+    )
+    return known if same else None

@@ -1,0 +1,281 @@
+"""Does a model predict what it must? Compared on real images, for every task.
+
+The whole model runs on the very images that the features came from. What it must give is a
+question to the caller; nothing is built or saved here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache import heads, store
+from featcache.core import progress
+from featcache.core import tensorflow as quiet
+from featcache.core.errors import SourceError, StitchError
+from featcache.core.spec import MAX_PIXELS, ExtractionSpec
+from featcache.data import loading, openers, sources
+from featcache.heads.base import REGRESSION, close_calls, said
+
+if TYPE_CHECKING:
+    import keras
+
+MAX_PARITY_IMAGES = 2000
+# Largest difference allowed, relative to the scale of the values: of the whole model, whose
+# backbone Keras runs, from features that another runtime may have computed. Those stored in half
+# precision carry a relative error of 5e-4 each, which the head adds up; those computed in lower
+# precision are of another network, so to speak: the class must be the same, the values only near.
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+BATCH_SIZE = 32
+_LEAST_SPREAD = 1e-2  # of a target, as a part of its largest value, see `compare`
+_SAME = {"classification": "class", "multi-label": "labels", REGRESSION: "values"}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of the whole model with the head on cached features."""
+
+    n_images: int
+    n_same_class: int  # or the same labels; or every target within the tolerance
+    n_ties: int  # images whose class differs, but hangs on a value within the tolerance of zero
+    largest_difference: float  # of values, relative to their scale
+    tolerance: float  # of it
+    layer: str  # where values were compared
+    n_left_out: int  # cached images that are gone or have changed since
+    task: str = "classification"
+
+    @property
+    def holds(self) -> bool:
+        """Same class for every image, and every value within tolerance."""
+        same = self.n_same_class + self.n_ties == self.n_images
+        return same and self.largest_difference <= self.tolerance
+
+    def __str__(self) -> str:
+        ties = f" and {self.n_ties} tie(s) within tolerance" if self.n_ties else ""
+        left_out = f"; {self.n_left_out} changed or missing left out" if self.n_left_out else ""
+        return (
+            f"same {_SAME[self.task]} for {self.n_same_class}{ties} of {self.n_images} images, "
+            f"largest difference {self.largest_difference:.1e} (tolerance "
+            f"{self.tolerance:.1e}){left_out}"
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model must give for some rows."""
+
+    values: np.ndarray  # (m, k) of the layer where values are compared
+    outputs: np.ndarray  # (m, n_outputs)
+    is_tie: Callable[[float], np.ndarray]  # tolerance -> (m,) bool: what is said hangs on less
+
+
+def measure(
+    model: keras.Model,
+    layer: str,
+    features: store.Features,
+    expected: Callable[[np.ndarray], Expected],
+    *,
+    task: str,
+    output: str,
+    tolerance: float,
+    source: Any = None,
+    show_progress: bool = True,
+) -> Parity:
+    """Compare the whole model on unchanged images with what it must give.
+
+    Every cached image is used where there are at most 2,000, else 2,000 spread over them.
+
+    Parameters
+    ----------
+    layer : name of the layer of `model` where values are compared.
+    features : of the images that the model runs on.
+    expected : says of rows (m,) of `features` what the layer and the output must give.
+    task : classification, multi-label or regression.
+    output : probabilities, scores or values; what the outputs are.
+    tolerance : largest difference relative to the scale of the values, see `compare`.
+    source : where the images are now; None is where they were extracted from.
+
+    Raises
+    ------
+    StitchError
+        When none of the cached images is there unchanged.
+    SourceError
+        When the images are no longer where they were.
+    """
+    wanted = np.arange(len(features))
+    if len(wanted) > MAX_PARITY_IMAGES:
+        wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
+    samples, scanned, rows_of = _unchanged(features, wanted, source)
+    done, values, outputs = _run(model, layer, features.spec, samples, scanned, show_progress)
+    return _judged(
+        expected(rows_of[done]),
+        values,
+        outputs,
+        task=task,
+        output=output,
+        tolerance=tolerance,
+        layer=layer,
+        n_left_out=len(wanted) - len(done),
+    )
+
+
+def check_parity(
+    model: keras.Model,
+    head: heads.Head,
+    features: store.Features,
+    source: Any = None,
+    show_progress: bool = True,
+) -> Parity:
+    """Compare the whole model on images with a head on cached features, as `measure` does."""
+
+    def expected(rows: np.ndarray) -> Expected:
+        X = features.X[rows]
+        ties = functools.partial(head.hangs_on_a_tie, X)
+        return Expected(head.parity_values(X), head.outputs(X), ties)
+
+    return measure(
+        model,
+        head.parity_layer,
+        features,
+        expected,
+        task=head.task,
+        output=head.output,
+        tolerance=tolerance_of(features.spec),
+        source=source,
+        show_progress=show_progress,
+    )
+
+
+def compare(
+    expected: np.ndarray, got: np.ndarray, *, task: str, output: str, tolerance: float
+) -> Parity:
+    """Compare outputs (m, n_outputs) with those they must be.
+
+    Same is an image of the same class; of the same labels; or, of targets, one whose every value
+    is within the tolerance. Classes and labels may differ where what is said hangs on a difference
+    within the tolerance. That is relative to the largest value, at least 1; of targets to each
+    one's standard deviation over the images, or a hundredth of its largest value where that is
+    more, because float32 has seven digits.
+    """
+    ties = functools.partial(close_calls, expected, task, output)
+    return _judged(
+        Expected(expected, expected, ties),
+        got,
+        got,
+        task=task,
+        output=output,
+        tolerance=tolerance,
+        layer=output,
+        n_left_out=0,
+    )
+
+
+def tolerance_of(spec: ExtractionSpec) -> float:
+    """Return the relative difference that the precision of the features allows."""
+    return max(TOLERANCE[spec.dtype], TOLERANCE[spec.precision])
+
+
+def _judged(
+    expected: Expected,
+    values: np.ndarray,
+    outputs: np.ndarray,
+    *,
+    task: str,
+    output: str,
+    tolerance: float,
+    layer: str,
+    n_left_out: int,
+) -> Parity:
+    of_targets = task == REGRESSION
+    scale = _scale(expected.values, of_targets and layer == output)
+    if of_targets:
+        difference = np.abs(expected.outputs - outputs) / _scale(expected.outputs, of_targets)
+        same = (difference <= tolerance).all(axis=1)
+    else:
+        differs = said(expected.outputs, task, output) != said(outputs, task, output)
+        same = ~differs.reshape(len(outputs), -1).any(axis=1)
+    return Parity(
+        n_images=len(outputs),
+        n_same_class=int(same.sum()),
+        n_ties=int((~same & expected.is_tie(tolerance * float(scale.max()))).sum()),
+        largest_difference=float((np.abs(expected.values - values) / scale).max()),
+        tolerance=tolerance,
+        layer=layer,
+        n_left_out=n_left_out,
+        task=task,
+    )
+
+
+def _scale(values: np.ndarray, of_targets: bool) -> np.ndarray:
+    """Return what differences are relative to, as `compare` says: (k,) of targets, else (1,)."""
+    if not of_targets:
+        return np.array([max(1.0, float(np.abs(values).max()))])
+    scale = np.maximum(values.std(axis=0), _LEAST_SPREAD * np.abs(values).max(axis=0))
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _run(
+    model: keras.Model,
+    layer: str,
+    spec: ExtractionSpec,
+    samples: sources.Source,
+    scanned: sources.Scan,
+    show_progress: bool,
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Return which samples could be read, and for them the layer's values and the outputs."""
+    keras = quiet.keras()
+    probe = keras.Model(model.inputs[0], [model.get_layer(layer).output, model.outputs[0]])
+    # Keras's own predict would compile with XLA, which is slow on CPUs
+    run = quiet.tensorflow().function(lambda batch: probe(batch, training=False))
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    failures: dict[int, str] = {}
+    with progress.bar("Parity", len(samples), "images", show_progress) as advance:
+        for numbers, batch in loading.batches(
+            samples,
+            scanned,
+            range(len(samples)),
+            spec=spec,
+            batch_size=BATCH_SIZE,
+            failures=failures,
+        ):
+            parts = (part.numpy() for part in run(batch))
+            found.update(zip(numbers.tolist(), zip(*parts, strict=True), strict=True))
+            advance(len(numbers))
+    if not found:
+        raise StitchError(
+            f"None of the cached images is in '{samples.origin}' unchanged, so the stitched "
+            f"model cannot be checked. Give the folder they were extracted from (--source), or "
+            f"extract again."
+        )
+    done = sorted(found)
+    values, outputs = (np.stack(part) for part in zip(*(found[one] for one in done), strict=True))
+    return done, values, outputs
+
+
+def _unchanged(
+    features: store.Features, wanted: np.ndarray, source: Any
+) -> tuple[sources.Source, sources.Scan, np.ndarray]:
+    """Return the images that are still the cached ones, their scan, and their rows."""
+    origin = features.provenance["source"]
+    try:
+        samples = openers.reopen(features.provenance, source)
+    except SourceError as error:
+        if source is not None:
+            raise
+        raise SourceError(
+            f"The images are no longer where they were extracted from, '{origin}'; the stitched "
+            f"model is checked on them. Give their folder (--source)."
+        ) from error
+    place = {id_: row for row, id_ in enumerate(samples.ids)}
+    there = [row for row in wanted.tolist() if features.ids[row] in place]
+    samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
+    max_pixels = features.provenance.get("max_pixels", MAX_PIXELS)
+    scanned = sources.scan(
+        samples, functools.partial(loading.plain_orientation, max_pixels=max_pixels)
+    )
+    same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
+    return samples.take(same), scanned.take(same), np.array(there, int)[same]

@@ -1,0 +1,68 @@
+"""A model on the disk: the .keras file, its card, and the names of its outputs as plain text.
+
+`flowers.keras` has `flowers.json` and `flowers.labels.txt` beside it. Files that are not a model's
+own are never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.core import atomic
+from featcache.core.errors import SpecError
+from featcache.core.keys import digest_file
+from featcache.models import card
+
+if TYPE_CHECKING:
+    import keras
+
+
+def check_out(out: Path) -> None:
+    """Raise SpecError where a model cannot be written to `out`."""
+    if out.suffix != ".keras":
+        raise SpecError(f"The model's file must end in .keras; got '{out}'.")
+    if out.is_dir():
+        raise SpecError(f"'{out}' is a folder; name a file to write the model to.")
+    if not out.parent.is_dir():
+        raise SpecError(f"Folder '{out.parent}' for '{out.name}' does not exist.")
+    beside, labels = card.path_of(out), labels_path(out)
+    if out.exists() and not beside.exists():
+        raise SpecError(
+            f"'{out}' is there and has no card, so it was not stitched. Choose another --out, or "
+            f"delete it."
+        )
+    if beside.exists() and not card.is_card(beside):
+        raise SpecError(
+            f"The model's card would overwrite '{beside}', which is no card. Choose another --out."
+        )
+    if labels.exists() and not beside.exists():
+        raise SpecError(
+            f"The model's labels would overwrite '{labels}', which belongs to no model here. "
+            f"Choose another --out."
+        )
+
+
+def labels_path(model: Path) -> Path:
+    """Return where the names of a model's outputs lie, one a line in the order of the outputs."""
+    return model.with_suffix(".labels.txt")
+
+
+def save(model: keras.Model, out: Path, described: card.Card) -> None:
+    """Write a model, its labels and its card; the model appears whole or not at all.
+
+    It appears last: a model without a card counts as somebody else's.
+    """
+    atomic.sweep(out.parent, f"{out.stem}.")
+    temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
+    try:
+        model.save(temporary)
+        # a name is one line, whatever the folder was called
+        lines = [" ".join(name.splitlines()) + "\n" for name in described.class_names]
+        atomic.write_text(labels_path(out), "".join(lines))
+        replace(described, model_digest=digest_file(temporary)).write(out)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""Remember the digests of weights, so that a second run knows its fingerprint without TensorFlow.
+
+One small JSON file in the cache folder. Losing it costs only the time to hash again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from featcache.core import atomic
+
+MEMO_NAME = ".weights.json"
+
+
+def recall(memo: Path | None, name: str, weights: str | Path) -> str | None:
+    """Return the digest remembered for these weights, or None."""
+    value = _read(memo).get(_key(name, weights))
+    return value if isinstance(value, str) else None
+
+
+def remember(memo: Path | None, name: str, weights: str | Path, digest: str) -> None:
+    """Write the digest down, unless it is there already or there is no memo."""
+    if memo is None:
+        return
+    known = _read(memo)
+    key = _key(name, weights)
+    if known.get(key) != digest:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(memo, json.dumps(known | {key: digest}, indent=1, sort_keys=True))
+
+
+def _read(memo: Path | None) -> dict[str, Any]:
+    if memo is None:
+        return {}
+    try:
+        known = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _key(name: str, weights: str | Path) -> str:
+    """A file counts by path, size and time; a word by what this Keras version makes of it."""
+    if isinstance(weights, Path):
+        status = weights.stat()
+        return f"{weights}|{status.st_size}|{status.st_mtime_ns}"
+    return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"

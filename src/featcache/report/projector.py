@@ -1,0 +1,173 @@
+"""Features as a folder that TensorBoard's embedding projector shows; TensorBoard is not needed.
+
+The numbers go as text: the projector tries a file as text before it takes it for raw floats, so raw
+ones that happen to begin like text are an error to it, and its stand-alone page reads text alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featcache.core import atomic
+from featcache.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CONFIG = "projector_config.pbtxt"  # the projector looks for this name
+TENSORS = "tensors.tsv"
+METADATA = "metadata.tsv"
+SPRITE = "sprite.png"
+MAX_SPRITE = 8192  # pixels; the largest texture that browsers can be counted on to show
+MAX_THUMBNAIL = 100  # pixels
+EMPTY = "-"  # the projector passes over empty lines, and later names would be other images'
+_BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+
+def write(
+    folder: str | os.PathLike[str],
+    features: np.ndarray,
+    metadata: Mapping[str, Sequence[str]] | None = None,
+    thumbnails: Sequence[Image.Image] | None = None,
+    name: str = "features",
+) -> Path:
+    """Write features for `tensorboard --logdir FOLDER`, and return the path of its config.
+
+    Files of these names are replaced, whole and the config last; all others stay.
+
+    Parameters
+    ----------
+    folder : made if need be; gets tensors.tsv, projector_config.pbtxt, and metadata.tsv and
+        sprite.png where there is something for them.
+    features : (n, d) numbers; written with 7 digits.
+    metadata : columns of n names by their title, to colour and label by; tabs and line breaks in
+        them become spaces.
+    thumbnails : n Pillow images; put on white squares, each of at most 100 pixels, and smaller
+        where there are so many that the sprite would be larger than 8192 x 8192 pixels.
+    name : what the projector calls the features.
+
+    Raises
+    ------
+    SpecError
+        When features are no finite matrix, or anything has not one entry a row.
+    OSError
+        When the folder cannot be written.
+
+    Examples
+    --------
+    >>> from featcache import projector
+    >>> projector.write("projector", X, {"file": ids, "class": names})  # doctest: +SKIP
+    """
+    features = np.asarray(features)
+    columns = {title: [str(value) for value in some] for title, some in (metadata or {}).items()}
+    _check(features, columns, thumbnails)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_lines(folder / TENSORS, _rows(features))
+    fields = [("tensor_name", name), ("tensor_path", TENSORS)]
+    if columns:
+        _write_lines(folder / METADATA, _metadata(columns))
+        fields.append(("metadata_path", METADATA))
+    lines = [f"  {field}: {_quoted(text)}" for field, text in fields]
+    lines += [f"  tensor_shape: {length}" for length in features.shape]
+    if thumbnails is not None:
+        side = _side(thumbnails)
+        sprite = _sprite(thumbnails, side)
+        _appear(folder / SPRITE, lambda path: sprite.save(path, format="PNG"))
+        path = f"    image_path: {_quoted(SPRITE)}"
+        lines += ["  sprite {", path, *[f"    single_image_dim: {side}"] * 2, "  }"]
+    _write_lines(folder / CONFIG, ["embeddings {", *lines, "}"])
+    return folder / CONFIG
+
+
+def _check(
+    features: np.ndarray,
+    columns: Mapping[str, Sequence[str]],
+    thumbnails: Sequence[Image.Image] | None,
+) -> None:
+    """Raise SpecError for what the projector could not show, or would show beside the wrong row."""
+    if features.ndim != 2 or not features.size or features.dtype.kind not in "fiu":
+        raise SpecError(
+            f"features must be numbers (n, d), at least one; got {features.shape}, "
+            f"{features.dtype}."
+        )
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise SpecError(f"features must be finite; row {row} is not. Leave it out.")
+    n = len(features)
+    for title, column in columns.items():
+        if len(column) != n:
+            raise SpecError(
+                f"The metadata column '{title}' has {len(column)} entries for {n} rows of features."
+            )
+    if thumbnails is not None and len(thumbnails) != n:
+        raise SpecError(f"There are {len(thumbnails)} thumbnails for {n} rows of features.")
+
+
+def _rows(features: np.ndarray) -> Iterator[str]:
+    show = "{:.7g}".format
+    return ("\t".join(map(show, row.tolist())) for row in features)
+
+
+def _metadata(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the lines: a header where there are two columns or more, as the projector expects."""
+    if len(columns) > 1:
+        yield "\t".join(_one_cell(title) for title in columns)
+    for cells in zip(*columns.values(), strict=True):
+        yield "\t".join(map(_one_cell, cells))
+
+
+def _one_cell(text: str) -> str:
+    return _BREAKS.sub(" ", text).strip() or EMPTY
+
+
+def _side(thumbnails: Sequence[Image.Image]) -> int:
+    """Return the side in pixels that every thumbnail gets in the sprite."""
+    largest = max(max(image.size) for image in thumbnails)
+    return min(largest, MAX_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(thumbnails))))
+
+
+def _sprite(thumbnails: Sequence[Image.Image], side: int) -> Image.Image:
+    """Return all thumbnails in one square picture, row by row from the top left."""
+    from PIL import Image, ImageOps
+
+    a_row = math.ceil(math.sqrt(len(thumbnails)))
+    sprite = Image.new("RGB", (a_row * side, a_row * side), "white")
+    for number, image in enumerate(thumbnails):
+        place = (number % a_row * side, number // a_row * side)
+        layer = ImageOps.pad(image.convert("RGBA"), (side, side), color=(255, 255, 255, 0))
+        sprite.paste(layer, place, layer)
+    return sprite
+
+
+def _quoted(text: str) -> str:
+    """Return text as a string of a .pbtxt file: UTF-8, what is not printable ASCII in octal."""
+    plain = {ord(character) for character in map(chr, range(32, 127))} - {*b"\\\"'"}
+    data = text.encode("utf-8", "backslashreplace")
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in data) + '"'
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    def fill(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    _appear(path, fill)
+
+
+def _appear(path: Path, fill: Callable[[Path], None]) -> None:
+    """Have a file written under a temporary name and put in place whole."""
+    atomic.sweep(path.parent, f"{path.name}.")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        fill(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

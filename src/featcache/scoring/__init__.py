@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, their uncertainty, and the leaderboard of heads."""

@@ -1,0 +1,222 @@
+"""The outcome of comparing heads: scores with their uncertainty, and a folder of fitted heads."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache import heads
+from featcache.core import atomic
+from featcache.core.errors import HeadError, SpecError
+from featcache.core.keys import digest_file
+from featcache.core.spec import ExtractionSpec
+
+BOARD_VERSION = 2
+OUT_OF_FOLD_FILE = "out_of_fold.npz"
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One matrix of features that heads were fitted on."""
+
+    name: str  # of its backbone, as a rule
+    content: str  # digest of all that a head could learn from
+    n_features: int
+    path: Path | None = None  # of the feature file; None for plain arrays
+    spec: ExtractionSpec | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one head did on one set of features. Differences and p-values are against the best."""
+
+    name: str  # the head, or FEATURES/HEAD where there are several sets of features
+    head: str  # name in heads.CATALOGUE, or of an estimator of the user's own
+    features: int  # index into the leaderboard's features
+    params: dict[str, Any]  # the setting it was fitted with; all else is the head's default
+    fold_params: tuple[dict[str, Any], ...]  # what each outer fold's own search chose
+    output: str  # probabilities, scores or values
+    scores: dict[str, tuple[float, ...]]  # metric -> score of each outer fold, NaN where undefined
+    mean: float  # of the leaderboard's metric over the outer folds
+    std: float  # standard deviation over them
+    low: float  # 95 % interval of the mean
+    high: float
+    difference: float  # mean of the best minus this mean
+    p_t_test: float  # corrected resampled t-test, Holm-adjusted; NaN for the best
+    p_mcnemar: float  # exact, on out-of-fold classes, Holm-adjusted; NaN where there are none
+    is_level: bool  # neither test tells it from the best
+    fit_s: float  # seconds to fit on the whole training part
+    file: str  # in the folder of the leaderboard
+    file_digest: str  # BLAKE2b-128 of it
+    test: dict[str, float] | None = None  # scores of the held-out part; of the selected head alone
+    test_low: float = math.nan  # 95 % bootstrap interval of the leaderboard's metric
+    test_high: float = math.nan
+    calibration: dict[str, Any] | None = None  # map from outputs to probabilities, if asked for
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What every head said of training images that it had not seen."""
+
+    rows: np.ndarray  # (n,) int64: rows of the features
+    y: np.ndarray  # (n,) class indices, or (n, k)
+    folds: (
+        np.ndarray
+    )  # (n,) int64: the outer fold, of the first repeat, that each row was tested in
+    outputs: dict[str, np.ndarray]  # name of a result -> (n, n_outputs), as its head gives them
+    calibrated: dict[str, np.ndarray]  # the same through calibration that did not see the fold
+    test_rows: np.ndarray  # (m,) int64
+    test_outputs: np.ndarray  # (m, n_outputs) of the selected head
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head of a leaderboard, with what stitching needs to know of its features."""
+
+    board: Leaderboard
+    result: Result
+
+    @property
+    def name(self) -> str:
+        """Name in the catalogue."""
+        return self.result.head
+
+    @property
+    def features(self) -> FeatureSet:
+        """What it was fitted on."""
+        return self.board.features[self.result.features]
+
+    @property
+    def path(self) -> Path:
+        """The head's file."""
+        return self.board.folder / self.result.file
+
+    @cached_property
+    def head(self) -> heads.Head:
+        """The fitted head itself, loaded without running anything in its file."""
+        if self.path.is_file() and digest_file(self.path) != self.result.file_digest:
+            raise HeadError(
+                f"Head file '{self.path}' is not the one that its leaderboard scored. Run "
+                f"`featcache fit-heads` again."
+            )
+        params = {k: tuple(v) if isinstance(v, list) else v for k, v in self.result.params.items()}
+        return heads.load(self.name, self.path, params, self.result.calibration)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Heads compared on the same folds, the selected one first, then by their mean score."""
+
+    folder: Path
+    features: tuple[FeatureSet, ...]
+    task: str
+    metric: str  # what was optimised, and what the heads are ordered by
+    class_names: tuple[str, ...]  # of the outputs: classes, labels or targets
+    results: tuple[Result, ...]
+    request: dict[str, Any]  # what was asked: features, folds, seed, heads, versions
+    n_train: int
+    n_test: int
+    warnings: tuple[str, ...] = ()  # what a reader should know of the data
+    left_out: dict[str, str] | None = None  # head -> why it was not compared
+    learning_curve: dict[str, Any] | None = None  # n_train [..], scores [[of each fold], ..]
+
+    @property
+    def best(self) -> FittedHead:
+        """The selected head."""
+        return FittedHead(self, self.results[0])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the held-out part and the folds."""
+        return int(self.request["seed"])
+
+    def __getitem__(self, name: str) -> FittedHead:
+        for result in self.results:
+            if name in (result.name, result.head):
+                return FittedHead(self, result)
+        known = ", ".join(result.name for result in self.results)
+        raise SpecError(f"There is no head '{name}' in '{self.folder}'; it has {known}.")
+
+    def out_of_fold(self) -> OutOfFold:
+        """Return the predictions that the scores were computed from.
+
+        Raises
+        ------
+        HeadError
+            When their file is missing or damaged.
+        """
+        file = self.folder / OUT_OF_FOLD_FILE
+        try:
+            with np.load(file, allow_pickle=False) as saved:
+                arrays = dict(saved)
+            outputs, calibrated = (
+                {
+                    result.name: arrays[f"{letter}{number}"]
+                    for number, result in enumerate(self.results)
+                    if f"{letter}{number}" in arrays
+                }
+                for letter in "oc"
+            )
+            return OutOfFold(
+                rows=arrays["rows"],
+                y=arrays["y"],
+                folds=arrays["folds"],
+                outputs=outputs,
+                calibrated=calibrated,
+                test_rows=arrays["test_rows"],
+                test_outputs=arrays["test_outputs"],
+            )
+        # zipfile and NumPy raise kinds of their own for what they cannot read
+        except Exception as error:
+            raise HeadError(
+                f"'{file}' is missing or damaged. Run `featcache fit-heads --overwrite`."
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what leaderboard.json holds, as plain JSON types; NaN is null."""
+        values = {
+            "board_version": BOARD_VERSION,
+            "best": self.results[0].name,
+            "task": self.task,
+            "metric": self.metric,
+            "class_names": list(self.class_names),
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            "warnings": list(self.warnings),
+            "left_out": self.left_out or {},
+            "results": [asdict(result) for result in self.results],
+            "learning_curve": self.learning_curve,
+            "features": [
+                {
+                    "name": one.name,
+                    "path": None if one.path is None else os.fspath(one.path),
+                    "content": one.content,
+                    "n_features": one.n_features,
+                    "spec": None if one.spec is None else one.spec.to_dict(),
+                    "fingerprint": None if one.spec is None else one.spec.fingerprint,
+                }
+                for one in self.features
+            ],
+            "request": self.request,
+        }
+        plain: dict[str, Any] = atomic.plain(values)
+        return plain
+
+    def __rich__(self) -> Any:
+        from featcache.scoring.leaderboard.table import table
+
+        return table(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = StringIO()
+        Console(file=text, width=100).print(self)
+        return text.getvalue().rstrip()

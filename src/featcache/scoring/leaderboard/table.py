@@ -1,0 +1,71 @@
+"""A leaderboard as a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from featcache.scoring.leaderboard.records import Leaderboard, Result
+
+# what is shown beside the metric that was optimised: the first that is another one
+BESIDE = {
+    "classification": ("balanced-accuracy", "accuracy"),
+    "multi-label": ("micro-f1", "map"),
+    "regression": ("r2", "rmse"),
+}
+SHORT = {"balanced-accuracy": "balanced"}
+
+
+def table(board: Leaderboard) -> Any:
+    """Return a rich table, one line a head; those level with the first are marked with =."""
+    from rich.table import Table
+    from rich.text import Text
+
+    beside = next(metric for metric in BESIDE[board.task] if metric != board.metric)
+    # without lines, so that it fits into 80 columns and reads the same where there is only ASCII
+    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    made.add_column("head", no_wrap=True)
+    made.add_column("setting", overflow="fold")
+    for column in (f"{board.metric} (95 %)", SHORT.get(beside, beside), "p", "held out", "fit"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for row, result in enumerate(board.results):
+        level = " =" if row and result.is_level else ""
+        made.add_row(
+            Text(f"{result.name}{level}"),
+            Text(setting(result.params)),  # a list in brackets is no markup
+            f"{number(result.mean)} ({number(result.low, 2)}-{number(result.high, 2)})",
+            number(float(np.mean(result.scores[beside]))),
+            "" if row == 0 else p_value(result),
+            "-" if result.test is None else number(result.test[board.metric]),
+            f"{result.fit_s:.2f} s",
+            style="bold" if row == 0 else ("" if result.is_level else "dim"),
+        )
+    return made
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a score with the digits that count."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def p_value(result: Result) -> str:
+    """Return the larger doubt about the difference: the smaller of both tests' p-values."""
+    known = [p for p in (result.p_t_test, result.p_mcnemar) if not math.isnan(p)]
+    if not known:
+        return "-"
+    return "<.001" if min(known) < 0.001 else f"{min(known):.3f}".removeprefix("0")
+
+
+def setting(params: dict[str, Any]) -> str:
+    """Return a setting as text, without what is the same for all heads."""
+    same = ("seed", "task", "class_weight")
+    return ", ".join(
+        str(value) if key == "preprocessing" else f"{key}={value}"
+        for key, value in params.items()
+        if key not in same
+    )

@@ -1,0 +1,234 @@
+"""Scores of predictions, by task, in plain NumPy so that a search may ask for one in its loop.
+
+A metric that is undefined for what it is given is NaN, never an error or a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from featcache.core.errors import SpecError
+from featcache.core.tasks import THRESHOLD
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        "accuracy",
+        "balanced-accuracy",
+        "macro-f1",
+        "log-loss",
+        "roc-auc",
+        "ece",
+    ),
+    "multi-label": ("map", "micro-f1", "macro-f1"),
+    "regression": ("mae", "rmse", "r2"),
+}
+DEFAULT = {"classification": "accuracy", "multi-label": "map", "regression": "rmse"}
+LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
+NEEDS_PROBABILITIES = frozenset({"log-loss", "ece"})
+N_BINS = 15  # of the reliability diagram and of ece
+
+
+def score(task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> dict[str, float]:
+    """Return every metric of a task, in the order of `METRICS`; NaN where one is undefined.
+
+    Parameters
+    ----------
+    task : classification, multi-label or regression.
+    y : (n,) int, columns of `outputs`, for classification; (n, n_labels) of 0 and 1 for
+        multi-label; (n, n_targets) float for regression.
+    outputs : (n, n_outputs) float.
+    kind : "probabilities", "scores" or "values"; what the outputs are.
+    """
+    return {name: score_one(name, task, y, outputs, kind) for name in METRICS[task]}
+
+
+def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> float:
+    """Return one metric of a task; arguments as for `score`.
+
+    A class or label without both positive and negative rows has no roc-auc or average precision
+    and is left out of the mean; without any there is none. Fewer than two rows have no r2. log-loss
+    and ece are undefined for scores. Predicted is the class of the largest output, or the labels
+    from `THRESHOLD` on.
+    """
+    if not len(y) or (name in NEEDS_PROBABILITIES and kind != "probabilities"):
+        return float("nan")
+    if task == "classification":
+        return _CLASSIFICATION[name](y, outputs)
+    if task == "regression":
+        return _REGRESSION[name](y, outputs)
+    if name == "map":
+        return _column_mean(average_precision, y == 1, outputs)
+    said = outputs >= THRESHOLD[kind]
+    hits, sizes = (said & (y == 1)).sum(axis=0), said.sum(axis=0) + (y == 1).sum(axis=0)
+    if name == "micro-f1":
+        hits, sizes = hits.sum(keepdims=True), sizes.sum(keepdims=True)
+    return float(np.mean(2 * hits / np.maximum(sizes, 1)))
+
+
+def better(name: str) -> int:
+    """Return 1 for a metric to maximise, -1 for one to minimise."""
+    return -1 if name in LOWER_IS_BETTER else 1
+
+
+def check(name: str | None, task: str) -> str:
+    """Return the name of a metric of this task, its default for None.
+
+    Raises
+    ------
+    SpecError
+        When the task has no such metric.
+    """
+    if name is None:
+        return DEFAULT[task]
+    if name not in METRICS[task]:
+        raise SpecError(
+            f"metric must be one of {', '.join(METRICS[task])} for a {task} task; got '{name}'."
+        )
+    return name
+
+
+def reliability(
+    y: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS
+) -> list[dict[str, float]]:
+    """Return a reliability diagram: of each bin of the top probability, how often it was right.
+
+    Guo et al. 2017, "On calibration of modern neural networks". Bin i holds the rows above `low`
+    up to and with `high`; a bin without rows is left out.
+
+    Parameters
+    ----------
+    y : (n,) int, columns of `probabilities`.
+    probabilities : (n, n_classes) float.
+
+    Returns
+    -------
+    list of {low, high, n, confidence, accuracy}; the last two are means over the bin's n rows.
+    """
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    edges = np.linspace(0, 1, n_bins + 1)
+    bins = np.searchsorted(edges[1:-1], top, side="left")
+    counts = np.bincount(bins, minlength=n_bins)
+    confidence = np.bincount(bins, weights=top, minlength=n_bins)
+    accuracy = np.bincount(bins, weights=right, minlength=n_bins)
+    return [
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "n": int(counts[i]),
+            "confidence": float(confidence[i] / counts[i]),
+            "accuracy": float(accuracy[i] / counts[i]),
+        }
+        for i in np.flatnonzero(counts)
+    ]
+
+
+def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Return how often a positive row has a larger score than a negative one; ties count half.
+
+    Mann and Whitney's U statistic over its maximum.
+
+    Parameters
+    ----------
+    positive : (n,) bool, with both values.
+    scores : (n,) float.
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    n_positive = int(positive.sum())
+    n_pairs = n_positive * (len(positive) - n_positive)
+    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / n_pairs)
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Return the sum over thresholds of (gain in recall) x precision, without interpolation.
+
+    Parameters
+    ----------
+    positive : (n,) bool, with a true one.
+    scores : (n,) float; rows of equal score are taken in together.
+    """
+    order = np.argsort(-scores)
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(positive[order])[ends]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / (ends + 1)) / hits[-1])
+
+
+def _column_mean(
+    one: Callable[[np.ndarray, np.ndarray], float], positive: np.ndarray, scores: np.ndarray
+) -> float:
+    """Return the mean over the columns that have both positive and negative rows."""
+    both = positive.any(axis=0) & ~positive.all(axis=0)
+    if not both.any() or not np.isfinite(scores).all():
+        return float("nan")
+    columns = np.flatnonzero(both)
+    return float(np.mean([one(positive[:, column], scores[:, column]) for column in columns]))
+
+
+def _accuracy(y: np.ndarray, outputs: np.ndarray) -> float:
+    return float(np.mean(outputs.argmax(axis=1) == y))
+
+
+def _counts(y: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each class how many rows are hit, have it, and are said to have it."""
+    said, n = outputs.argmax(axis=1), outputs.shape[1]
+    hits, support = np.bincount(y[said == y], minlength=n), np.bincount(y, minlength=n)
+    return hits, support, np.bincount(said, minlength=n)
+
+
+def _balanced_accuracy(y: np.ndarray, outputs: np.ndarray) -> float:
+    hits, support, _ = _counts(y, outputs)
+    return float(np.mean(hits[support > 0] / support[support > 0]))
+
+
+def _macro_f1(y: np.ndarray, outputs: np.ndarray) -> float:
+    hits, support, said = _counts(y, outputs)
+    sizes = support + said
+    return float(np.mean(2 * hits[sizes > 0] / sizes[sizes > 0]))
+
+
+def _log_loss(y: np.ndarray, outputs: np.ndarray) -> float:
+    # always float64's, so that heads of either precision are judged alike
+    eps = np.finfo(np.float64).eps
+    p = outputs[np.arange(len(y)), y].astype(np.float64)
+    return float(-np.mean(np.log(np.clip(p, eps, 1 - eps))))
+
+
+def _roc_auc(y: np.ndarray, outputs: np.ndarray) -> float:
+    return _column_mean(area_under_roc, y[:, None] == np.arange(outputs.shape[1]), outputs)
+
+
+def _ece(y: np.ndarray, outputs: np.ndarray) -> float:
+    gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in reliability(y, outputs)]
+    return float(sum(gaps) / len(y))
+
+
+def _mae(y: np.ndarray, outputs: np.ndarray) -> float:
+    return float(np.mean(np.abs(outputs - y)))
+
+
+def _rmse(y: np.ndarray, outputs: np.ndarray) -> float:
+    return float(np.mean(np.sqrt(np.mean((outputs - y) ** 2, axis=0))))
+
+
+def _r2(y: np.ndarray, outputs: np.ndarray) -> float:
+    """Return 1 - residual / total; of a constant target 1 where it is hit and 0 elsewhere."""
+    if len(y) < 2:
+        return float("nan")
+    residual, total = ((outputs - y) ** 2).sum(axis=0), ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    varies = total > 0
+    ratio = residual / np.where(varies, total, 1.0)
+    return float(np.mean(1 - np.where(varies, ratio, residual > 0)))
+
+
+_Metric = Callable[[np.ndarray, np.ndarray], float]
+_CLASSIFICATION: dict[str, _Metric] = {
+    "accuracy": _accuracy,
+    "balanced-accuracy": _balanced_accuracy,
+    "macro-f1": _macro_f1,
+    "log-loss": _log_loss,
+    "roc-auc": _roc_auc,
+    "ece": _ece,
+}
+_REGRESSION: dict[str, _Metric] = {"mae": _mae, "rmse": _rmse, "r2": _r2}

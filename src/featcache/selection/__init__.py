@@ -1,0 +1,1 @@
+"""Which head is best: every head on the same folds, nested, in parallel."""

@@ -1,0 +1,315 @@
+"""Every head on the same folds: search, leaderboard, fitted heads and a report on disk.
+
+Settings are chosen by nested cross-validation on the training part (`nested`), so that the score
+of an outer fold is of a head that never saw it, its settings included. What ships is fitted on the
+whole training part; the selected head alone is scored on the held-out part, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from featcache import store
+from featcache.core import atomic, progress
+from featcache.core.errors import SpecError
+from featcache.core.spec import check_choice
+from featcache.data import splits
+from featcache.scoring import leaderboard, metrics
+from featcache.scoring.leaderboard import Leaderboard
+from featcache.selection import candidates, dataset, learning_curve, nested_cv, ranking
+from featcache.selection.parallel import processes
+
+CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
+CLASS_WEIGHTS = (None, "balanced")
+
+
+def fit_heads(
+    features: Any,
+    names: str | Sequence[Any] | None = None,
+    *,
+    cv: int = 5,
+    repeats: int = 1,
+    metric: str | None = None,
+    prefer: str = nested_cv.BEST,
+    class_weight: str | None = None,
+    calibrate: str | None = None,
+    learning_curve: bool = False,
+    seed: int = 0,
+    jobs: int = -1,
+    backend: str = "loky",
+    dense: dict[str, Any] | None = None,
+    task: str | None = None,
+    groups: Sequence[Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+    show_progress: bool = True,
+) -> Leaderboard:
+    """Return the leaderboard of heads fitted on cached features; save it with a report.
+
+    The same request on unchanged features is answered from the saved leaderboard.
+
+    Parameters
+    ----------
+    features : a feature file or its path; several of them, for backbones x heads on the same folds
+        of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
+        0 and 1, or float targets.
+    names : "quick" (None) for the heads that are quick with so many rows, "all", or a list of
+        names of the catalogue, heads of it with settings of their own instead of its grid (as
+        `heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`), scikit-learn estimators,
+        (name, estimator) pairs and "module:factory" texts.
+    cv : outer folds, 3 or more; the inner folds of one are the others.
+    repeats : of the cross-validation, on other folds each time.
+    metric : what is optimised; None is accuracy, map or rmse by task. See `metrics.METRICS`.
+    prefer : "best", or "simple": the simplest setting and head within one standard error of the
+        best (Breiman et al. 1984).
+    class_weight : "balanced" weighs classes by the inverse of their size, in heads that can.
+    calibrate : auto, temperature, platt or isotonic: turn outputs into calibrated probabilities, by
+        a map fitted on out-of-fold outputs.
+    learning_curve : also score the selected head with parts of the training rows.
+    seed : of the held-out part, the folds and the heads.
+    jobs : processes; -1 is one a core. Does not change the numbers.
+    backend : loky, dask or ray, as joblib knows them.
+    dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
+    task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
+        that are never parted.
+    folder : where to save; None is beside the features, with the ending .heads; for arrays it is
+        `cache/arrays-DIGEST/arrays.heads`.
+    overwrite : fit again even if nothing changed.
+    report : write report.html into the folder.
+
+    Raises
+    ------
+    HeadError
+        When there is one class only, a class has fewer training images than folds, or features are
+        not finite.
+    StoreError
+        When a feature file cannot be read.
+    SpecError
+        When an option, a head's name or a parameter is wrong.
+    """
+    cv, repeats = (_whole(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
+    seed = _whole("seed", seed, 0)
+    check_choice("prefer", prefer, (nested_cv.BEST, nested_cv.SIMPLE))
+    check_choice("class_weight", class_weight, CLASS_WEIGHTS)
+    check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
+    splits.check_seed(seed)
+    source = _source(features, task, groups)
+    about = source.annotations
+    metric = metrics.check(metric, about.task)
+    if calibrate is not None and about.task != "classification":
+        raise SpecError(f"calibrate is for classification; the task here is {about.task}.")
+    part = splits.parts(about, source.digests, seed)
+    n_views = max(1 if one.spec is None else one.spec.views for one in source.sets)
+    chosen, left_out = candidates.choose(
+        names,
+        task=about.task,
+        n_rows=int((part["train"] | part["val"]).sum()) * n_views,
+        metric=metric,
+        class_weight=class_weight,
+        calibrate=calibrate,
+        seed=seed,
+        dense=dense,
+    )
+    folder = _folder(source) if folder is None else _checked(Path(folder))
+    request = {
+        "features": sorted(one.content for one in source.sets),
+        "cv": cv,
+        "repeats": repeats,
+        "metric": metric,
+        "prefer": prefer,
+        "seed": seed,
+        "class_weight": class_weight,
+        "calibrate": calibrate,
+        "curve": learning_curve,
+        "heads": {
+            one.name: None if one.is_own else [nested_cv.as_json(params) for params in one.settings]
+            for one in chosen
+        },
+        "versions": _versions(),
+    }
+    is_known = not overwrite and not any(one.is_own for one in chosen)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, show_progress):
+        board = leaderboard.load_if_same(folder, request) if is_known else None
+        if board is None:
+            plan = nested_cv.Plan(
+                task=about.task,
+                metric=metric,
+                n_outputs=len(_output_names(source)),
+                prefer=prefer,
+                seed=seed,
+                candidates=tuple(chosen),
+                calibrates=calibrate is not None,
+                moments_travel=backend == "loky",
+            )
+            board = _compare(
+                source, part, plan, request, left_out, folder, jobs, backend, show_progress
+            )
+        if report and not (folder / "report.html").exists():
+            from featcache.report import write
+
+            write(board)
+    return board
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number of any kind as int."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise SpecError(f"{name} must be a whole number, {least} or more; got {value}.")
+    return number
+
+
+def _checked(folder: Path) -> Path:
+    """Return the folder; raise SpecError where its place is taken by something else than heads."""
+    folder = Path(os.path.abspath(folder)) if folder.name in ("", ".", "..") else folder
+    if not folder.exists() and not folder.is_symlink():
+        return folder
+    foreign = [folder.name]
+    if folder.is_dir() and not folder.is_symlink():
+        foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
+        if not foreign and (leaderboard.is_folder(folder) or not any(folder.iterdir())):
+            return folder
+    raise SpecError(
+        f"'{folder}' is no folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
+        f"and would be replaced. Name one that does not exist."
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    known = ("leaderboard.json", "leaderboard.csv", "out_of_fold.npz", "report.html")
+    return path.is_file() and (path.name in known or path.suffix in (".skops", ".keras"))
+
+
+@contextmanager
+def _alone(folder: Path, show_progress: bool) -> Iterator[None]:
+    """Wait for another process that fits heads into the same folder, and keep others waiting."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        progress.note(f"Another process fits heads into '{folder}'; waiting for it.", show_progress)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> dataset.Source:
+    is_pair = isinstance(features, tuple) and len(features) == 2
+    if is_pair and not all(isinstance(one, (str, os.PathLike, store.Features)) for one in features):
+        X, y = features
+        return dataset.of_arrays(X, y, task, groups)
+    if task is not None or groups is not None:
+        raise SpecError("task and groups are for plain arrays; a feature file has its own.")
+    several = features if isinstance(features, (list, tuple)) else [features]
+    opened = [one if isinstance(one, store.Features) else store.Features(one) for one in several]
+    if not opened:
+        raise SpecError("No feature file was given.")
+    if len({one.content for one in opened}) < len(opened):
+        raise SpecError("The same features were given twice; give each feature file once.")
+    return dataset.of_files(opened)
+
+
+def _folder(source: dataset.Source) -> Path:
+    first = source.sets[0]
+    if source.path is None:
+        store.prepare(Path("cache"))
+        return Path("cache", f"arrays-{first.content[:8]}", "arrays.heads")
+    if len(source.sets) == 1:
+        return source.path.with_suffix(".heads")
+    contents = "".join(sorted(one.content for one in source.sets))
+    digest = hashlib.blake2b(contents.encode(), digest_size=4).hexdigest()
+    return source.path.with_name(f"{len(source.sets)}-files-{digest}.heads")
+
+
+def _output_names(source: dataset.Source) -> tuple[str, ...]:
+    about = source.annotations
+    return about.target_names if about.task == "regression" else about.class_names
+
+
+def _compare(
+    source: dataset.Source,
+    part: dataset.Part,
+    plan: nested_cv.Plan,
+    request: dict[str, Any],
+    left_out: dict[str, str],
+    folder: Path,
+    jobs: int,
+    backend: str,
+    show_progress: bool,
+) -> Leaderboard:
+    """Compare, and put the outcome in place of what was in the folder."""
+    atomic.sweep(folder.parent, f"{folder.name}.")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    scratch = folder.with_name(f"{folder.name}.scratch.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    scratch.mkdir()
+    try:
+        ready = dataset.prepare(source, part, request["cv"], request["repeats"], plan.seed, scratch)
+        total = nested_cv.n_calls(ready, plan)
+        with (
+            processes(jobs, backend) as run,
+            progress.bar("Fitting", total, "fits", show_progress) as advance,
+        ):
+            found = nested_cv.search_and_fit(ready, plan, temporary, run, advance)
+            for one in found:
+                for message in one.messages:
+                    progress.note(f"{one.candidate.name}: {message}", show_progress)
+            several = len(source.sets) > 1
+            names = [
+                f"{source.sets[one.features].name}/{one.candidate.name}"
+                if several
+                else one.candidate.name
+                for one in found
+            ]
+            judged = ranking.judge(ready, plan, found, names, temporary, request["calibrate"])
+            curve = learning_curve.curve(ready, plan, judged[0], run) if request["curve"] else None
+        judged[0], test = ranking.score_held_out(ready, plan, judged[0], temporary)
+        first = judged[0].fitted.features
+        # the selected head's features come first, since the predictions name their rows
+        order = sorted(range(len(source.sets)), key=lambda number: number != first)
+        results = [replace(one.result, features=order.index(one.result.features)) for one in judged]
+        board = Leaderboard(
+            folder=folder,
+            features=tuple(source.sets[number] for number in order),
+            task=plan.task,
+            metric=plan.metric,
+            class_names=_output_names(source),
+            results=tuple(results),
+            request=request,
+            n_train=len(ready.train),
+            n_test=len(ready.test),
+            warnings=dataset.warnings_of(source, part),
+            left_out=left_out,
+            learning_curve=curve,
+        )
+        rows = source.rows[first]
+        leaderboard.write(board, ranking.predictions(ready, rows, judged, test), temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return board
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("featcache", "scikit-learn", "keras")}

@@ -1,0 +1,162 @@
+"""What worker processes do: fit some settings to some folds, and judge them on others.
+
+Every function takes the mapped features, what is to be learnt and the folds as plain arrays first,
+so that any joblib backend can hand them over in its own way.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from featcache import heads
+from featcache.core.errors import one_line
+from featcache.heads.moments import SHARED, moments
+from featcache.heads.outputs import outputs_of
+from featcache.heads.training_rows import Moments, Rows, total
+from featcache.scoring import metrics
+from featcache.selection.candidates import Candidate
+
+Known = dict[tuple[str, int], Moments]  # (kind of preprocessing, fold) -> moments
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: which head, and which folds are kept from it."""
+
+    candidate: Candidate
+    settings: tuple[int, ...]  # numbers of the settings to fit
+    without: tuple[int, ...]  # folds that are not learnt from
+    task: str
+    metric: str
+    n_outputs: int
+    at_most: int | None = None  # rows learnt from, a stratified part; None is all
+    known: Known | None = None
+    seed: int = 0
+
+
+def fold_moments(
+    views: np.ndarray,
+    y: np.ndarray,
+    folds: np.ndarray,
+    fold: int,
+    kind: str,
+    task: str,
+    n_outputs: int,
+    shift: np.ndarray,
+) -> Moments:
+    """Return the moments of one fold's rows."""
+    return moments(Rows(views, y, np.flatnonzero(folds == fold)), task, kind, n_outputs, shift)
+
+
+def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job) -> np.ndarray:
+    """Fit settings without two folds; return their scores on each, (n_settings, 2)."""
+    scores = np.full((len(job.settings), len(job.without)), np.nan)
+    fitted = list(_fit(views, y, folds, job))
+    for column, fold in enumerate(job.without):
+        rows = np.flatnonzero(folds == fold)
+        found = outputs_of(fitted, views, rows, job.n_outputs)
+        for row, (head, outputs) in enumerate(zip(fitted, found, strict=True)):
+            metric = job.metric
+            if metric in metrics.NEEDS_PROBABILITIES and head.output == heads.SCORES:
+                metric = metrics.DEFAULT[job.task]  # it is calibrated later, whatever is chosen
+            sign = metrics.better(metric)
+            scores[row, column] = sign * metrics.score_one(
+                metric, job.task, y[rows], outputs, head.output
+            )
+    return scores
+
+
+def predict_fold(
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+) -> tuple[np.ndarray, str, list[str]]:
+    """Fit one setting without one fold; return its outputs on that fold's rows, their kind, and
+    what was warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (head,) = _fit(views, y, folds, job, quiet=False)
+    (outputs,) = outputs_of([head], views, np.flatnonzero(folds == job.without[0]), job.n_outputs)
+    return outputs.astype(np.float32), head.output, _messages(caught)
+
+
+def predict_pair(
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit what two outer folds chose, without both; return outputs on the first and the second.
+
+    The outputs on the first are by the choice of the second, and the other way around.
+    """
+    first, second = job.without
+    # each on its own: a path would start the second from the first, which the other fold chose
+    fitted = {
+        setting: _fit(views, y, folds, replace(job, settings=(setting,)))
+        for setting in set(job.settings)
+    }
+    of_first, of_second = (fitted[setting] for setting in job.settings)
+    (on_second,) = outputs_of(of_first, views, np.flatnonzero(folds == second), job.n_outputs)
+    (on_first,) = outputs_of(of_second, views, np.flatnonzero(folds == first), job.n_outputs)
+    return on_first.astype(np.float32), on_second.astype(np.float32)
+
+
+def fit_finally(
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+) -> tuple[str, bytes, float, str, list[str], heads.Head | None]:
+    """Fit to the whole training part; return a file's name and content, seconds, the kind of
+    outputs, what was warned of, and a head of the user's own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        started = time.perf_counter()
+        (head,) = _fit(views, y, folds, job, quiet=False)
+        seconds = time.perf_counter() - started
+    # as bytes, since a worker of a cluster may see another disk
+    with tempfile.TemporaryDirectory() as folder:
+        name = heads.save(head, Path(folder), job.candidate.name)
+        content = Path(folder, name).read_bytes()
+    own = head if job.candidate.is_own else None
+    return name, content, seconds, head.output, _messages(caught), own
+
+
+def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
+    found = [one_line(warning.message, 200) for warning in caught]
+    return list(dict.fromkeys(found))
+
+
+def _fit(
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job, quiet: bool = True
+) -> list[heads.Head]:
+    chosen = np.flatnonzero((folds >= 0) & ~np.isin(folds, job.without))
+    known = None
+    if job.known is not None:
+        parts = [fold for fold in range(int(folds.max()) + 1) if fold not in job.without]
+        known = {
+            kind: total([job.known[kind, fold] for fold in parts])
+            for kind in SHARED
+            if (kind, 0) in job.known
+        }
+    rows = Rows(views, y, chosen, known)
+    if job.at_most is not None and len(rows) > job.at_most:
+        rows = rows.take(some(y[chosen], job.at_most, job.task, job.seed))
+    settings = [job.candidate.settings[number] for number in job.settings]
+    with warnings.catch_warnings():
+        if quiet:
+            # a setting that does not converge is a worse candidate; the chosen one is looked at
+            warnings.simplefilter("ignore")
+        return list(job.candidate.kind.path(settings, rows))
+
+
+def some(y: np.ndarray, n: int, task: str, seed: int) -> np.ndarray:
+    """Return about `n` places of `y` in order, each class with its share, at least one of each."""
+    rng = np.random.default_rng(seed)
+    if task != "classification":
+        return np.sort(rng.permutation(len(y))[:n])
+    share = n / len(y)
+    picked = []
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        picked.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(picked))

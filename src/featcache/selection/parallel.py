@@ -1,0 +1,111 @@
+"""Calls in processes of one thread each, on any joblib backend.
+
+The numbers do not depend on how many processes share the work, because every fit has one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.core.errors import SpecError
+from featcache.core.spec import check_choice
+from featcache.heads.dense_training import limit_threads
+
+BACKENDS = ("loky", "dask", "ray")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call whose result comes back with the key it belongs to, in any order."""
+
+    key: Any
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+Run = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
+
+
+@contextmanager
+def processes(jobs: int, backend: str = "loky") -> Iterator[Run]:
+    """Yield a function that runs calls and yields (key, result) as they finish.
+
+    Parameters
+    ----------
+    jobs : processes; -1 is one a core, or whatever a cluster has.
+    backend : loky; dask, whose client is the current one or a new local cluster
+        (DASK_SCHEDULER_ADDRESS names another); or ray.
+
+    Raises
+    ------
+    SpecError
+        When the backend is unknown or its package is not installed.
+    """
+    import joblib
+
+    if jobs == 0:
+        raise SpecError("jobs must be a number of processes, or -1 for one a core; got 0.")
+    check_choice("backend", backend, BACKENDS)
+    options = {"inner_max_num_threads": 1} if backend == "loky" else {}
+    with _cluster(backend, jobs), joblib.parallel_config(backend, n_jobs=jobs, **options):
+
+        def run(calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+            # arrays are arguments of their own, not inside others: so Dask sends each once
+            tasks = (
+                joblib.delayed(_one_thread)(os.getpid(), call.key, call.function, *call.arguments)
+                for call in calls
+            )
+            found: Iterator[tuple[Any, Any]] = joblib.Parallel(return_as="generator_unordered")(
+                tasks
+            )
+            return found
+
+        yield run
+
+
+def _one_thread(
+    caller: int, key: Any, function: Callable[..., Any], *arguments: Any
+) -> tuple[Any, Any]:
+    from joblib.externals.loky import process_executor
+    from threadpoolctl import threadpool_limits
+
+    if os.getpid() != caller:  # it would last for all that the caller does afterwards
+        limit_threads()
+        # loky takes mapped features, and TensorFlow, for a leak and starts the process anew
+        process_executor._USE_PSUTIL = False
+    with threadpool_limits(1):
+        return key, function(*arguments)
+
+
+@contextmanager
+def _cluster(backend: str, jobs: int) -> Iterator[None]:
+    if backend == "dask":
+        try:
+            from distributed import Client, get_client
+        except ImportError as error:
+            raise _missing("dask", "dask") from error
+        try:
+            get_client()
+        except ValueError:
+            # one thread a process, as everywhere
+            workers = {"n_workers": jobs, "threads_per_worker": 1} if jobs > 0 else {}
+            with Client(dashboard_address=None, **workers):
+                yield
+            return
+    if backend == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise _missing("ray", "ray") from error
+        register_ray()
+    yield
+
+
+def _missing(backend: str, extra: str) -> SpecError:
+    return SpecError(
+        f"The backend {backend} is not installed. Run `pip install 'featcache[{extra}]'`."
+    )

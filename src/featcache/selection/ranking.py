@@ -1,0 +1,249 @@
+"""From out-of-fold predictions to a leaderboard: scores, tests, calibration, the held-out part."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from featcache import heads
+from featcache.core.keys import digest_file
+from featcache.heads import calibration
+from featcache.heads.outputs import outputs_of
+from featcache.scoring import metrics, statistics
+from featcache.scoring.leaderboard import OutOfFold, Result
+from featcache.selection.dataset import Data
+from featcache.selection.nested_cv import SIMPLE, Fitted, Plan, params_of
+
+LEVEL = 0.05  # heads are told apart from the best below this p-value
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A result with the predictions that it was computed from."""
+
+    result: Result
+    fitted: Fitted
+    outputs: np.ndarray  # (n_train, n_outputs) out of fold, of the first repeat
+    calibrated: np.ndarray | None
+
+
+def judge(
+    data: Data,
+    plan: Plan,
+    found: list[Fitted],
+    names: list[str],
+    folder: Path,
+    calibrate: str | None,
+) -> list[Judged]:
+    """Return one result a head, the selected first, without held-out scores.
+
+    The selected head has the best mean; with `prefer` "simple" it is the simplest within one
+    standard error of the best.
+    """
+    judged = [
+        _judge_one(data, plan, one, name, folder, calibrate)
+        for one, name in zip(found, names, strict=True)
+    ]
+    sign = metrics.better(plan.metric)
+    means = [sign * one.result.mean for one in judged]
+    order = sorted(range(len(judged)), key=lambda i: (math.isnan(means[i]), -means[i], i))
+    judged = [judged[i] for i in order]
+    if plan.prefer == SIMPLE:
+        first = _simplest(judged, order, sign)
+        judged.insert(0, judged.pop(first))
+    return _compared(data, plan, judged)
+
+
+def _judge_one(
+    data: Data, plan: Plan, one: Fitted, name: str, folder: Path, calibrate: str | None
+) -> Judged:
+    repeats, k = len(data.folds), data.n_folds
+    outputs = [
+        _joined(data, repeat, {fold: one.outputs[repeat, fold] for fold in range(k)})
+        for repeat in range(repeats)
+    ]
+    y = data.y[data.train]
+    kind, described, through = one.output, None, outputs
+    if calibrate is not None:
+        calibrate = calibration.chosen(calibrate, len(y), one.output)
+        shipped = _joined(data, 0, one.shipped)
+        described = calibration.fit(calibrate, shipped, y, one.output).to_dict()
+        through = [_calibrated(data, one, repeat, calibrate) for repeat in range(repeats)]
+        kind = heads.PROBABILITIES
+    per_fold = [
+        metrics.score(plan.task, y[here], through[repeat][here], kind)
+        for repeat in range(repeats)
+        for here in (data.folds[repeat, data.train] == fold for fold in range(k))
+    ]
+    scores = {
+        metric: tuple(float(fold[metric]) for fold in per_fold)
+        for metric in metrics.METRICS[plan.task]
+    }
+    main = np.array(scores[plan.metric])
+    low, high = _within(plan.metric, *statistics.interval(main, *sizes(data)))
+    result = Result(
+        name=name,
+        head=one.candidate.name,
+        features=one.features,
+        params=params_of(one, one.chosen),
+        fold_params=tuple(
+            params_of(one, one.fold_chosen.get((repeat, fold), 0))
+            for repeat in range(repeats)
+            for fold in range(k)
+        ),
+        output=kind,
+        scores=scores,
+        mean=float(main.mean()),
+        std=float(main.std(ddof=1)),
+        low=low,
+        high=high,
+        difference=0.0,
+        p_t_test=math.nan,
+        p_mcnemar=math.nan,
+        is_level=True,
+        fit_s=one.fit_s,
+        file=one.file,
+        file_digest=digest_file(folder / one.file),
+        calibration=described,
+    )
+    return Judged(result, one, outputs[0], through[0] if calibrate is not None else None)
+
+
+def _within(metric: str, low: float, high: float) -> tuple[float, float]:
+    """Return an interval without values that the metric cannot have."""
+    least = -np.inf if metric == "r2" else 0.0
+    most = np.inf if metric in ("log-loss", "mae", "rmse") else 1.0
+    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
+
+
+def _joined(data: Data, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
+    """Return the outputs of all training rows, in the order of `data.train`."""
+    place = np.full(len(data.y), -1)
+    place[data.train] = np.arange(len(data.train))
+    joined = np.zeros((len(data.train), of_folds[0].shape[1]), of_folds[0].dtype)
+    for fold, outputs in of_folds.items():
+        joined[place[data.folds[repeat] == fold]] = outputs
+    return joined
+
+
+def _calibrated(data: Data, one: Fitted, repeat: int, calibrate: str) -> np.ndarray:
+    """Return probabilities of all training rows, by maps that saw nothing of a row's own fold.
+
+    The map of a fold is fitted on what models without that fold and another say of the other,
+    with the setting that the fold chose: scores of other settings may have another scale.
+    """
+    folds, maps = data.folds[repeat], {}
+    for fold in range(data.n_folds):
+        others = [other for other in range(data.n_folds) if other != fold]
+        outputs = np.concatenate([one.inner[repeat, fold, other] for other in others])
+        y = np.concatenate([data.y[folds == other] for other in others])
+        fitted = calibration.fit(calibrate, outputs, y, one.output)
+        # as they are kept, so that what is kept gives the very scores
+        maps[fold] = fitted.transform(one.outputs[repeat, fold]).astype(np.float32)
+    return _joined(data, repeat, maps)
+
+
+def sizes(data: Data) -> tuple[int, int]:
+    """Return how many rows an outer fold learns from and is tested on, as the t-test takes them."""
+    n_test = len(data.train) // data.n_folds
+    return len(data.train) - n_test, n_test
+
+
+def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
+    """Return the place of the simplest head within one standard error of the first."""
+    best = judged[0].result
+    least = sign * best.mean - best.std / np.sqrt(len(best.fold_params))
+    near = [place for place, one in enumerate(judged) if sign * one.result.mean >= least] or [0]
+    return min(near, key=lambda place: order[place])
+
+
+def _compared(data: Data, plan: Plan, judged: list[Judged]) -> list[Judged]:
+    """Return the results with their difference from the first, and tests of it."""
+    best, others = judged[0], judged[1:]
+    units = _units(data, data.train)
+    t_tests, mcnemars = [], []
+    for one in others:
+        differences = np.subtract(best.result.scores[plan.metric], one.result.scores[plan.metric])
+        t_tests.append(statistics.corrected_t_test(differences, *sizes(data)))
+        mcnemars.append(math.nan)
+        if plan.metric == "accuracy":
+            ours, theirs = (_right(data, each) for each in (best, one))
+            # copies and images of one group count once, for the head that is right more often
+            ahead = np.array([ours[rows].sum() - theirs[rows].sum() for rows in units])
+            mcnemars[-1] = statistics.mcnemar(ahead > 0, ahead < 0)
+    t_tests, mcnemars = statistics.holm(t_tests), statistics.holm(mcnemars)
+    compared = [best]
+    for one, p_t, p_m in zip(others, t_tests, mcnemars, strict=True):
+        result = replace(
+            one.result,
+            difference=best.result.mean - one.result.mean,
+            p_t_test=p_t,
+            p_mcnemar=p_m,
+            is_level=not (p_t < LEVEL or p_m < LEVEL),
+        )
+        compared.append(replace(one, result=result))
+    return compared
+
+
+def _units(data: Data, rows: np.ndarray) -> list[np.ndarray]:
+    """Return the places in `rows` of each unit: of copies of one image, or of one group."""
+    _, unit_of = np.unique(data.units[rows], return_inverse=True)
+    order = np.argsort(unit_of, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(unit_of[order])) + 1)
+
+
+def _right(data: Data, one: Judged) -> np.ndarray:
+    said = one.outputs if one.calibrated is None else one.calibrated
+    return np.asarray(said.argmax(axis=1) == data.y[data.train])
+
+
+def score_held_out(
+    data: Data, plan: Plan, selected: Judged, folder: Path
+) -> tuple[Judged, np.ndarray]:
+    """Return the selected head's result with its held-out scores, and its outputs there.
+
+    This is the one time that the held-out part is looked at.
+    """
+    one = selected.fitted
+    head = one.head
+    if head is None:
+        params = one.candidate.settings[one.chosen]
+        head = one.candidate.kind(**params).restore(folder / one.file)
+    (outputs,) = outputs_of([head], data.views[one.features], data.test, plan.n_outputs)
+    result = selected.result
+    through = outputs
+    if result.calibration is not None:
+        through = calibration.from_dict(result.calibration).transform(outputs)
+    y = data.y[data.test]
+    if not len(y):
+        return selected, outputs
+    scores = metrics.score(plan.task, y, through, result.output)
+
+    # copies and images of one group say one thing: they are drawn together
+    units = _units(data, data.test)
+
+    def resampled(drawn: np.ndarray) -> float:
+        rows = np.concatenate([units[unit] for unit in drawn])
+        return metrics.score_one(plan.metric, plan.task, y[rows], through[rows], result.output)
+
+    low, high = statistics.bootstrap(resampled, len(units), plan.seed)
+    result = replace(result, test=scores, test_low=low, test_high=high)
+    return replace(selected, result=result), through
+
+
+def predictions(data: Data, rows: np.ndarray, judged: list[Judged], test: np.ndarray) -> OutOfFold:
+    """Return what a report needs of the predictions; `rows` are those of the feature file."""
+    return OutOfFold(
+        rows=rows[data.train],
+        y=data.y[data.train],
+        folds=data.folds[0, data.train].astype(np.int64),
+        outputs={one.result.name: one.outputs for one in judged},
+        calibrated={
+            one.result.name: one.calibrated for one in judged if one.calibrated is not None
+        },
+        test_rows=rows[data.test],
+        test_outputs=test,
+    )

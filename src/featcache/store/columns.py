@@ -1,0 +1,135 @@
+"""The columns of a feature file beside its features: what they are, how they lie in HDF5.
+
+Beside HDF5's checksum of each chunk, one over all columns and attributes is kept as an attribute:
+it also tells that they belong together, and that a file took another's place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from featcache.core.labels import TASKS, Annotations
+from featcache.store.strings import read_attribute, read_column, write_attribute, write_column
+
+ATTRIBUTES = ("spec", "fingerprint", "provenance")  # under the checksum, beside the columns
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, and why."""
+
+    id: str
+    digest: bytes  # zero bytes where the file itself could not be read
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """All of a feature file but its features: row i of every column is image i."""
+
+    ids: tuple[str, ...]
+    digests: np.ndarray  # (n, 16) uint8
+    annotations: Annotations
+    failures: tuple[Failure, ...]
+    stamps: np.ndarray  # (n, 2) int64: size and modification time (ns) of each file, -1 unknown
+
+    def matches(self, other: Table) -> bool:
+        """Return whether another table has the same rows; stamps apart."""
+        return (
+            self.ids == other.ids
+            and np.array_equal(self.digests, other.digests)
+            and self.annotations.same_as(other.annotations)
+            and self.failures == other.failures
+        )
+
+    def checksum(self, attributes: dict[str, str]) -> str:
+        """Return BLAKE2b-128 of every column and of the given attributes, hex."""
+        total = hashlib.blake2b(digest_size=16)
+        for name, column in self.columns():
+            total.update(f"{name}\0".encode())
+            if isinstance(column, np.ndarray):
+                total.update(f"{column.shape}{column.dtype.str}".encode() + column.tobytes())
+            else:
+                total.update("\0".join([*column, ""]).encode("utf-8", "surrogatepass"))
+        names = {**attributes, **self.names()}
+        total.update(json.dumps(names, sort_keys=True).encode())
+        return total.hexdigest()
+
+    def columns(self) -> Iterator[tuple[str, np.ndarray | tuple[str, ...]]]:
+        """Yield the path in the file and the values of every column."""
+        about = self.annotations
+        yield "ids", self.ids
+        yield "digests", self.digests
+        yield "labels", about.labels
+        yield "stamps", self.stamps
+        for name in ("targets", "splits", "groups"):
+            if (column := getattr(about, name)) is not None:
+                yield name, column
+        yield "failures/id", tuple(one.id for one in self.failures)
+        yield "failures/reason", tuple(one.reason for one in self.failures)
+        digests = np.frombuffer(b"".join(one.digest for one in self.failures), np.uint8)
+        yield "failures/digest", digests.reshape(-1, 16)
+
+    def names(self) -> dict[str, str]:
+        """Return the attributes that name classes, targets and task."""
+        return {
+            "class_names": json.dumps(self.annotations.class_names, ensure_ascii=False),
+            "target_names": json.dumps(self.annotations.target_names, ensure_ascii=False),
+            "task": self.annotations.task,
+        }
+
+
+def write_table(file: h5py.File, table: Table, attributes: dict[str, str]) -> None:
+    """Write every column, its names, `attributes` and the checksum of all."""
+    for name, column in table.columns():
+        if not isinstance(column, np.ndarray):
+            write_column(file, name, column)
+        elif len(column):
+            file.create_dataset(name, data=column, fletcher32=True)
+        else:  # a dataset without rows cannot have chunks, nor needs it any
+            file.create_dataset(name, data=column)
+    for name, text in {**attributes, **table.names()}.items():
+        write_attribute(file, name, text)
+    write_attribute(file, "checksum", table.checksum(attributes))
+
+
+def read_table(file: h5py.File) -> Table:
+    """Return the columns of a feature file.
+
+    Raises
+    ------
+    OSError, KeyError, ValueError, TypeError
+        When something is damaged, missing, or does not fit together.
+    """
+    task = read_attribute(file, "task")
+    annotations = Annotations(
+        labels=np.asarray(file["labels"][:]),
+        class_names=tuple(json.loads(read_attribute(file, "class_names"))),
+        splits=read_column(file, "splits") if "splits" in file else None,
+        groups=read_column(file, "groups") if "groups" in file else None,
+        targets=np.asarray(file["targets"][:]) if "targets" in file else None,
+        target_names=tuple(json.loads(read_attribute(file, "target_names"))),
+        task=task,
+    )
+    if task not in TASKS:
+        raise ValueError(f"unknown task '{task}'")
+    columns = (read_column(file, "failures/id"), file["failures/digest"][:])
+    failures = zip(*columns, read_column(file, "failures/reason"), strict=True)
+    return Table(
+        ids=read_column(file, "ids"),
+        digests=np.asarray(file["digests"][:]),
+        annotations=annotations,
+        failures=tuple(Failure(id_, digest.tobytes(), reason) for id_, digest, reason in failures),
+        stamps=np.asarray(file["stamps"][:]),
+    )
+
+
+def checked_attributes(file: h5py.File) -> dict[str, str]:
+    """Return the attributes that are under the checksum."""
+    return {name: read_attribute(file, name) for name in ATTRIBUTES}

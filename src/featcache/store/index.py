@@ -1,0 +1,204 @@
+"""Computed rows by content digest: the part files of a run, and files that can lend theirs."""
+
+from __future__ import annotations
+
+import glob
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from featcache.core.errors import StoreError, one_line
+from featcache.core.keys import view_keys
+from featcache.core.spec import ExtractionSpec
+from featcache.store.layout import claim, has_rows_of, mark_clean
+from featcache.store.strings import read_attribute, write_attribute
+from featcache.store.writing import chunk_shape, published
+
+PARTS = ".parts"  # after the name of a feature file: the folder of its parts
+
+
+class Parts:
+    """The part files of one extraction: rows kept so far, in the order they were computed.
+
+    Parameters
+    ----------
+    target : the feature file they are for; parts lie in `target` + ".parts".
+    spec : of the target; parts of another one are not used.
+    origin : of the source, whose folder the target lies in.
+    """
+
+    def __init__(self, target: Path, spec: ExtractionSpec, origin: str):
+        self.target = target
+        self.folder = target.with_name(target.name + PARTS)
+        self.spec = spec
+        self.origin = origin
+
+    def paths(self) -> list[Path]:
+        """Return the parts that can be used."""
+        paths = sorted(self.folder.glob("part-*.h5"))
+        return [path for path in paths if has_rows_of(path, self.spec)]
+
+    def write(self, digests: np.ndarray, features: np.ndarray) -> None:
+        """Keep rows: digests, or keys of other views, (b, 16) uint8 and features (b, d)."""
+        claim(self.folder.parent, self.origin)
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"part-{uuid.uuid4().hex}.h5"
+        with published(path, digests.nbytes + features.nbytes) as file:
+            write_attribute(file, "fingerprint", self.spec.fingerprint)
+            mark_clean(file, self.spec)
+            file.create_dataset("digests", data=digests, fletcher32=True)
+            chunks = chunk_shape(features.shape, features.dtype)
+            file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
+
+    def sweep(self) -> None:
+        """Delete what a process left half-written when it died; the lock of the target is held.
+
+        So whoever wrote it is gone, also where this process has its number, as in containers.
+        """
+        for path in self.target.parent.glob(f"{glob.escape(self.target.name)}.*.tmp"):
+            path.unlink(missing_ok=True)
+        for path in self.folder.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete every part, also damaged and half-written ones; the target's lock is held."""
+        self.sweep()
+        for path in self.folder.glob("part-*.h5"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or never made
+            self.folder.rmdir()
+
+
+class DamagedFileError(StoreError):
+    """A file that was to lend rows cannot be read."""
+
+    def __init__(self, path: Path, error: Exception):
+        super().__init__(f"'{path}' is damaged: {one_line(error)}.")
+        self.path = path
+
+
+class ReplacedFileError(StoreError):
+    """Another file took the place of one that was to lend rows: its row numbers are others."""
+
+    def __init__(self, path: Path):
+        super().__init__(f"'{path}' was written anew while its rows were looked up.")
+
+
+class Rows:
+    """Computed rows by content digest, wherever they lie: parts and feature files of one spec.
+
+    Views other than the clean one are found by their own keys, see `views.keys`.
+
+    Parameters
+    ----------
+    paths : files with `digests` and `features`; one that cannot be read gives no rows.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self.paths: list[Path] = []
+        self._states: list[tuple[int, int, int] | None] = []
+        keys = [np.zeros((0, 16), np.uint8)]
+        places = [np.zeros((3, 0), np.int64)]
+        for path in paths:
+            state = _state(path)
+            try:
+                with h5py.File(path, "r", locking=False) as file:
+                    digests = file["digests"][:]
+                    blocks = [digests, *_keys_of_views(file, digests)]
+            except (OSError, KeyError, RuntimeError, ValueError, TypeError):
+                continue
+            for view, block in enumerate(blocks):
+                n = len(block)
+                places.append(
+                    np.stack([np.full(n, len(self.paths)), np.full(n, view), np.arange(n)])
+                )
+            keys += blocks
+            self.paths.append(path)
+            self._states.append(state)
+        sortable = _as_keys(np.concatenate(keys))
+        self._file, self._view, self._row = np.concatenate(places, axis=1)
+        self._order = np.argsort(sortable, kind="stable")
+        self._sorted = sortable[self._order]
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return for each digest or key (n, 16) the number of a kept row, or -1."""
+        wanted = _as_keys(keys)
+        if not len(self._sorted):
+            return np.full(len(wanted), -1)
+        place = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[place] == wanted, self._order[place], -1)
+
+    def find_views(self, digests: np.ndarray, spec: ExtractionSpec) -> np.ndarray:
+        """Return for each image (n, 16) the numbers of its kept rows, (n, views), or -1."""
+        some = [self.find(view_keys(digests, view, spec.augment)) for view in range(spec.views)]
+        return np.stack(some, axis=1)
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the features of kept rows by number, (m, d), in that order.
+
+        Raises
+        ------
+        DamagedFileError
+            When the file that has them cannot be read.
+        ReplacedFileError
+            When it is another file by now.
+        """
+        gathered: np.ndarray | None = None
+        for source, view in np.unique([self._file[numbers], self._view[numbers]], axis=1).T:
+            mine = np.flatnonzero((self._file[numbers] == source) & (self._view[numbers] == view))
+            rows = self._row[numbers[mine]]
+            try:
+                with h5py.File(self.paths[source], "r", locking=False) as file:
+                    features = file["views"] if view else file["features"]
+                    if gathered is None:
+                        shape = (len(numbers), *file["features"].shape[1:])
+                        gathered = np.empty(shape, features.dtype)
+                    for some in _by_chunk(rows, features.chunks[0]):
+                        first, last = rows[some].min(), rows[some].max()
+                        # a contiguous read, then pick: HDF5's own fancy indexing is far slower
+                        span = slice(first, last + 1)
+                        block = features[span, view] if view else features[span]
+                        gathered[mine[some]] = block[rows[some] - first]
+            except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
+                if _state(self.paths[source]) != self._states[source]:
+                    raise ReplacedFileError(self.paths[source]) from error
+                raise DamagedFileError(self.paths[source], error) from error
+            # only now: what was opened before a replacement is still the file that was indexed
+            if _state(self.paths[source]) != self._states[source]:
+                raise ReplacedFileError(self.paths[source])
+        assert gathered is not None, "there is at least one row to read"
+        return gathered
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _keys_of_views(file: h5py.File, digests: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the keys of each view in a feature file but the clean one, whose rows are features."""
+    if "views" in file:
+        spec = ExtractionSpec.from_dict(json.loads(read_attribute(file, "spec")))
+        for view in range(1, file["views"].shape[1]):
+            yield view_keys(digests, view, spec.augment)
+
+
+def _by_chunk(rows: np.ndarray, chunk_rows: int) -> list[np.ndarray]:
+    """Part places in `rows` by the chunk they lie in, so that one chunk at a time is read."""
+    chunk = rows // chunk_rows
+    order = np.argsort(chunk, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1)
+
+
+def _as_keys(digests: np.ndarray) -> np.ndarray:
+    """View digests (n, 16) uint8 as n sortable keys."""
+    return np.ascontiguousarray(digests).view("V16").ravel()

@@ -1,0 +1,136 @@
+"""Where things lie below the cache folder: a folder a source, and what is newest in it."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import h5py
+
+from featcache.core.atomic import write_text
+from featcache.core.errors import HeadError, StoreError
+from featcache.core.spec import ExtractionSpec
+from featcache.store.strings import read_attribute, write_attribute
+
+OWNER_FILE = "source.json"
+CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
+
+
+def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
+    """Return the folder of a source below the cache folder; it need not exist yet.
+
+    It bears the source's name; a second source of the same name gets a suffix.
+
+    Raises
+    ------
+    StoreError
+        When that one, too, belongs to another source.
+    """
+    digest = hashlib.blake2b(os.fsencode(origin), digest_size=3).hexdigest()
+    for folder in (cache_dir / name, cache_dir / f"{name}-{digest}"):
+        if owner(folder) in (origin, None):
+            return folder
+    raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
+
+
+def claim(folder: Path, origin: str) -> None:
+    """Make a source's folder if need be, and write down whose it is."""
+    if folder.is_dir() and owner(folder) == origin:
+        return
+    prepare(folder.parent)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
+
+
+def prepare(cache_dir: Path) -> None:
+    """Make the cache folder, which keeps itself out of git."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    ignore = cache_dir / ".gitignore"
+    if not ignore.exists():
+        write_text(ignore, "*\n")
+
+
+def owner(folder: Path) -> str | None:
+    """Return the origin of the source that a folder belongs to; None for a folder of nobody."""
+    try:
+        return str(json.loads((folder / OWNER_FILE).read_text())["origin"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
+    """Return the feature files anywhere in the cache folder that have rows of this spec.
+
+    Only the fingerprint is asked: a file whose text is damaged can still lend its rows. Files with
+    views and files of clean images alone lend each other theirs.
+    """
+    paths = sorted(cache_dir.glob(f"*/{glob.escape(spec.backbone)}-*.h5"))
+    return [path for path in paths if has_rows_of(path, spec)]
+
+
+def has_rows_of(path: Path, spec: ExtractionSpec) -> bool:
+    """Return whether an HDF5 file can be read and has rows of this spec, of whichever views."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            name = CLEAN_FINGERPRINT if CLEAN_FINGERPRINT in file.attrs else "fingerprint"
+            return read_attribute(file, name) == spec.clean.fingerprint
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return False
+
+
+def mark_clean(file: h5py.File, spec: ExtractionSpec) -> None:
+    """Say in a file with views to which clean images they belong; `has_rows_of` reads it."""
+    if spec.clean != spec:
+        write_attribute(file, CLEAN_FINGERPRINT, spec.clean.fingerprint)
+
+
+EMBEDDER = "memory:/embedder"  # origin of `Embedder`'s rows: no collection's name has a slash
+
+
+def newest_features(cache_dir: Path) -> Path:
+    """Return the feature file written last.
+
+    Raises
+    ------
+    StoreError
+        When the cache folder has none.
+    """
+    found = [
+        path
+        for path in cache_dir.glob("*/*.h5")
+        # the rows that an Embedder keeps have no labels and are nobody's collection
+        if path.is_file() and owner(path.parent) != EMBEDDER
+    ]
+    # nor are the maps at a boundary, which fine-tuning keeps
+    found = [path for path in found if not _has_maps(path)]
+    if not found:
+        raise StoreError(
+            f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _has_maps(path: Path) -> bool:
+    """Return whether a feature file holds maps instead of vectors."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return len(file["features"].shape) > 2
+    except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
+        return False  # who opens it says what is wrong with it
+
+
+def newest_heads(cache_dir: Path) -> Path:
+    """Return the folder of heads written last.
+
+    Raises
+    ------
+    HeadError
+        When the cache folder has none.
+    """
+    found = list(cache_dir.glob("*/*.heads/leaderboard.json"))
+    if not found:
+        raise HeadError(f"There are no heads in '{cache_dir}'. Run `featcache fit-heads` first.")
+    return max(found, key=lambda path: path.stat().st_mtime).parent

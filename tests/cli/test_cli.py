@@ -1,0 +1,293 @@
+"""The command line as a person meets it: outputs, and one line for everything expected to fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import make_photos, parse_single_json, wrap_runs
+
+from featcache import cli
+from featcache.cli import options
+
+VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+
+
+@pytest.fixture
+def home(tmp_path, photos, tiny_backbone, cli):
+    """A folder with extracted features, fitted heads and a stitched model in ./cache."""
+    for arguments in (
+        ("extract", photos, "--weights", tiny_backbone),
+        ("fit-heads", "--cv", "3", "--heads", "logreg,rbf-svm", "--jobs", "1"),
+        ("stitch", "--out", "m.keras", "--head", "logreg"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def test_info_and_verify(home, photos, cli):
+    (file,) = home.glob("cache/*/*.h5")
+    text = cli("info", file).stdout
+    assert "apple 7, pear 7, quince 7" in text
+    assert "tiny.keras" in text
+    described = parse_single_json(cli("info", file, "--json").stdout)
+    assert described["classes"] == {"apple": 7, "pear": 7, "quince": 7}
+    listed = parse_single_json(cli("info", "--json").stdout)
+    assert [one["n_images"] for one in listed["files"]] == [21]
+    assert "is whole: 21 rows" in cli("verify", file).stdout
+    with h5py.File(file) as opened:
+        offset = opened["features"].id.get_chunk_info(0).byte_offset
+    data = bytearray(file.read_bytes())
+    data[offset + 40] ^= 1
+    file.write_bytes(data)
+    done = cli("verify", file)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: Feature file '{file}' is damaged: features of rows 0–20."
+    )
+    mended = parse_single_json(cli("verify", file, "--repair", "--json").stdout)
+    assert (mended["computed"], mended["rows"]) == (21, [[0, 20]])
+    assert "is whole" in cli("verify", file).stdout
+
+
+def test_info_where_there_is_nothing_or_damage(tmp_path, cli):
+    assert cli("info").returncode == 1
+    (tmp_path / "cache" / "x").mkdir(parents=True)
+    (tmp_path / "cache" / "x" / "f.h5").write_text("hello")
+    done = cli("info", "cache")
+    assert "truncated or no HDF5" in done.stderr
+
+
+def test_a_miss_says_why(photos, tiny_backbone, cli):
+    cli("extract", photos, "--weights", tiny_backbone)
+    done = cli(
+        "extract", photos, "--weights", tiny_backbone, "--dtype", "float16", "--pooling", "max"
+    )
+    assert done.stderr == (
+        "No cached features: pooling was avg, is max; dtype was float32, is float16.\n"
+    )
+
+
+def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_path):
+    done = cli("extract", photos, "--weights", tiny_backbone, "--json")
+    extracted = parse_single_json(done.stdout)
+    assert extracted["shape"] == [21, 12]
+    assert extracted["computed"] == 21
+    done = cli("fit-heads", "--cv", "3", "--heads", "logreg,linear-svm", "--jobs", "1", "--json")
+    board = parse_single_json(done.stdout)
+    assert {row["head"] for row in board["results"]} == {"dummy", "logreg", "linear-svm"}
+    assert "Took the newest feature file" in done.stderr
+    done = cli("stitch", "--head", "logreg", "--json")
+    model = parse_single_json(done.stdout)
+    assert model["parity"]["n_same_class"] == 21
+    assert "Took the newest heads" in done.stderr
+    done = cli("predict", model["model"], photos / "pear", "--top", "2", "--json")
+    predictions = parse_single_json(done.stdout)["predictions"]
+    assert [len(one["classes"]) for one in predictions] == [2] * 7
+    done = cli("finetune", model["model"], "--unfreeze", "1", "--epochs", "1", "--json")
+    tuned = parse_single_json(done.stdout)
+    assert len(tuned["stages"][0]["validation_loss"]) == 2
+    assert (tmp_path / tuned["model"]).name.endswith("-finetuned.keras")
+
+
+def test_extract_says_what_it_did(photos, tiny_backbone, cli):
+    (photos / "pear" / "broken\nname.jpg").write_bytes(b"x")
+    (photos / "notes.txt").write_text("x")
+    first = cli("extract", photos, "--weights", tiny_backbone)
+    assert "21 images of 3 classes, 12 features each" in first.stdout
+    assert "Computed 21, reused 0, removed 0, failed 1, passed over 1 other file(s)" in first.stdout
+    assert first.stderr == "unreadable: pear/broken name.jpg: no known image format\n"
+    second = cli("extract", photos, "--weights", tiny_backbone)
+    assert second.stdout.startswith("Found")
+    assert "Computed 0, reused 21" in second.stdout
+
+
+def test_predict_prints_a_table_and_writes_csv(home, photos, cli):
+    done = cli("predict", "m.keras", photos / "pear", "--out", "out.csv", "--top", "2")
+    assert "pear" in done.stdout
+    lines = (home / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "path,class,score,class_2,score_2,error"
+    assert len(lines) == 8
+    plain = cli("predict", "m.keras", photos / "pear", "--out", "out.csv")
+    assert plain.returncode == 0
+    assert (home / "out.csv").read_text(encoding="utf-8").startswith("path,class,score,error\n")
+
+
+def test_finetune_says_what_came_of_it(home, cli):
+    done = cli("finetune", "m.keras", "--unfreeze", "2", "--epochs", "1", "--out", "t.keras")
+    assert done.returncode == 0, done.stderr
+    assert ("Held out (" in done.stdout) != ("Not improved" in done.stdout)
+    assert (home / "t.keras").is_file()
+    assert (home / "t.html").is_file()
+
+
+WRONG_USE = [
+    (["extract", "{photos}", "--backbone", "resnet"], "Nearest: resnet50"),
+    (
+        ["extract", "{photos}", "--pooling", "mean"],
+        "pooling must be one of avg, max, flatten, none",
+    ),
+    (["extract", "{photos}", "--dtype", "int8"], "dtype must be one of"),
+    (["extract", "{photos}", "--image-size", "-5"], "image_size"),
+    (["extract", "{photos}", "--batch-size", "0"], "batch_size must be 1 or more"),
+    (["extract", "{photos}", "--batch-size", "many"], "--batch-size"),
+    (["extract", "{photos}", "--limit", "0"], "limit must be 1 or more"),
+    (["extract", "{photos}", "--device", "tpu"], "device must be one of"),
+    (["extract", "{photos}", "--weights", "nowhere.h5"], "there is no file 'nowhere.h5'"),
+    (["extract", "{photos}", "--colour"], "--colour"),
+    (["extract", "example:cats"], "example:clipart"),
+    (["exract"], "exract"),
+    (["predict", "m.keras"], "Missing argument 'images'"),
+]
+FAILURES = [
+    (["extract", "nowhere"], "does not exist"),
+    (["extract", "{empty}"], "has no images"),
+    (["extract", "{broken}", "--weights", "{tiny}"], "None of the 2 images"),
+    (
+        ["extract", "{photos}", "--weights", "{tiny}", "--backbone", "vgg16"],
+        "architecture of vgg16",
+    ),
+    (["extract", "{photos}", "--weights", "{text}", "--backbone", "mobilenet"], "notes.h5"),
+    (["fit-heads"], "There is no feature file in 'cache'. Run `featcache extract`"),
+    (["fit-heads", "{text}"], "truncated or no HDF5 file"),
+    (["fit-heads", "{empty}"], "is a folder"),
+    (["stitch"], "There are no heads in 'cache'. Run `featcache fit-heads`"),
+    (["stitch", "{empty}"], "has no leaderboard.json"),
+    (["predict", "m.keras", "{photos}"], "Model 'm.keras' does not exist"),
+    (["finetune", "m.keras"], "Model 'm.keras' does not exist"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in FAILURES],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_nothing_left(arguments, message, code, photos, tiny_backbone, tmp_path, cli):
+    places = {"photos": photos, "tiny": tiny_backbone}
+    for name in ("empty", "broken"):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "broken" / name).mkdir()
+        (tmp_path / "broken" / name / "x.jpg").write_text(f"broken {name}")
+    places["text"] = tmp_path / "notes.h5"
+    places["text"].write_text("hello")
+    done = cli(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    # hidden files are the cache folder's own bookkeeping
+    assert not [path for path in (tmp_path / "cache").glob("*") if not path.name.startswith(".")]
+
+
+def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
+    cli("extract", make_photos(tmp_path / "p", a_class=3), "--weights", tiny_backbone)
+    done = cli("fit-heads")
+    assert done.returncode == 1
+    assert "Class 'apple' has 2 different training image(s), fewer than the 5" in done.stderr
+    cli("extract", make_photos(tmp_path / "q", classes=("one",)), "--weights", tiny_backbone)
+    done = cli("fit-heads")
+    assert "two classes or more" in done.stderr
+    done = cli("fit-heads", "--heads", "svm")
+    assert (done.returncode, "choose from dummy, centroid" in done.stderr) == (2, True)
+    assert not list(tmp_path.glob("cache/*/[!.]*.heads*"))  # a lock may stay, it means nothing
+
+
+def test_fit_heads_with_its_options_and_the_report_again(photos, tiny_backbone, cli, tmp_path):
+    cli("extract", photos, "--weights", tiny_backbone)
+    done = cli(
+        *("fit-heads", "--cv", "3", "--jobs", "1", "--heads", "lda,linear-svm,logreg"),
+        *("--metric", "log-loss", "--learning-curve", "--tensorboard", tmp_path / "board"),
+        *("--class-weight", "balanced", "--prefer", "simple"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Left out linear-svm: log-loss needs probabilities" in done.stderr
+    assert "Note: Class 'apple' has 6 training images" in done.stderr
+    assert "log-loss (95 %)" in done.stdout
+    assert "more labels would help is not shown" in done.stdout
+    page = Path(done.stdout.split("Wrote ")[1].strip())
+    page = page if page.is_absolute() else tmp_path / page
+    assert "apple" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "board" / "projector_config.pbtxt").exists()
+    page.unlink()
+    done = cli("report", "--tsne", "--json")
+    assert parse_single_json(done.stdout)["report"].endswith("report.html")
+    assert page.exists()
+    done = cli("report", "--out", tmp_path / "no" / "page.html")
+    assert (done.returncode, "lies in none that exists" in done.stderr) == (2, True)
+
+
+def test_missing_gpu(photos, tiny_backbone, cli):
+    from featcache.core import tensorflow as quiet
+
+    if quiet.tensorflow().config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    done = cli("extract", photos, "--weights", tiny_backbone, "--device", "gpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: device is gpu, but TensorFlow sees no GPU.")
+
+
+def test_a_cache_folder_that_is_a_file(photos, tiny_backbone, tmp_path, cli):
+    (tmp_path / "cache").write_text("x")
+    done = cli("extract", photos, "--weights", tiny_backbone)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 'cache'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_was_done(photos, tiny_backbone, cli, monkeypatch):
+    batches = iter(range(3))
+
+    def interrupted(run, images):
+        if next(batches) == 2:
+            raise KeyboardInterrupt
+        return run(images)
+
+    arguments = ("extract", photos, "--weights", tiny_backbone, "--batch-size", "4", "--json")
+    with monkeypatch.context() as patch:
+        wrap_runs(patch, interrupted)
+        done = cli(*arguments)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr.startswith("Interrupted.")
+    assert done.stderr.count("\n") == 1
+    assert parse_single_json(cli(*arguments).stdout)["reused"] == 8
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb, cli):
+    done = cli(verb, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "--json" in done.stdout
+
+
+def test_without_arguments_it_helps(cli):
+    done = cli()
+    assert "extract" in done.stdout
+    assert done.stderr == ""
+    assert cli("--version").stdout.startswith("featcache ")
+
+
+def test_a_terminal_that_knows_only_ascii(home):
+    done = subprocess.run(
+        [sys.executable, "-m", "featcache", "fit-heads", "--cv", "3", "--heads", "logreg,rbf-svm"],
+        cwd=home,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert b"accuracy (95 %)" in done.stdout
+
+
+def test_json_has_null_for_what_is_undefined(capsys):
+    options.result(True, {"test": {"log-loss": float("nan"), "accuracy": 1.0}}, "")
+    assert capsys.readouterr().out == '{"test": {"log-loss": null, "accuracy": 1.0}}\n'

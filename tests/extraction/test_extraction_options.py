@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_image
+from PIL import Image
+
+from featcache import store
+from featcache.core import progress
+from featcache.core.errors import SourceError, SpecError
+from featcache.data import loading
+from featcache.networks import engines
+from featcache.store import part_writer
+
+
+def test_overwrite_computes_everything_again(photos, extract, images_run, tmp_path):
+    before = extract(photos).features.X
+    shutil.copytree(photos, tmp_path / "copy")
+    extract(tmp_path / "copy")  # this file could lend its rows, and must not
+    images_run.clear()
+    done = extract(photos, overwrite=True)
+    assert sum(images_run) == done.n_computed == 21
+    assert not done.hit
+    np.testing.assert_array_equal(done.features.X, before)
+    assert extract(photos).hit
+
+
+def test_overwrite_starts_afresh_from_parts_too(photos, extract, images_run, monkeypatch):
+    monkeypatch.setattr(part_writer, "PART_ROWS", 4)
+    write = store.Parts.write
+
+    def stop_after_one(self, *args):
+        write(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Parts, "write", stop_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            extract(photos)
+    images_run.clear()
+    assert extract(photos, overwrite=True).n_computed == 21
+    assert sum(images_run) == 21
+
+
+def test_the_background_is_part_of_the_numbers(tmp_path, extract):
+    path = tmp_path / "p" / "a" / "clear.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGBA", (9, 9), (200, 0, 0, 0)).save(path)
+    make_image(tmp_path / "p" / "b" / "solid.png", (9, 9, 9), 1, (9, 9))
+    white, black = extract(tmp_path / "p"), extract(tmp_path / "p", background="black")
+    assert white.features.fingerprint != black.features.fingerprint
+    assert black.features.spec.background == "#000000"
+    assert np.abs(white.features.X[0] - black.features.X[0]).max() > 1e-3
+    np.testing.assert_array_equal(white.features.X[1], black.features.X[1])
+    assert extract(tmp_path / "p", background="#FFF").hit
+
+
+def test_images_over_the_limit_are_failures_until_it_is_raised(photos, extract, images_run):
+    make_image(photos / "pear" / "large.jpg", (9, 9, 9), 1, (100, 90))
+    make_image(photos / "pear" / "large.gif", (9, 9, 9), 2, (100, 90))
+    few = extract(photos, max_pixels=8999)
+    assert [one.id for one in few.features.failures] == ["pear/large.gif", "pear/large.jpg"]
+    assert {one.reason for one in few.features.failures} == {"100 x 90 pixels are more than 8999"}
+    assert extract(photos, max_pixels=8999).hit
+    images_run.clear()
+    all_in = extract(photos, max_pixels=9000)
+    assert all_in.n_computed == sum(images_run) == 2
+    assert not all_in.features.failures
+
+
+def test_a_limit_beyond_pillows_own_holds(tmp_path, extract, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    path = tmp_path / "p" / "large.gif"
+    path.parent.mkdir()
+    Image.new("RGB", (20, 20), (9, 9, 200)).save(path)  # eight times what Pillow would allow
+    assert len(extract(tmp_path / "p").features) == 1
+    assert Image.MAX_IMAGE_PIXELS == 50
+
+
+@pytest.mark.parametrize("name", ["a empty.jpg", "z broken.gif"])
+def test_stop_at_the_first_failure(photos, extract, images_run, name):
+    (photos / "pear" / name).write_bytes(b"" if "empty" in name else b"broken")
+    with pytest.raises(SourceError, match=f"Image 'pear/{name}' cannot be used: .*on-error skip"):
+        extract(photos, on_error="stop")
+    kept = sum(images_run)
+    done = extract(photos)
+    assert done.n_reused == kept
+    assert done.n_failed == 1
+    with pytest.raises(SourceError, match="cannot be used"):  # also where all is cached
+        extract(photos, on_error="stop")
+    (photos / "pear" / name).unlink()
+    assert not extract(photos, on_error="stop").features.failures
+
+
+def test_stop_before_anything_is_computed_where_a_file_is_gone(photos, extract, images_run):
+    (photos / "pear" / "link.jpg").symlink_to(photos / "nowhere")
+    with pytest.raises(SourceError, match=r"link\.jpg' cannot be used: No such file"):
+        extract(photos, on_error="stop")
+    assert not images_run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_error": "ignore"}, "on_error must be one of skip, stop"),
+        ({"check": "time"}, "check must be one of stat, content"),
+        ({"max_pixels": 0}, "max_pixels must be 1 or more"),
+        ({"background": "clear"}, "background must be a colour"),
+        ({"target": "age"}, "target is an option of manifests"),
+    ],
+)
+def test_wrong_use(photos, extract, tmp_path, options, message):
+    with pytest.raises(SpecError, match=message):
+        extract(photos, **options)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_a_failure_and_comes_back(
+    photos, extract, monkeypatch
+):
+    gone = photos / "apple" / "apple ü1.jpg"
+    data = gone.read_bytes()
+    stacks = loading.stacks
+
+    def vanish_first(*args, **options):
+        gone.unlink()
+        yield from stacks(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "stacks", vanish_first)
+        done = extract(photos)
+    assert [one.id for one in done.features.failures] == ["apple/apple ü1.jpg"]
+    assert "No such file" in done.features.failures[0].reason
+    gone.write_bytes(data)
+    assert extract(photos).n_computed == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX systems")
+def test_a_cache_folder_that_cannot_be_written_is_one_line(photos, tiny_backbone, tmp_path, cli):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o500)
+    if os.access(cache, os.W_OK):
+        cache.rmdir()  # root may write everywhere but where no folder can be
+        cache.write_text("a file")
+    ran = cli("extract", photos, "--weights", tiny_backbone, "--cache-dir", cache)
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") <= 2
+    assert str(cache) in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_disk_that_is_full_keeps_the_parts_and_resumes(photos, extract, monkeypatch, images_run):
+    monkeypatch.setattr(part_writer, "PART_ROWS", 4)
+    fallocate = os.posix_fallocate
+    written = []
+
+    def full_after_three(handle, offset, size_bytes):
+        written.append(1)
+        if len(written) > 3:
+            raise OSError(28, "No space left on device")
+        fallocate(handle, offset, size_bytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full_after_three)
+        with pytest.raises(OSError, match="No space left"):
+            extract(photos)
+    assert not list(photos.parent.glob("cache/**/*.tmp*"))
+    done = extract(photos)
+    assert done.n_reused == 12
+    assert done.n_computed == 9
+
+
+def test_ten_thousand_images_are_walked_without_tensorflow(tmp_path, monkeypatch, extract):
+    """Also that nothing is read again: reading one would raise."""
+    root = tmp_path / "p"
+    for number in range(40):
+        path = make_image(root / f"{number % 4}" / f"{number}.png", (9, 9, 9), number, (9, 9))
+        os.utime(path, (1_000_000, 1_000_000 + number))
+    extract(root)
+    monkeypatch.setattr(engines, "compile_frozen", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    for path in root.rglob("*.png"):
+        stamp = path.stat()
+        path.write_bytes(bytes(stamp.st_size))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert extract(root).hit
+
+
+def test_the_runtime_is_not_part_of_the_numbers(photos, extract, images_run):
+    one = extract(photos, runtime="openvino")
+    assert one.features.provenance["runtime"].startswith("inline")  # as the counter wraps it
+    make_image(photos / "pear" / "new.png", (1, 2, 3), 902, (30, 30))
+    other = extract(photos, runtime="tensorflow")
+    assert (other.n_computed, other.n_reused) == (1, 21)
+    assert other.features.fingerprint == one.features.fingerprint
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_the_run_is_compared_with_keras_and_says_so(photos, extract, capsys, name):
+    features = extract(photos, runtime=name, cache_dir=photos.parent / name).features
+    provenance = features.provenance
+    assert provenance["runtime"].startswith(f"{name} on CPU")
+    assert 0 <= provenance["difference_to_keras"] < 1e-4
+    assert provenance["cosine_to_keras"] == pytest.approx(1)
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_lower_precision_is_another_fingerprint_and_its_distance_is_said(
+    photos, extract, images_run, capsys
+):
+    exact = extract(photos)
+    lower = extract(photos, precision="bfloat16", runtime="tensorflow")
+    assert lower.n_computed == 21
+    assert lower.features.fingerprint != exact.features.fingerprint
+
+
+def test_how_near_bfloat16_comes(photos, extract, capsys):
+    features = extract(photos, precision="bfloat16", runtime="tensorflow").features
+    message = capsys.readouterr().err
+    assert message.startswith("bfloat16 by tensorflow: cosine similarity to float32 ")
+    assert 0.99 < features.provenance["cosine_to_keras"] < 1
+
+
+def test_a_runtime_that_is_wrong_is_left_for_tensorflow(photos, extract, monkeypatch, capsys):
+    right = extract(photos, cache_dir=photos.parent / "right").features
+    compile_frozen = engines.compile_frozen
+
+    class Wrong(engines.Compiled):
+        name, where = "openvino", "CPU"
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def start(self, images):
+            outputs = tuple(1.01 * one for one in self.inner(images))
+            return lambda: outputs
+
+    monkeypatch.setattr(engines, "compile_frozen", lambda *a, **o: Wrong(compile_frozen(*a, **o)))
+    features = extract(photos).features
+    np.testing.assert_allclose(features.X, right.X, rtol=1e-4, atol=1e-5)
+    assert features.provenance["runtime"] == "tensorflow on CPU"
+    assert "Warning: openvino gives other numbers than Keras here" in capsys.readouterr().err
+
+
+def test_progress_says_what_is_waited_for(photos, extract, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    done = extract(photos, show_progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Extracting" in line]
+    assert lines
+    assert all("bound by decoding" in line or "bound by the backbone" in line for line in lines)
+    assert set(done.waited_s) == {"decoding", "backbone"}
+    assert 0 <= done.waited_s["decoding"] + done.waited_s["backbone"] <= done.computing_s + 0.01
+    assert done.computing_s < done.seconds
