@@ -41,8 +41,8 @@ import photos
 
 import featcache as fc
 from featcache import extraction
-from featcache.core import tensorflow as quiet
 from featcache.core.spec import MAX_PIXELS
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading, openers, sources
 from featcache.extraction.computing import Work
 from featcache.extraction.inventory import look
@@ -98,7 +98,7 @@ def weights_of(name: str) -> str:
 
 def tutorial(root: Path, name: str, is_tuned: bool) -> Callable[[], Any]:
     """What a Keras tutorial does, with the network's own preprocessing."""
-    keras = quiet.keras()
+    keras = import_keras()
     resolved = backbones.resolve(name, weights=weights_of(name))
     size = resolved.spec.image_size
     backbone = resolved.backbone or backbones.build(name, weights_of(name), size)
@@ -109,7 +109,7 @@ def tutorial(root: Path, name: str, is_tuned: bool) -> Callable[[], Any]:
             root, image_size=size, batch_size=BATCH_SIZE, shuffle=False, verbose=False
         )
         if not is_tuned:
-            options = quiet.tensorflow().data.Options()
+            options = import_tensorflow().data.Options()
             options.autotune.enabled = False
             dataset = dataset.with_options(options)
         model.predict(dataset, verbose=0)

@@ -25,8 +25,8 @@ import h5py
 import numpy as np
 
 from featcache import extraction, store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import FeatcacheError
+from featcache.core.tensorflow import import_keras
 from featcache.extraction import assembling
 from featcache.networks import engines
 from featcache.store import part_writer, writing
@@ -35,7 +35,7 @@ PART_ROWS = 16  # small, so that a few hundred images make many parts
 CHUNK_ROWS = 64  # and several chunks
 BATCH_SIZE = 4
 
-quiet.keras()
+import_keras()
 
 
 def serve(function: str, options: dict[str, Any], reply: Connection) -> None:
@@ -58,7 +58,7 @@ def make_backbone(path: str, is_exact: bool, say: Any = None) -> None:
     and with the size of that: sums are taken in another order. An exact one rounds its images and
     has small integers for weights, so that no sum is ever rounded and the order does not matter.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     rng = np.random.default_rng(0)
     inputs = keras.Input((32, 32, 3))
     x = keras.ops.round(inputs) if is_exact else keras.layers.Rescaling(1 / 255)(inputs)

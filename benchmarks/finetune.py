@@ -28,8 +28,8 @@ import numpy as np
 import page
 
 from featcache import extraction
-from featcache.core import tensorflow as quiet
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph, training
 from featcache.finetuning.batches import Cached
 from featcache.finetuning.objective import Objective
@@ -51,7 +51,7 @@ CASES = (
 
 def network_of(name: str, images: np.ndarray) -> tuple[Any, Any]:
     """Return a stitched network with a softmax head, and the spec of its backbone."""
-    keras = quiet.keras()
+    keras = import_keras()
     keras.utils.set_random_seed(SEED)
     side = CATALOGUE[name].image_size
     spec = ExtractionSpec(
@@ -219,7 +219,7 @@ def alternate(
 
 def predictions(network: Any, images: np.ndarray) -> np.ndarray:
     """Return the network's outputs in inference mode."""
-    run = quiet.tensorflow().function(lambda batch: network(batch, training=False))
+    run = import_tensorflow().function(lambda batch: network(batch, training=False))
     return np.concatenate([np.asarray(run(images[i : i + 32])) for i in range(0, len(images), 32)])
 
 

@@ -79,9 +79,9 @@ def make_images(root: Path, start: int, stop: int, different: list[bytes] | None
 
 def make_backbone(path: Path) -> None:
     """Write a network of one convolution that gives 1,280 features."""
-    from featcache.core import tensorflow as quiet
+    from featcache.core.tensorflow import import_keras
 
-    keras = quiet.keras()
+    keras = import_keras()
     keras.utils.set_random_seed(0)
     inputs = keras.Input((24, 24, 3))
     maps = keras.layers.Conv2D(1280, 3, strides=8)(keras.layers.Rescaling(1 / 255)(inputs))

@@ -65,9 +65,9 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick .keras backbone of 32 x 32 images: two convolutions with batch normalisation."""
-    from featcache.core import tensorflow as quiet
+    from featcache.core.tensorflow import import_keras
 
-    keras = quiet.keras()
+    keras = import_keras()
     rng = np.random.default_rng(0)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
@@ -89,10 +89,10 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
-    from featcache.core import tensorflow as quiet
+    from featcache.core.tensorflow import import_keras
     from featcache.networks import registry
 
-    keras = quiet.keras()
+    keras = import_keras()
 
     def factory(filters: int) -> Callable[..., Any]:
         def build(weights: str, include_top: bool, input_shape: Any) -> Any:

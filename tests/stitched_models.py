@@ -9,7 +9,7 @@ import numpy as np
 from conftest import CLASSES
 from PIL import Image
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.models import card, stitching
 from featcache.networks import backbones
 
@@ -27,7 +27,7 @@ def make_model(
     **about: Any,
 ) -> Path:
     """Write a .keras with a head of random weights that tells images apart, and its card."""
-    keras = quiet.keras()
+    keras = import_keras()
     resolved = backbones.resolve(None, weights=str(backbone), pooling=pooling)
     bare = backbones.build(resolved.spec.backbone, resolved.weights, resolved.spec.image_size)
     extractor = backbones.frozen_extractor(bare, resolved.spec)
@@ -58,7 +58,7 @@ def make_model(
 
 def outputs_of(model: Path, paths: list[Path]) -> np.ndarray:
     """What plain Keras gives for image files, one by one."""
-    keras, tf = quiet.keras(), quiet.tensorflow()
+    keras, tf = import_keras(), import_tensorflow()
     loaded = keras.models.load_model(model, compile=False)
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     size = loaded.input_shape[1:3]

@@ -226,9 +226,9 @@ def test_fit_heads_with_its_options_and_the_report_again(photos, tiny_backbone, 
 
 
 def test_missing_gpu(photos, tiny_backbone, cli):
-    from featcache.core import tensorflow as quiet
+    from featcache.core.tensorflow import import_tensorflow
 
-    if quiet.tensorflow().config.list_physical_devices("GPU"):
+    if import_tensorflow().config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
     done = cli("extract", photos, "--weights", tiny_backbone, "--device", "gpu")
     assert done.returncode == 2

@@ -3,11 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from featcache.core import tensorflow as quiet
+from featcache.core import tensorflow
 
 
 def test_start_up_is_silent():
-    code = "from featcache import quiet; quiet.tensorflow().constant(1); quiet.keras()"
+    code = (
+        "from featcache.core import tensorflow; "
+        "tensorflow.import_tensorflow().constant(1); tensorflow.import_keras()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert done.stderr == ""
@@ -16,7 +19,7 @@ def test_start_up_is_silent():
 def test_errors_are_not_silenced(capfd):
     import os
 
-    with quiet._without_chatter():
+    with tensorflow._without_chatter():
         os.write(2, b"I0000 00:00:1.1 1 cudart_stub.cc:31] Could not find cuda drivers\n")
         os.write(2, b"2026-01-01 00:00:00.1: W tensorflow/core/x.cc] slow\n")
         os.write(2, b"E0000 00:00:1.1 1 file.cc:1] something broke\n")
@@ -27,5 +30,5 @@ def test_errors_are_not_silenced(capfd):
 def test_a_failing_cuda_is_chatter_only_without_a_driver(monkeypatch):
     line = b"E0000 00:00:1.1 1 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)"
     for has_driver in (True, False):
-        monkeypatch.setattr(quiet.Path, "exists", lambda path, there=has_driver: there)
-        assert quiet._is_chatter(line) is not has_driver
+        monkeypatch.setattr(tensorflow.Path, "exists", lambda path, there=has_driver: there)
+        assert tensorflow._is_chatter(line) is not has_driver

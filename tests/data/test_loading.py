@@ -9,8 +9,8 @@ import pytest
 from conftest import make_photos
 from PIL import Image
 
-from featcache.core import tensorflow as quiet
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding, loading, openers, sources
 
 SPEC = ExtractionSpec("tiny", "00", (24, 24), "tf")
@@ -78,7 +78,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_plain_files_decode_in_tensorflow_to_pillows_very_pixels(kind):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     assert decoding.plain_orientation(PLAIN[kind])
     got = tf.io.decode_jpeg(PLAIN[kind], 3, dct_method="INTEGER_ACCURATE").numpy()
     np.testing.assert_array_equal(got, decoding.decode(PLAIN[kind]))
@@ -98,7 +98,7 @@ def test_rotation_is_applied():
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_in_tensorflow_to_pillows_very_pixels(orientation, progressive):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     data = turned_jpeg(orientation, progressive=progressive)
     assert decoding.plain_orientation(data) == orientation
     image = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import featcache as fc
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import decoding, openers
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def test_arrays_with_labels(extract):
 
 
 def test_every_kind_of_images_gives_the_same_rows(extract, tmp_path):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     paths = []
     for number, pixels in enumerate(ARRAYS):
         paths.append(tmp_path / "p" / f"{number}.png")
@@ -171,14 +171,14 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_dataset_that_shuffles_is_refused():
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     dataset = tf.data.Dataset.from_tensor_slices(ARRAYS).shuffle(9, seed=1)
     with pytest.raises(SourceError, match=r"gives other images each time.*shuffle=False"):
         fc.open_source(dataset)
 
 
 def test_a_dataset_that_changes_later_fails_by_row(extract):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     calls = []
 
     def images():
@@ -210,11 +210,11 @@ def test_a_dataset_that_changes_later_fails_by_row(extract):
 )
 def test_datasets_of_something_else(make, message):
     with pytest.raises(SourceError, match=message):
-        fc.open_source(make(quiet.tensorflow()))
+        fc.open_source(make(import_tensorflow()))
 
 
 def test_keras_own_dataset_brings_its_class_names(photos, extract):
-    keras = quiet.keras()
+    keras = import_keras()
     dataset = keras.utils.image_dataset_from_directory(
         photos, image_size=(32, 32), shuffle=False, batch_size=4, verbose=False
     )

@@ -11,8 +11,8 @@ import odd_images
 import pytest
 from odd_images import ALL_BAD, ALL_GOOD, BAD, EITHER, GOOD, MAX_PIXELS, PASSED_OVER, Expected
 
-from featcache.core import tensorflow as quiet
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import loading, openers, sources
 from featcache.networks import backbones
 
@@ -43,7 +43,7 @@ def not_dividing(n: int) -> int:
 
 
 def at_size(one: Expected) -> np.ndarray:
-    with quiet.tensorflow().device("/CPU:0"):  # where `tf.data` resizes
+    with import_tensorflow().device("/CPU:0"):  # where `tf.data` resizes
         return loading.resize(one.pixels, SIZE, "bilinear").numpy()
 
 
@@ -137,7 +137,7 @@ def test_pixels_of_row_i_are_those_of_image_i(kind, root, expected):
 def test_features_of_row_i_are_those_of_image_i_alone(root, expected, extract, tiny_backbone):
     features = extract(root, max_pixels=MAX_PIXELS, batch_size=8).features
     backbone = backbones.build("tiny.keras", str(tiny_backbone), SIZE)
-    extractor = quiet.tensorflow().function(backbones.frozen_extractor(backbone, features.spec))
+    extractor = import_tensorflow().function(backbones.frozen_extractor(backbone, features.spec))
     good = [row for row, id_ in enumerate(features.ids) if expected[id_].verdict == GOOD]
     ids = [features.ids[row] for row in good]
     pixels = np.stack([at_size(expected[id_]) for id_ in ids])

@@ -12,8 +12,8 @@ from conftest import parse_single_json
 
 import featcache as fc
 from featcache import extraction, store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError, StoreError
+from featcache.core.tensorflow import import_keras
 from featcache.data import loading, openers, sources
 from featcache.extraction import assembling
 from featcache.networks import backbones
@@ -35,7 +35,7 @@ def small_chunks(monkeypatch):
 
 def expected_maps(tiny_backbone, photos, features):
     """What plain Keras gives for each image, in the order of the file's ids."""
-    keras = quiet.keras()
+    keras = import_keras()
     model = keras.models.load_model(tiny_backbone, compile=False)
     samples = openers.open_source(photos)
     assert samples.ids == features.ids

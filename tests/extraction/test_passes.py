@@ -13,9 +13,9 @@ from PIL import Image
 
 import featcache as fc
 from featcache import extraction, heads, store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError, StoreError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import augment, decoding, loading, openers, sources
 from featcache.networks import backbones
 from featcache.store import cleaning, part_writer
@@ -320,7 +320,7 @@ def test_a_flipped_view_is_the_flipped_image(photos, extract, tiny_backbone):
 
 @pytest.mark.parametrize("augment", ["flip", "crop", "color"])
 def test_an_augmentation_keeps_shape_and_range(augment):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     rng = np.random.default_rng(0)
     image = tf.constant(rng.uniform(0, 255, (37, 51, 3)).astype(np.float32))
     for number in range(40):
@@ -336,7 +336,7 @@ def test_an_augmentation_keeps_shape_and_range(augment):
 
 
 def test_the_extremes_of_a_crop_stay_inside():
-    image = quiet.tensorflow().reshape(np.arange(2 * 3 * 3, dtype=np.float32), (2, 3, 3))
+    image = import_tensorflow().reshape(np.arange(2 * 3 * 3, dtype=np.float32), (2, 3, 3))
     for drawn in (np.zeros(8), np.full(8, 1 - 2**-24)):
         made = augment.crop(image, drawn.astype(np.float32))
         assert made.shape[0] >= 1

@@ -19,8 +19,8 @@ from conftest import CLASSES, make_photos, parse_single_json
 
 import featcache as fc
 from featcache import heads, store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError, StitchError, StoreError
+from featcache.core.tensorflow import import_keras
 from featcache.finetuning import boundary, objective, training
 from featcache.models import card, judged_on
 
@@ -78,8 +78,8 @@ def digest_of(file):
 
 
 def weights(path):
-    model = quiet.keras().models.load_model(path)
-    backbone = next(layer for layer in model.layers if isinstance(layer, quiet.keras().Model))
+    model = import_keras().models.load_model(path)
+    backbone = next(layer for layer in model.layers if isinstance(layer, import_keras().Model))
     return {v.path: v.numpy() for layer in backbone.layers for v in layer.weights}
 
 
@@ -130,7 +130,7 @@ def test_zero_trains_the_head_alone_from_the_features_themselves(stitched, tmp_p
     assert set((tmp_path / "cache").rglob("*.h5")) == files
     assert not changed(weights(path), weights(tmp_path / "t.keras"))
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
-    load = quiet.keras().models.load_model
+    load = import_keras().models.load_model
     before, after = (load(p).predict(pixels, verbose=0) for p in (path, tmp_path / "t.keras"))
     assert not np.allclose(before, after)
 
@@ -167,7 +167,7 @@ def test_the_cached_boundary_trains_as_the_images_do(stitched, tmp_path):
     for one, other in zip(cached.stages, live.stages, strict=True):
         np.testing.assert_allclose(one.training_loss, other.training_loss, atol=1e-4)
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3))
-    load = quiet.keras().models.load_model
+    load = import_keras().models.load_model
     a, b = (load(tmp_path / f"{n}.keras").predict(pixels, verbose=0) for n in ("cached", "live"))
     np.testing.assert_allclose(a, b, atol=1e-3)
 
@@ -251,7 +251,7 @@ def test_never_worse_by_accident(stitched, tmp_path, monkeypatch, cli, losses, m
     assert said["after"] == said["before"]
     assert not changed(weights(path), weights(tmp_path / "t.keras"))
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
-    load = quiet.keras().models.load_model
+    load = import_keras().models.load_model
     before, after = (load(p).predict(pixels, verbose=0) for p in (path, tmp_path / "t.keras"))
     np.testing.assert_array_equal(before, after)
     was, now = card.read(path), card.read(tmp_path / "t.keras")
@@ -288,7 +288,7 @@ def test_the_new_model_predicts_and_is_frozen(stitched, photos, tmp_path):
         len(fc.load(tmp_path / "t.keras", cache_dir=None).predict(photos, show_progress=False))
         == 21
     )
-    assert not quiet.keras().models.load_model(tmp_path / "t.keras").trainable_variables
+    assert not import_keras().models.load_model(tmp_path / "t.keras").trainable_variables
     about = card.read(tmp_path / "t.keras").finetuned
     assert about["plan"]["learning_rate"] == 1e-2
     assert about["changed"] == ["bn_2", "conv_2"]
@@ -486,7 +486,7 @@ def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch
     """Killed while the very first backup is written, and while a later one is."""
     path = stitched("logreg")
     expected = tune(path, tmp_path / "whole.keras", dropout=0.2)
-    save = quiet.keras().Model.save_weights
+    save = import_keras().Model.save_weights
     for n_whole in (0, 2):
         saves = iter(range(9))
 
@@ -497,11 +497,11 @@ def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch
                     file.truncate(96)
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(quiet.keras().Model, "save_weights", cut)
+        monkeypatch.setattr(import_keras().Model, "save_weights", cut)
         with pytest.raises(KeyboardInterrupt):
             tune(path, tmp_path / "t.keras", dropout=0.2)
         assert (tmp_path / ".t.training").exists() == (n_whole > 0)
-        monkeypatch.setattr(quiet.keras().Model, "save_weights", save)
+        monkeypatch.setattr(import_keras().Model, "save_weights", save)
         got = tune(path, tmp_path / "t.keras", dropout=0.2)
         assert got.stages[0].validation_loss == pytest.approx(expected.stages[0].validation_loss)
         assert got.after == pytest.approx(expected.after, nan_ok=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError, StitchError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_keras
 from featcache.finetuning import graph
 from featcache.networks import backbones
 from featcache.networks.registry import CATALOGUE
 
 
 def network_of(backbone, side, preprocessing="included"):
-    keras = quiet.keras()
+    keras = import_keras()
     spec = ExtractionSpec(
         backbone="b", weights="w", image_size=(side, side), preprocessing=preprocessing
     )
@@ -26,7 +26,7 @@ def network_of(backbone, side, preprocessing="included"):
 @pytest.fixture(scope="module")
 def branched():
     """A network with a residual branch, a gate, dropout, and a layer that is called twice."""
-    keras = quiet.keras()
+    keras = import_keras()
     layers = keras.layers
     inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, padding="same", name="conv_1")(inputs)
@@ -142,7 +142,7 @@ def test_thawing_leaves_statistics_and_what_is_not_named(branched):
 
 
 def test_a_backbone_nested_in_a_backbone_trains_but_for_its_statistics():
-    keras = quiet.keras()
+    keras = import_keras()
     inner_in = keras.Input((8, 8, 4))
     x = keras.layers.Conv2D(4, 1, name="inner_conv")(inner_in)
     inner = keras.Model(inner_in, keras.layers.BatchNormalization(name="inner_bn")(x), name="inner")
@@ -158,7 +158,7 @@ def test_a_backbone_nested_in_a_backbone_trains_but_for_its_statistics():
 
 
 def test_a_sequential_backbone():
-    keras = quiet.keras()
+    keras = import_keras()
     backbone = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -184,7 +184,7 @@ def test_no_such_layers(branched):
 
 
 def test_a_model_that_was_not_stitched():
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((4,))
     with pytest.raises(StitchError, match="has no backbone nested in it"):
         graph.backbone_of(keras.Model(inputs, keras.layers.Dense(2)(inputs), name="plain"))

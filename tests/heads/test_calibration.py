@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError, SpecError
+from featcache.core.tensorflow import import_keras
 from featcache.heads import calibration
 from featcache.scoring import metrics
 
@@ -46,7 +46,7 @@ def log_loss(y, p):
 
 
 def model_of(calibrator, n_classes, name="probabilities"):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((n_classes,))
     return keras.Model(inputs, calibrator.to_keras_layers(inputs, name))
 
@@ -175,7 +175,7 @@ def test_isotonic_without_any_probability_is_uniform():
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @pytest.mark.parametrize(("kind", "output_kind"), KINDS)
 def test_keras_layers_give_what_transform_gives(kind, output_kind, n_classes, tmp_path):
-    keras = quiet.keras()
+    keras = import_keras()
     logits, y = logits_and_classes(1500, n_classes)
     outputs = outputs_of(output_kind, logits).astype(np.float32)
     calibrator = calibration.fit(kind, outputs, y, output_kind)
@@ -206,7 +206,7 @@ def test_a_steep_isotonic_map_is_the_same_in_keras():
 
 
 def test_layers_follow_a_head_that_has_used_the_name():
-    keras = quiet.keras()
+    keras = import_keras()
     calibrator = calibration.fit("platt", *logits_and_classes(), "probabilities")
     inputs = keras.Input((5,))
     p = keras.layers.Dense(3, activation="softmax", name="probabilities")(inputs)

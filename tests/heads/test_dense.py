@@ -8,8 +8,8 @@ from scipy import special
 from test_heads import D, data
 
 from featcache import heads
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError, SpecError
+from featcache.core.tensorflow import import_tensorflow
 from featcache.heads import dense_training
 from featcache.heads.dense import Dense
 
@@ -107,7 +107,7 @@ def test_views_of_one_image_are_not_parted():
 
 
 def test_dropout_drops_what_it_says():
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     x = tf.ones((2000, 30))
     dropped = dense_training._drop(x, 0.75 * 256, tf.constant([1, 2])).numpy()
     assert set(np.unique(dropped)) == {0.0, 4.0}

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 
 from featcache import heads
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError, SpecError, StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
 from featcache.heads.training_rows import Rows
 
@@ -67,7 +67,7 @@ def make(name, task=CLASSIFICATION, params=None, **more):
 
 
 def keras_model(head):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((head.n_features_in_,))
     output = head.to_keras_layers(inputs)
     model = keras.Model(inputs, output)
@@ -91,7 +91,7 @@ def check_layers(head, X, tmp_path=None):
         models[0].save(file)
         with zipfile.ZipFile(file) as parts:
             assert b"featcache" not in parts.read("config.json")
-        models.append(quiet.keras().models.load_model(file))
+        models.append(import_keras().models.load_model(file))
     for one in models:
         values, outputs = (np.asarray(part) for part in one(X, training=False))
         np.testing.assert_allclose(values, head.parity_values(X), rtol=1e-4, atol=1e-4)
@@ -147,8 +147,8 @@ def test_affine_steps_that_follow_each_other_are_one_layer():
 
     def layers(name, steps):
         head = make(name, preprocessing=steps).fit(X, y)
-        inputs = quiet.keras().Input((D,))
-        model = quiet.keras().Model(inputs, head.to_keras_layers(inputs))
+        inputs = import_keras().Input((D,))
+        model = import_keras().Model(inputs, head.to_keras_layers(inputs))
         return [type(layer).__name__ for layer in model.layers[1:]]
 
     assert layers("linear-svm", "standardise+pca") == ["Dense"]
@@ -331,7 +331,7 @@ def test_bad_parameters_are_named():
 def test_a_head_that_cannot_be_stitched_says_which_can():
     head = make("random-forest").fit(*data())
     with pytest.raises(StitchError, match="stitch another head: logreg"):
-        head.to_keras_layers(quiet.keras().Input((D,)))
+        head.to_keras_layers(import_keras().Input((D,)))
 
 
 def test_trees_that_lead_nowhere_are_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from test_heads import CLASSIFICATION, MULTI_LABEL, QUICK, REGRESSION, data
 
 from featcache import heads
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads import base, calibration, preprocessing
 from featcache.models import stitching
 
@@ -67,7 +67,7 @@ CASES = list(cases())
 
 
 def layers_of(head):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((head.n_features_in_,))
     outputs = head.to_keras_layers(inputs)
     layer = keras.Model(inputs, outputs).get_layer(head.parity_layer)

@@ -16,8 +16,8 @@ from PIL import Image
 from stitched_models import make_model, outputs_of
 
 import featcache as fc
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import sources
 from featcache.inference import predict
 from featcache.inference.predict import model, writing
@@ -158,7 +158,7 @@ def test_images_from_python(model_path, photos):
         found = run(model_path, given)
         assert [one.path for one in found] == list("0123456")
         assert [one.classes for one in found] == [one.classes for one in expected]
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     same = np.stack([arrays[0], arrays[0][::-1]])
     dataset = tf.data.Dataset.from_tensor_slices(same).batch(2)
     assert [one.classes for one in run(model_path, dataset)] == [

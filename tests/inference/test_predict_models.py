@@ -15,8 +15,8 @@ from conftest import make_image, parse_single_json
 from stitched_models import make_model
 
 import featcache as fc
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError, StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.inference.predict import known
 from featcache.models import card
 
@@ -124,7 +124,7 @@ def damaged_card(path):
 
 
 def retrained(path):
-    model = quiet.keras().models.load_model(path)
+    model = import_keras().models.load_model(path)
     model.layers[-1].set_weights([w + 1 for w in model.layers[-1].get_weights()])
     model.save(path)
 
@@ -157,14 +157,14 @@ def with_own_layer(path):
 
 
 def with_lambda(path):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((32, 32, 3))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(path)
     of_nobody(path, path.read_bytes())
 
 
 def of_other_shape(path):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, keras.layers.Flatten()(inputs)).save(path)
     of_nobody(path, path.read_bytes())

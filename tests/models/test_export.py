@@ -15,8 +15,8 @@ from conftest import REPOSITORY, make_photos, parse_single_json
 from PIL import Image
 
 import featcache as fc
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError, StitchError
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading, sources
 from featcache.inference import predict
 from featcache.models import card
@@ -236,13 +236,13 @@ def test_both_signatures_of_a_saved_model_in_a_process_without_featcache(everyth
 def test_labels_of_every_task(model, task, output, expected):
     about = dataclasses.replace(card.read(model), task=task, output=output)
     scores = np.array([[0.5, 0.2], [-0.1, 0.9]], np.float32)
-    found = writers.labels(scores, quiet.tensorflow().constant(["a", "b"]), about)
+    found = writers.labels(scores, import_tensorflow().constant(["a", "b"]), about)
     assert found.numpy().tolist() == expected
 
 
 def test_a_saved_model_holds_every_weight_once(everything):
     model, done = everything
-    held = quiet.tensorflow().train.list_variables(
+    held = import_tensorflow().train.list_variables(
         str(done["saved-model"].path / "variables" / "variables")
     )
     n_held = sum(int(np.prod(shape)) for name, shape in held if "VARIABLE_VALUE" in name)
@@ -436,7 +436,7 @@ def test_a_damaged_or_foreign_model_is_one_line(model, damage, cli):
         model.unlink()
         model.mkdir()
     else:
-        keras = quiet.keras()
+        keras = import_keras()
         inputs = keras.Input((4,))
         keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(model)
     ran = cli("export", model, "--format", "all")

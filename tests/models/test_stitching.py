@@ -12,8 +12,8 @@ from conftest import make_image, make_photos, parse_single_json
 
 import featcache as fc
 from featcache import heads
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, SpecError, StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.data import loading, openers
 from featcache.heads.dense import Dense
 from featcache.models import card, stitching
@@ -194,7 +194,7 @@ def test_images_that_moved_need_to_be_named(board, photos, tmp_path):
 def test_weights_that_changed_since_are_an_error(tmp_path, photos, extract, tiny_backbone):
     mine = shutil.copy(tiny_backbone, tmp_path / "mine.keras")
     board = fit(extract(photos, weights=str(mine)).features)
-    keras = quiet.keras()
+    keras = import_keras()
     model = keras.models.load_model(mine)
     model.layers[2].set_weights([w + 1 for w in model.layers[2].get_weights()])
     model.save(mine)
@@ -471,7 +471,7 @@ def test_a_class_is_one_line_of_the_labels(extract, tmp_path):
 
 
 def test_the_features_of_a_stitched_model_are_found(features, board, photos, tmp_path):
-    keras = quiet.keras()
+    keras = import_keras()
     out = tmp_path / "m.keras"
     made = fc.stitch(board["rbf-svm"], out, show_progress=False)
     source = openers.open_source(photos)
@@ -489,7 +489,7 @@ def test_the_features_of_a_stitched_model_are_found(features, board, photos, tmp
 
 
 def test_features_without_pooling_are_those_of_the_backbone(extract, photos, tmp_path):
-    keras = quiet.keras()
+    keras = import_keras()
     flat = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()], name="flat")
     flat.save(tmp_path / "flat.keras")
     features = extract(photos, weights=str(tmp_path / "flat.keras")).features

@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError, SpecError
+from featcache.core.tensorflow import import_keras
 from featcache.networks import backbones, registry
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.float32)
@@ -14,7 +14,7 @@ SEEDS = ("resnet50", "vgg16", "mobilenet-v2", "inception-v3", "efficientnet-b0")
 
 
 def test_catalogue_has_all_of_keras_applications():
-    applications = quiet.keras().applications
+    applications = import_keras().applications
     offered = {name for name in dir(applications) if name[0].isupper()}
     assert {entry.factory for entry in registry.CATALOGUE.values()} - {""} == offered
 
@@ -25,7 +25,7 @@ def test_names_are_kebab_case():
 
 def keras_module(factory):
     """The keras.applications module that holds a network and its preprocess_input."""
-    applications = quiet.keras().applications
+    applications = import_keras().applications
     for name in dir(applications):
         module = getattr(applications, name)
         if hasattr(module, "preprocess_input") and hasattr(module, factory):
@@ -36,7 +36,7 @@ def keras_module(factory):
 @pytest.mark.parametrize("name", [n for n, entry in registry.CATALOGUE.items() if entry.factory])
 def test_preprocessing_equals_that_of_keras(name):
     entry = registry.CATALOGUE[name]
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((40, 40, 3))
     ours = keras.Model(inputs, registry.PREPROCESSING[entry.preprocessing](inputs))(PIXELS)
     theirs = keras_module(entry.factory).preprocess_input(PIXELS.copy())
@@ -61,7 +61,7 @@ def test_size_without_top(name, layers, parameters):
 
 @pytest.mark.parametrize(("hidden", "trainable"), [((), 8_196), ((256,), 525_572)])
 def test_trainable_parameters_on_resnet50(hidden, trainable):
-    keras = quiet.keras()
+    keras = import_keras()
     resolved = backbones.resolve("resnet50", weights="random")
     extractor = backbones.frozen_extractor(resolved.backbone, resolved.spec)
     x = extractor.output
@@ -74,7 +74,7 @@ def test_trainable_parameters_on_resnet50(hidden, trainable):
 @pytest.mark.parametrize("name", SEEDS)
 def test_default_size_is_the_networks_own(name):
     entry = registry.CATALOGUE[name]
-    factory = getattr(quiet.keras().applications, entry.factory)
+    factory = getattr(import_keras().applications, entry.factory)
     with_top = factory(weights=None, include_top=True)
     assert with_top.input_shape[1] == entry.image_size
 
@@ -83,7 +83,7 @@ def test_features_equal_keras_by_hand():
     resolved = backbones.resolve("mobilenet-v2", weights="random", image_size=64)
     extractor = backbones.frozen_extractor(resolved.backbone, resolved.spec)
     pixels = PIXELS.repeat(2, axis=1).repeat(2, axis=2)[:, :64, :64]
-    scaled = quiet.keras().applications.mobilenet_v2.preprocess_input(pixels.copy())
+    scaled = import_keras().applications.mobilenet_v2.preprocess_input(pixels.copy())
     by_hand = resolved.backbone(scaled, training=False).numpy().mean(axis=(1, 2))
     np.testing.assert_allclose(extractor(pixels), by_hand, rtol=1e-4, atol=1e-4)
 
@@ -136,7 +136,7 @@ def test_a_folder_called_random_does_not_mix_up_the_memo(tmp_path, monkeypatch):
 
 
 def test_grey_backbones_are_refused(tmp_path):
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input((16, 16, 1))
     keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs)).save(tmp_path / "grey.keras")
     with pytest.raises(BackboneError, match=r"1 channel\(s\); 3 \(RGB\)"):
@@ -224,7 +224,7 @@ def test_no_network_says_where_to_put_the_file(monkeypatch):
             "URL fetch failure on https://host/a/vgg16_notop.h5: None -- Name or service not known"
         )
 
-    monkeypatch.setattr(quiet.keras().applications, "VGG16", unreachable)
+    monkeypatch.setattr(import_keras().applications, "VGG16", unreachable)
     with pytest.raises(BackboneError) as caught:
         backbones.resolve("vgg16")
     message = str(caught.value)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError
+from featcache.core.tensorflow import import_tensorflow
 from featcache.networks import registry
 from featcache.networks.providers import efficientnet_lite
 
@@ -32,7 +32,7 @@ def test_number_of_parameters(classifier):
     ],
 )
 def test_it_knows_two_photographs(classifier, photo, classes, probability):
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     bunch = load_sample_images()
     image = next(
         image

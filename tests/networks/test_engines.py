@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError, SpecError
+from featcache.core.tensorflow import import_tensorflow
 from featcache.networks import backbones, engines, registry
 from featcache.networks.engines import choice, openvino, parity, tensorflow
 
@@ -94,7 +94,7 @@ def test_several_devices_take_batches_in_turn(tmp_path, tiny_backbone):
 import numpy as np
 from featcache import backbones, quiet, runtime
 from featcache.runtime import tensorflow
-tf = quiet.tensorflow()
+tf = import_tensorflow()
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 spec = backbones.resolve(weights={str(tiny_backbone)!r}).spec
@@ -109,7 +109,7 @@ def watched(self, function, device, images):
     return inner(self, function, device, images)
 tensorflow.TensorFlow._run = watched
 images = [np.full((3, 32, 32, 3), 9 * i, np.float32) for i in range(5)]
-got = list(runtime.in_order(enumerate(images), run.start, run.ahead))
+got = list(engines.in_order(enumerate(images), run.start, run.ahead))
 assert [number for number, _ in got] == [0, 1, 2, 3, 4]
 assert sorted(ran) == ["/CPU:0"] * 3 + ["/CPU:1"] * 2, ran
 for (_, (one,)), batch in zip(got, images):
@@ -128,7 +128,7 @@ def test_both_runtimes_agree_for_every_seed(name):
     model = backbones.frozen_extractor(backbone, resolved.spec)
     from sklearn.datasets import load_sample_images
 
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     images = tf.image.resize(np.stack(load_sample_images().images), (size, size)).numpy()
     expected = compiled_by("plain", model)(images)
     for other in ("openvino", "tensorflow"):
@@ -183,7 +183,7 @@ def test_what_openvino_cannot_convert_goes_to_tensorflow(model, monkeypatch):
 
 
 def test_a_gpu_that_is_not_there(model):
-    if quiet.tensorflow().config.list_physical_devices("GPU"):
+    if import_tensorflow().config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
     assert engines.gpus("auto") == engines.gpus("cpu") == []
     with pytest.raises(SpecError, match="TensorFlow sees no GPU"):

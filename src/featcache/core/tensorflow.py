@@ -24,7 +24,7 @@ _NO_GPU = re.compile(rb"failed call to cuInit")
 
 
 @functools.cache
-def tensorflow() -> Any:
+def import_tensorflow() -> Any:
     """Return the tensorflow module, imported on the first call (about 3 s)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _without_chatter():
@@ -36,9 +36,9 @@ def tensorflow() -> Any:
 
 
 @functools.cache
-def keras() -> Any:
+def import_keras() -> Any:
     """Return the keras module on its TensorFlow backend."""
-    tensorflow()
+    import_tensorflow()
     import keras
 
     return keras

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_tensorflow
 
 N_DRAWS = 8  # uniform numbers a view: 0 flip; 1 to 4 crop; 5 to 7 color
 CROP_AREA = (0.5, 1.0)  # share of the image that a crop keeps
@@ -41,7 +41,7 @@ def crop(image: Any, drawn: Any) -> Any:
     As in Szegedy et al. (2015), "Going deeper with convolutions", with gentler bounds: a frozen
     backbone cannot get used to slivers.
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     area = CROP_AREA[0] + drawn[1] * (CROP_AREA[1] - CROP_AREA[0])
     low, high = np.log(CROP_ASPECT).astype(np.float32)
@@ -55,13 +55,13 @@ def crop(image: Any, drawn: Any) -> Any:
 
 def flip(image: Any, drawn: Any) -> Any:
     """Return a TensorFlow image mirrored left to right, every second time."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     return tf.where(drawn[0] < 0.5, tf.reverse(image, [1]), image)
 
 
 def color(image: Any, drawn: Any) -> Any:
     """Return a TensorFlow image, float 0 to 255, of other brightness, contrast and saturation."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     factors = 1.0 + COLOR_STRENGTH * (2.0 * drawn[5:8] - 1.0)
     image = tf.clip_by_value(image * factors[0], 0.0, 255.0)
     grey = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)

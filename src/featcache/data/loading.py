@@ -19,8 +19,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import augment, decoding
 from featcache.data.decoding import UnreadableImageError, VanishedImageError, plain_orientation
 from featcache.data.sources import Scan, Source
@@ -38,7 +38,7 @@ def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
     The aspect ratio is not kept, as in `keras.utils.image_dataset_from_directory`. `method` is
     "bilinear" or "antialias" (bilinear with a wider filter when shrinking; better, slower).
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     return tf.image.resize(image, image_size, "bilinear", antialias=method == "antialias")
 
 
@@ -210,7 +210,7 @@ class _Recipe:
         stacks = []
         for size in self.sizes:
             made = [self._view(image, size, place, drawn) for place in range(len(self.views))]
-            stack = made[0][None] if len(made) == 1 else quiet.tensorflow().stack(made)
+            stack = made[0][None] if len(made) == 1 else import_tensorflow().stack(made)
             stack.set_shape((len(self.views), *size, 3))
             stacks.append(stack)
         return (row, *stacks)
@@ -228,7 +228,7 @@ class _Recipe:
         return augment.color(image, mine) if "color" in ways else image
 
     def _draws(self, row: Any) -> Any:
-        tf = quiet.tensorflow()
+        tf = import_tensorflow()
         drawn = tf.numpy_function(
             lambda number: augment.draws(self.digests[number], self.views),
             [row],
@@ -239,7 +239,7 @@ class _Recipe:
 
     def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
         """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
-        options = quiet.tensorflow().data.Options()
+        options = import_tensorflow().data.Options()
         # tuning ends with a dataset only when its current period ends, and periods double: a run
         # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
         options.autotune.enabled = False
@@ -250,7 +250,7 @@ class _Recipe:
 def _decoded_by_tensorflow(
     source: Source, scanned: Scan, rows: Sequence[int], recipe: _Recipe
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     numbers = np.array(rows, np.int64)
     orientations = scanned.orientations[numbers].astype(np.int32)
     if source.paths is not None:
@@ -277,7 +277,7 @@ def decode(data: Any, spec: ExtractionSpec) -> Any:
 
     With `spec.decode_scale` a large JPEG is decoded at the ratio that `decoding` says.
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
 
     def at(ratio: int) -> Any:
         # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
@@ -304,7 +304,7 @@ def turned(image: Any, orientation: Any) -> Any:
     Turning comes before resizing, as in Pillow's path, so that not a bit of the result differs. All
     orientations are one gather; TensorFlow's transposition of bytes logs an error of oneDNN's.
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     height, width = tf.shape(image)[0], tf.shape(image)[1]
 
     def is_in(*some: int) -> Any:
@@ -335,7 +335,7 @@ def _read(
 def _decoded_already(
     decoded: Callable[[], Iterator[tuple[int, np.ndarray]]], dtype: str, recipe: _Recipe
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), dtype))
     dataset = tf.data.Dataset.from_generator(decoded, output_signature=signature)
     yield from recipe.batched(dataset.map(recipe.made, PARALLEL))

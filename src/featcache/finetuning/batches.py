@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from featcache import store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import loading, sources
 
 BLOCK_BYTES = 256 << 20  # of images held at once, so that those that Pillow reads are shuffled too
@@ -54,7 +54,7 @@ class Batches(ABC):
         rows : (n,) int, of the source.
         wanted : (n, 2, n_outputs) float32, see `Objective.to_train_on`.
         """
-        tf = quiet.tensorflow()
+        tf = import_tensorflow()
 
         def of_this_epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             rng = np.random.default_rng((self.seed, self.epoch))
@@ -73,7 +73,7 @@ class Batches(ABC):
 
     def outputs(self, suffix: Any, rows: np.ndarray) -> np.ndarray:
         """Return what a suffix gives for the clean images of rows, (n, n_outputs) float32."""
-        run = quiet.tensorflow().function(lambda batch: suffix(batch, training=False))
+        run = import_tensorflow().function(lambda batch: suffix(batch, training=False))
         found: np.ndarray | None = None
         n_seen = 0
         for places, batch in self.read(rows, None):

@@ -11,8 +11,8 @@ import numpy as np
 
 from featcache import extraction, store
 from featcache.core import progress
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph
 from featcache.finetuning.batches import Cached, Live
 from featcache.finetuning.data import Data
@@ -123,7 +123,7 @@ def live(
                 is_checked = True
             return compiled(batch)[0]
     else:
-        function = quiet.tensorflow().function(lambda batch: prefix(batch, training=False))
+        function = import_tensorflow().function(lambda batch: prefix(batch, training=False))
 
         def run(batch: np.ndarray) -> np.ndarray:
             return np.asarray(function(batch))
@@ -167,7 +167,7 @@ def _identity(
 ) -> str:
     """Return what tells the weights before a boundary from those of the pretrained backbone."""
     end = backbone.outputs[0] if at is None else at.tensor
-    before = quiet.keras().Model(backbone.inputs[0], end)
+    before = import_keras().Model(backbone.inputs[0], end)
     if not {layer.name for layer in before.layers} & set(changed):
         return described.spec.weights
     return backbones.digest_of(before)

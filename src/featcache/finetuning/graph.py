@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError, StitchError
+from featcache.core.tensorflow import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ def backbone_of(network: keras.Model) -> keras.Model:
     StitchError
         When there is none: the model was not made by stitching.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             return layer
@@ -114,7 +114,7 @@ def points(backbone: keras.Model) -> list[Point]:
     uses[id(graph.output)] += 1
     calls = Counter(node.operation.name for node in graph.nodes)
     known = {layer.name for layer in backbone.layers}
-    multiply = quiet.keras().layers.Multiply  # a gate within a block, as in squeeze-and-excitation
+    multiply = import_keras().layers.Multiply  # a gate within a block, as in squeeze-and-excitation
     needed: set[int] = set()
     found = []
     for position, node in enumerate(graph.nodes):
@@ -158,7 +158,7 @@ def blocks(backbone: keras.Model) -> dict[str, int]:
     A block ends where branches join in a single tensor, or, in a network without branches, where
     it pools.
     """
-    pooling = (quiet.keras().layers.MaxPooling2D, quiet.keras().layers.AveragePooling2D)
+    pooling = (import_keras().layers.MaxPooling2D, import_keras().layers.AveragePooling2D)
     some = points(backbone)
     ends = [point.position for point in some if point.joins] or [
         point.position for point in some if isinstance(backbone.get_layer(point.layer), pooling)
@@ -188,7 +188,7 @@ def part(network: keras.Model, at: Point | None, features: Any, dropout: float =
     features : KerasTensor of the features in `network`.
     dropout : share of the features that the suffix drops while it trains; the network has none.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     backbone = backbone_of(network)
     (call,) = (node for node in _Graph.of(network).nodes if node.operation is backbone)
     before = keras.Model(network.inputs[0], call.input_tensors[0])
@@ -206,14 +206,14 @@ def part(network: keras.Model, at: Point | None, features: Any, dropout: float =
 
 def part_at_features(network: keras.Model, features: Any, dropout: float = 0.0) -> Parted:
     """Return a stitched model parted between the features and the head."""
-    keras = quiet.keras()
+    keras = import_keras()
     inputs = keras.Input(features.shape[1:], name="boundary")
     suffix = keras.Model(inputs, _head(network, features, dropout)(inputs), name=network.name)
     return Parted(keras.Model(network.inputs[0], features), suffix)
 
 
 def _head(network: keras.Model, features: Any, dropout: float) -> Any:
-    keras = quiet.keras()
+    keras = import_keras()
     head = keras.Model(features, network.outputs[0])
     if not dropout:
         return head
@@ -231,7 +231,7 @@ class _Graph:
     def of(cls, model: keras.Model) -> _Graph:
         try:
             # over the same layers; a Sequential model becomes a functional one
-            model = quiet.keras().Model(model.inputs[0], model.outputs[0])
+            model = import_keras().Model(model.inputs[0], model.outputs[0])
             by_depth = model._nodes_by_depth
         except (AttributeError, ValueError, IndexError, TypeError) as error:
             raise StitchError(
@@ -257,7 +257,7 @@ def _weighted(backbone: keras.Model) -> list[int]:
 
 def _trainables(layer: Any) -> Any:
     """Yield the variables of a layer that training changes."""
-    keras = quiet.keras()
+    keras = import_keras()
     if isinstance(layer, keras.Model):
         for inner in layer.layers:
             yield from _trainables(inner)
@@ -272,7 +272,7 @@ def _trainables(layer: Any) -> Any:
 
 def _thaw(layer: Any) -> None:
     """Let a layer train, but not its statistics."""
-    keras = quiet.keras()
+    keras = import_keras()
     if isinstance(layer, keras.Model):
         layer.trainable = True
         for inner in layer.layers:

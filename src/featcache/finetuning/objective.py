@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads import PROBABILITIES, SCORES
 from featcache.scoring import metrics
 
@@ -77,7 +77,7 @@ class Objective:
 
     def loss(self, wanted: Any, outputs: Any) -> Any:
         """Return the loss (n,) of outputs (n, n_outputs); `wanted` as `to_train_on` gives it."""
-        ops = quiet.keras().ops
+        ops = import_keras().ops
         wanted, weights = wanted[:, 0], wanted[:, 1]
         if self.task == "classification" and self.output == PROBABILITIES:
             return ops.categorical_crossentropy(wanted, outputs) * weights[:, 0]

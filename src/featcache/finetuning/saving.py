@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.finetuning.batches import Batches, Live
 from featcache.finetuning.running import Cut, Job
 from featcache.models import card, stitching
@@ -23,7 +23,7 @@ def whole(network: keras.Model) -> keras.Model:
     Another model object on the same layers has neither the optimiser nor our loss, which plain
     Keras could not load.
     """
-    model = quiet.keras().Model(network.inputs[0], network.outputs[0], name=network.name)
+    model = import_keras().Model(network.inputs[0], network.outputs[0], name=network.name)
     model.trainable = False
     return model
 
@@ -36,7 +36,7 @@ def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
     StitchError
         When it does not predict the same for every image.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     path = job.folder / f"whole.{os.getpid()}.keras"
     model.save(path)
     try:

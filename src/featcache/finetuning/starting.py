@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featcache import heads
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import FeatcacheError, SourceError, StitchError, one_line
+from featcache.core.tensorflow import import_keras
 from featcache.finetuning.boundary import rows_in
 from featcache.finetuning.data import Data
 from featcache.heads.calibration import from_dict
@@ -66,4 +66,4 @@ def with_head_of(
             f"Class '{described.class_names[min(missing)]}' has no training image in "
             f"'{data.samples.origin}' that is not held out. Add images to it."
         )
-    return quiet.keras().Model(network.inputs[0], outputs, name=network.name)
+    return import_keras().Model(network.inputs[0], outputs, name=network.name)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core import atomic, progress
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.finetuning.batches import Batches
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import Plan
@@ -123,7 +123,7 @@ def train(stage: Stage, plan: Plan, show_progress: bool) -> History:
 
 
 def _fit(stage: Stage, plan: Plan, history: History, show_progress: bool) -> None:
-    keras = quiet.keras()
+    keras = import_keras()
     suffix, n_train = stage.suffix, len(stage.train)
     steps = math.ceil(n_train / plan.batch_size)
     suffix.compile(
@@ -221,7 +221,7 @@ def optimizer(plan: Plan, n_steps: int, factors: Sequence[float]) -> Any:
     Loshchilov and Hutter 2019, "Decoupled weight decay regularization"; discriminative rates as in
     Howard and Ruder 2018, "Universal language model fine-tuning". Without weight decay it is Adam.
     """
-    keras = quiet.keras()
+    keras = import_keras()
 
     class Discriminative(keras.optimizers.Adam):  # type: ignore[misc,name-defined]
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn import dummy
 from sklearn.pipeline import make_pipeline
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
@@ -82,7 +82,7 @@ class Dummy(SklearnHead):
         return np.tile(self._constant(), (len(X), 1))
 
     def to_keras_layers(self, features: Any) -> Any:
-        layers = quiet.keras().layers
+        layers = import_keras().layers
         row = self._constant()
         kernel = np.zeros((self.n_features_in_, len(row)))
         if self.task == REGRESSION:

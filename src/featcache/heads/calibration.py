@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError
 from featcache.core.spec import check_choice
+from featcache.core.tensorflow import import_keras
 from featcache.heads.base import PROBABILITIES, SCORES
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Temperature(Calibrator):
         }
 
     def to_keras_layers(self, outputs: Any, name: str = PROBABILITIES) -> Any:
-        keras = quiet.keras()
+        keras = import_keras()
         logits = outputs
         if not self.logits:
             logits = keras.ops.log(keras.ops.maximum(outputs, self.floor_))
@@ -159,7 +159,7 @@ class Platt(Calibrator):
         }
 
     def to_keras_layers(self, outputs: Any, name: str = PROBABILITIES) -> Any:
-        ops = quiet.keras().ops
+        ops = import_keras().ops
         slopes, intercepts = self.slopes_.astype(np.float32), self.intercepts_.astype(np.float32)
         return _normalised_layers(ops.sigmoid(outputs * slopes + intercepts), name)
 
@@ -198,7 +198,7 @@ class Isotonic(Calibrator):
         return {"kind": self.kind, "knots": knots}
 
     def to_keras_layers(self, outputs: Any, name: str = PROBABILITIES) -> Any:
-        ops = quiet.keras().ops
+        ops = import_keras().ops
         first, left, width, rise = self._rises()
         # Only terms of one sign are added up, unlike in a sum of ReLUs, whose slopes cancel
         parts = ops.clip((ops.expand_dims(outputs, -1) - left) / width, 0.0, 1.0)
@@ -381,7 +381,7 @@ def _normalised(p: np.ndarray) -> np.ndarray:
 
 def _normalised_layers(p: Any, name: str) -> Any:
     """Continue a Keras tensor as `_normalised` does: the softmax of logarithms."""
-    keras = quiet.keras()
+    keras = import_keras()
     return keras.layers.Softmax(name=name)(keras.ops.log(keras.ops.maximum(p, FLOOR)))
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError, SpecError
+from featcache.core.tensorflow import import_keras
 from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
@@ -140,7 +140,7 @@ class Dense(Head):
         return self.outputs(X)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        keras = quiet.keras()
+        keras = import_keras()
         outputs = np.empty((len(X), self.n_outputs_))
         for start in range(0, len(X), BLOCK):
             some = np.asarray(X[start : start + BLOCK], np.float32)
@@ -151,7 +151,7 @@ class Dense(Head):
     @functools.cached_property
     def model_(self) -> Any:
         """The head as a Keras model of features, (n, d) to (n, n_outputs)."""
-        keras = quiet.keras()
+        keras = import_keras()
         inputs = keras.Input((self.n_features_in_,), name="features")
         x = keras.layers.Normalization(
             mean=self.mean_, variance=self.scale_**2, name="standardised"
@@ -182,7 +182,7 @@ class Dense(Head):
                 parts.writestr(_CLASSES, json.dumps(self.classes_.tolist()))
 
     def restore(self, file: Path) -> Self:
-        model = quiet.keras().models.load_model(file, compile=False)
+        model = import_keras().models.load_model(file, compile=False)
         if model.layers[-1].name != self.output:
             raise HeadError(
                 f"Head file '{file}' gives {model.layers[-1].name}; a head for {self.task} gives "

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import HeadError
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.heads.base import CLASSIFICATION, MULTI_LABEL, PROBABILITIES, REGRESSION, VALUES
 from featcache.heads.training_rows import BLOCK
 
@@ -50,7 +50,7 @@ def layers_of(
     n_outputs: int, hidden: tuple[int, ...], batch_norm: bool, task: str, dropout: float
 ) -> list[Any]:
     """Return the layers behind the standardisation, unbuilt."""
-    layers = quiet.keras().layers
+    layers = import_keras().layers
     stack: list[Any] = []
     for number, units in enumerate(hidden, start=1):
         stack.append(layers.Dense(units, use_bias=not batch_norm, name=f"hidden_{number}"))
@@ -87,7 +87,7 @@ class Trainer:
         rng: np.random.Generator,
     ) -> tuple[list[np.ndarray], int, float]:
         """Return the best weights, after how many epochs they came, and their validation loss."""
-        tf = quiet.tensorflow()
+        tf = import_tensorflow()
         for variable in self.weights:
             variable.assign(_initial(variable, rng))
         # a random last layer would stay in every direction in which no training row differs
@@ -153,7 +153,7 @@ def trainer(
     task: str,
     soft: bool,
 ) -> Trainer:
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     layers = layers_of(n_outputs, hidden, batch_norm, task, dropout=0)
     layers = layers if task == REGRESSION else layers[:-1]
     shape: tuple[int | None, ...] = (None, n_features)
@@ -234,7 +234,7 @@ def trainer(
 
 def _drop(x: Any, threshold: Any, seed: Any) -> Any:
     """Set each value to zero with probability threshold / 256, and scale the others up."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     shape = tf.shape(x)
     # a byte a value: a quarter of the random numbers that a float a value would take
     words = tf.random.stateless_uniform(

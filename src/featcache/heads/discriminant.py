@@ -8,7 +8,7 @@ import numpy as np
 from scipy import linalg, special
 from sklearn import discriminant_analysis, neighbors
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads.base import CLASSIFICATION, PROBABILITIES, SCORES
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
@@ -96,7 +96,7 @@ class LDA(MomentsHead):
 
     def to_keras_layers(self, features: Any) -> Any:
         logits = self.linear_layer(features, "logits", *self.linear_map())
-        return quiet.keras().layers.Softmax(name=self.output)(logits)
+        return import_keras().layers.Softmax(name=self.output)(logits)
 
 
 class Centroid(MomentsHead):

@@ -12,7 +12,7 @@ from sklearn import linear_model, svm
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads.base import (
     CLASSIFICATION,
     MULTI_LABEL,
@@ -126,7 +126,7 @@ class LogisticRegression(LinearHead):
         return self.predict_proba(X)
 
     def to_keras_layers(self, features: Any) -> Any:
-        layers = quiet.keras().layers
+        layers = import_keras().layers
         if self.task == MULTI_LABEL:
             weights, bias = one_vs_rest(self.pipeline_[-1])
             logits = self.linear_layer(features, "logits", weights, bias)

@@ -17,9 +17,9 @@ from sklearn import neighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError
 from featcache.core.spec import check_choice
+from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
 from featcache.heads.base import (
     CLASSIFICATION,
@@ -172,7 +172,7 @@ class Neighbours(SklearnHead):
         return tied
 
     def to_keras_layers(self, features: Any) -> Any:
-        keras = quiet.keras()
+        keras = import_keras()
         layers, ops = keras.layers, keras.ops
         step, rows = self.pipeline_[0], self.index_.rows.astype(np.float64)
         z = preprocessing.to_keras(preprocessing.steps_of(step), features)

@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError
+from featcache.core.tensorflow import import_keras
 
 NONE, STANDARDISE, L2, PRINCIPAL = "none", "standardise", "l2", "pca"
 STEPS = (STANDARDISE, L2, PRINCIPAL)
@@ -96,7 +96,7 @@ def to_keras(steps: Sequence[Any], features: Any) -> Any:
 
     Affine ones that follow each other are one layer.
     """
-    layers = quiet.keras().layers
+    layers = import_keras().layers
     numbers: Counter[str] = Counter()
 
     def name(base: str) -> str:
@@ -129,7 +129,7 @@ def _is_affine(step: Any) -> bool:
 
 def dense_layer(name: str, kernel: np.ndarray, bias: np.ndarray | None = None) -> Any:
     """Return a Keras Dense layer with these weights, computed in float64 and stored in float32."""
-    layer = quiet.keras().layers.Dense(kernel.shape[1], use_bias=bias is not None, name=name)
+    layer = import_keras().layers.Dense(kernel.shape[1], use_bias=bias is not None, name=name)
     layer.build((None, kernel.shape[0]))
     layer.set_weights([kernel] if bias is None else [kernel, bias])
     return layer

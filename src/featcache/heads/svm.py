@@ -17,7 +17,7 @@ from sklearn import svm
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
 
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
 from featcache.heads.base import CLASSIFICATION, SCORES, SklearnHead
 from featcache.heads.preprocessing import L2, PRINCIPAL, STANDARDISE, dense_layer
@@ -147,7 +147,7 @@ class RbfSVM(SklearnHead):
         return np.asarray((np.abs(self.parity_values(X)) < tolerance).any(axis=1))
 
     def to_keras_layers(self, features: Any) -> Any:
-        keras = quiet.keras()
+        keras = import_keras()
         ops = keras.ops
         step, svc = self.pipeline_
         vectors = svc.support_vectors_

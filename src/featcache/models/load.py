@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import StitchError, one_line
 from featcache.core.keys import digest_file
+from featcache.core.tensorflow import import_keras
 from featcache.models import card
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
             f"it was changed or replaced since. Stitch again, or put the right card beside it."
         )
     try:
-        model: keras.Model = quiet.keras().models.load_model(path, compile=False)
+        model: keras.Model = import_keras().models.load_model(path, compile=False)
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error

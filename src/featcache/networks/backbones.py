@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError, SpecError, one_line
 from featcache.core.keys import digest_file
 from featcache.core.spec import BACKGROUND, ExtractionSpec
+from featcache.core.tensorflow import import_keras
 from featcache.networks.providers import efficientnet_lite
 from featcache.networks.registry import (
     CATALOGUE,
@@ -142,7 +142,7 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     BackboneError
         When the weights cannot be had or are of another architecture.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     if is_own(name):
         return _load_keras_file(Path(weights))
     try:
@@ -186,7 +186,7 @@ def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Mod
     SpecError
         When the backbone lacks a layer, or its output cannot be pooled.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     spec = specs[0]
     if any(one.layer is not None for one in specs):
         taps = [_tap(backbone, one) for one in specs]
@@ -211,7 +211,7 @@ def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Mod
 
 def _pooled(x: Any, spec: ExtractionSpec, suffix: str = "") -> Any:
     if len(x.shape) == 4:
-        return _POOLING[spec.pooling](quiet.keras().layers, f"pooling{suffix}")(x)
+        return _POOLING[spec.pooling](import_keras().layers, f"pooling{suffix}")(x)
     if len(x.shape) != 2:
         raise SpecError(
             f"{f'Layer {spec.layer!r}' if spec.layer else 'The output'} of {spec.backbone} gives "
@@ -280,7 +280,7 @@ def _input_side(path: Path) -> int | tuple[int, int]:
 
 
 def _load_keras_file(path: Path) -> keras.Model:
-    keras = quiet.keras()
+    keras = import_keras()
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # load_model raises whatever a layer's constructor raises

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError
+from featcache.core.tensorflow import import_keras
 
 DEFAULT = "efficientnet-lite0"
 LITE0 = "efficientnet-lite0"
@@ -96,21 +96,21 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def _lite(x: Any) -> Any:
-    return quiet.keras().layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(x)
+    return import_keras().layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(x)
 
 
 def _tf(x: Any) -> Any:
-    return quiet.keras().layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(x)
+    return import_keras().layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(x)
 
 
 def _torch(x: Any) -> Any:
     mean, deviation = (255.0 * np.array(values) for values in IMAGENET_STATISTICS)
-    normalization = quiet.keras().layers.Normalization
+    normalization = import_keras().layers.Normalization
     return normalization(mean=mean, variance=deviation**2, name="preprocessing")(x)
 
 
 def _caffe(x: Any) -> Any:
-    keras = quiet.keras()
+    keras = import_keras()
     bgr = keras.ops.flip(x, axis=-1)
     normalization = keras.layers.Normalization
     return normalization(mean=CAFFE_MEAN_BGR, variance=(1.0,) * 3, name="preprocessing")(bgr)

@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache import store
 from featcache.core import progress
-from featcache.core import tensorflow as quiet
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.models.card import Card
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Head:
     """What a model does after its features, run as Keras runs it."""
 
     def __init__(self, model: keras.Model, features: Any):
-        head = quiet.keras().Model(features, model.outputs[0])
-        tf = quiet.tensorflow()
+        head = import_keras().Model(features, model.outputs[0])
+        tf = import_tensorflow()
         signature = [tf.TensorSpec((None, features.shape[1]), tf.float32)]
         # Keras's own predict would compile with XLA, which is slow on CPUs
         self._run = tf.function(lambda some: head(some, training=False), signature)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core import progress
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError
+from featcache.core.tensorflow import import_keras
 from featcache.data import loading, sources
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
@@ -264,7 +264,7 @@ class Model:
     def _whole(self) -> keras.Model:
         """The model with its features as a first output."""
         outputs = [self._features, self.keras_model.outputs[0]]
-        return quiet.keras().Model(self.keras_model.inputs[0], outputs)
+        return import_keras().Model(self.keras_model.inputs[0], outputs)
 
     @cached_property
     def _compiled(self) -> engines.Compiled:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, StitchError
+from featcache.core.tensorflow import import_tensorflow
 from featcache.data import loading, openers, sources, splits
 from featcache.models import card, judged_on, stitching
 from featcache.models.export.writers import Format
@@ -177,7 +177,7 @@ def outputs_of(
 
 def _outputs(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Return the model's outputs (n, n_outputs), computed as the runtimes do: on the CPU."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     run = tf.function(lambda batch: model(batch, training=False))
     with tf.device("/CPU:0"):
         starts = range(0, len(pixels), stitching.BATCH_SIZE)

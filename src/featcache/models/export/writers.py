@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tasks import THRESHOLD
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading
 from featcache.models import card
 from featcache.networks import engines
@@ -56,7 +56,7 @@ def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray)
     `labels`: (n,) the class; of several labels (n, n_outputs), the name or "" where it does not
     apply; of regression the targets' names.
     """
-    keras, tf = quiet.keras(), quiet.tensorflow()
+    keras, tf = import_keras(), import_tensorflow()
     names = tf.constant(about.class_names)
 
     def answer(batch: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray)
 
 def labels(scores: Any, names: Any, about: card.Card) -> Any:
     """Return as strings what scores (n, n_outputs) say, as `saved_model` says."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     if about.task == "classification":
         return tf.gather(names, tf.argmax(scores, axis=1))
     every = tf.broadcast_to(names, tf.shape(scores))
@@ -94,7 +94,7 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
     As `images` does for upright opaque files. Orientation in EXIF is not looked at. Transparent
     pixels are put on the spec's background.
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     red_green_blue = [int(spec.background[i : i + 2], 16) for i in (1, 3, 5)]
     background = np.array(red_green_blue, np.float32)
 
@@ -144,7 +144,7 @@ def tflite(quantisation: str) -> Write:
     """Return a function that writes TFLite in float32, float16 weights, or 8-bit integers."""
 
     def write(model: keras.Model, about: card.Card, path: Path, some: np.ndarray) -> None:
-        tf = quiet.tensorflow()
+        tf = import_tensorflow()
         graph = engines.constant_graph(model)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], model)
         if quantisation != "float32":

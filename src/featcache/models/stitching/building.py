@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from featcache import heads, store
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import StitchError
+from featcache.core.tensorflow import import_keras
 from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
 
@@ -27,7 +27,7 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
     StitchError
         When the weights of the backbone are no longer those of the features.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     spec = features.spec
     memo = features.path.parent.parent / MEMO_NAME
     origin = features.provenance["weights"]
@@ -62,7 +62,7 @@ def features_of(model: keras.Model) -> Any:
     StitchError
         When the model was not made by stitching.
     """
-    keras = quiet.keras()
+    keras = import_keras()
     ahead = [model.outputs[0]]
     while ahead:  # back through the graph of this very model: layers may be shared with others
         tensor = ahead.pop()

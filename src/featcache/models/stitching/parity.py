@@ -15,9 +15,9 @@ import numpy as np
 
 from featcache import heads, store
 from featcache.core import progress
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading, openers, sources
 from featcache.heads.base import REGRESSION, close_calls, said
 
@@ -227,10 +227,10 @@ def _run(
     show_progress: bool,
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Return which samples could be read, and for them the layer's values and the outputs."""
-    keras = quiet.keras()
+    keras = import_keras()
     probe = keras.Model(model.inputs[0], [model.get_layer(layer).output, model.outputs[0]])
     # Keras's own predict would compile with XLA, which is slow on CPUs
-    run = quiet.tensorflow().function(lambda batch: probe(batch, training=False))
+    run = import_tensorflow().function(lambda batch: probe(batch, training=False))
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     failures: dict[int, str] = {}
     with progress.bar("Parity", len(samples), "images", show_progress) as advance:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError, SpecError, one_line
 from featcache.core.spec import PRECISIONS, check_choice
+from featcache.core.tensorflow import import_tensorflow
 from featcache.networks.engines.base import Compiled
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def gpus(device: str) -> list[str]:
     """
     if device == "cpu":
         return []
-    found = quiet.tensorflow().config.list_logical_devices("GPU")
+    found = import_tensorflow().config.list_logical_devices("GPU")
     if device == "gpu" and not found:
         raise SpecError(
             "device is gpu, but TensorFlow sees no GPU. Use --device cpu, or install "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import tensorflow as quiet
 from featcache.core.errors import BackboneError
+from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.networks.engines.base import Compiled, Images, Outputs, padded
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def compile_model(
     model: keras.Model, precision: str, devices: Sequence[str], use_xla: bool
 ) -> Compiled:
     """Return a model on these devices, which take batches in turn."""
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     if precision == "float32":
         # TF32, the default for convolutions on newer GPUs, is a precision of its own
         tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -44,7 +44,7 @@ def constant_graph(model: keras.Model, device: str = "/CPU:0") -> Any:
     So TensorFlow folds batch normalisation into the convolutions: 1.2 to 1.4 times faster than
     calling the Keras model, and the same numbers.
     """
-    tf = quiet.tensorflow()
+    tf = import_tensorflow()
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
@@ -62,7 +62,7 @@ def _function(model: keras.Model, device: str, use_xla: bool) -> Callable[[Any],
     constant = constant_graph(model, device)
     if not use_xla:
         return lambda images: constant(images)
-    compiled: Callable[[Any], Any] = quiet.tensorflow().function(
+    compiled: Callable[[Any], Any] = import_tensorflow().function(
         lambda images: constant(images), jit_compile=True
     )
     return compiled
@@ -77,7 +77,7 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     """
     if precision == "float32":
         return model
-    keras = quiet.keras()
+    keras = import_keras()
     policy = keras.DTypePolicy(f"mixed_{precision}")
     exact = (keras.layers.Rescaling, keras.layers.Normalization)
 
@@ -122,7 +122,7 @@ class TensorFlow(Compiled):
         return pool.submit(self._run, function, device, images).result
 
     def _run(self, function: Callable[[Any], Any], device: str, images: Images) -> Outputs:
-        tf = quiet.tensorflow()
+        tf = import_tensorflow()
         n = len(images)
         if self.is_of_one_size:
             images = padded(np.asarray(images), self._size)
