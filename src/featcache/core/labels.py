@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from featcache.core.errors import SourceError
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, first_of
 
 UNLABELLED = -1
-TASKS = ("classification", "multi-label", "regression")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -30,7 +30,7 @@ class Annotations:
     groups: tuple[str, ...] | None = None  # images of one group never lie on both sides
     targets: np.ndarray | None = None  # (n, n_targets) float64
     target_names: tuple[str, ...] = ()
-    task: str = "classification"  # one of TASKS; what heads learn
+    task: str = DEFAULT_TASK  # one of TASKS; what heads learn
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,27 +65,31 @@ class Annotations:
 
     @property
     def y(self) -> np.ndarray:
-        """What a head of this task learns: `labels`, or `targets` for regression."""
-        if self.task == "regression":
+        """What a head of this task learns: `labels`, or `targets` where they are numbers."""
+        if self._are_numbers:
             assert self.targets is not None
             return self.targets
         return self.labels
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the columns of a head's outputs are called: classes, labels or targets."""
+        return self.target_names if self._are_numbers else self.class_names
+
+    @property
     def is_known(self) -> np.ndarray:
         """(n,) bool: rows of which `y` is known."""
-        if self.task == "regression":
-            return np.asarray(~np.isnan(self.y).any(axis=1))
-        if self.task == "multi-label":
-            return np.asarray((self.labels >= 0).all(axis=1))
-        return np.asarray(self.labels >= 0)
+        known = ~np.isnan(self.y) if self._are_numbers else self.labels >= 0
+        return np.asarray(known if known.ndim == 1 else known.all(axis=1))
 
     @property
     def strata(self) -> np.ndarray:
         """(n,) int64: what is held out in equal shares. The class; else all rows are alike."""
-        if self.task == "classification":
-            return self.labels
-        return np.zeros(len(self), np.int64)
+        return self.labels if TASKS[self.task].is_stratified else np.zeros(len(self), np.int64)
+
+    @property
+    def _are_numbers(self) -> bool:
+        return TASKS[self.task].kind is TargetKind.NUMBERS
 
 
 def unlabelled(n: int) -> Annotations:
@@ -114,13 +118,14 @@ class Columns:
     split: Sequence[str | None] | None = None
     group: Sequence[str | None] | None = None
     class_names: Sequence[str] | None = None  # their order; None is sorted
+    task: str | None = None  # None: the plain task of what there is
 
 
 def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_number) -> Annotations:
     """Return checked annotations of n images.
 
-    The task is regression where there are targets and no labels, multi-label where an image may
-    have several labels, else classification.
+    Unless the columns name it, the task is regression where there are targets and no labels,
+    multi-label where an image may have several labels, else classification.
 
     Parameters
     ----------
@@ -136,11 +141,11 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
             "There is a column 'label' and a column 'labels'; give one: 'label' for one class an "
             "image, 'labels' for several."
         )
-    task = "classification"
+    task = first_of(TargetKind.CLASS).name
     names: tuple[str, ...] = ()
     labels = np.full(n, UNLABELLED, np.int64)
     if columns.labels is not None:
-        task = "multi-label"
+        task = first_of(TargetKind.LABELS).name
         given = [None if row is None else list(row) for row in columns.labels]
         names = _names([name for row in given for name in row or ()], columns.class_names)
         labels = _multi_hot(given, names, where)
@@ -158,7 +163,7 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
             row = int(np.flatnonzero(np.isinf(targets).any(axis=1))[0])
             raise SourceError(f"The target in {where(row)} is infinite; a number is expected.")
         if columns.label is None and columns.labels is None:
-            task = "regression"
+            task = first_of(TargetKind.NUMBERS).name
     return Annotations(
         labels=labels,
         class_names=names,
@@ -166,7 +171,7 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
         groups=None if columns.group is None else tuple(name or "" for name in columns.group),
         targets=targets,
         target_names=columns.target_names,
-        task=task,
+        task=columns.task or task,
     )
 
 

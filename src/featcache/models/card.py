@@ -17,8 +17,8 @@ from typing import Any
 from featcache import __version__
 from featcache.core import atomic
 from featcache.core.errors import StitchError
-from featcache.core.labels import TASKS
 from featcache.core.spec import ExtractionSpec, check_choice
+from featcache.core.tasks import DEFAULT_TASK, TASKS
 from featcache.data import splits
 
 CARD_VERSION = 1
@@ -43,7 +43,7 @@ class Card:
     head_digest: str = ""  # BLAKE2b-128 of the head's file
     calibration: dict[str, Any] | None = None  # map from the head's outputs to probabilities
     finetuned: dict[str, Any] | None = None
-    task: str = "classification"  # or multi-label, regression
+    task: str = DEFAULT_TASK  # one of TASKS
     # every metric on the held-out part, as test_accuracy; one that is undefined is read as None
     test: Mapping[str, float | None] | None = None
     distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
@@ -103,7 +103,7 @@ def _check_types(values: dict[str, Any]) -> None:
     if not all(isinstance(one, str) for one in values["source_options"].values()):
         raise TypeError("source_options are no texts")
     splits.check_seed(values["seed"])
-    check_choice("task", values.get("task", TASKS[0]), TASKS)
+    check_choice("task", values.get("task", DEFAULT_TASK), tuple(TASKS))
     check_choice("output", values["output"], OUTPUTS)
     if not all(isinstance(name, str) for name in values["class_names"]):
         raise TypeError("class_names is no list of names")

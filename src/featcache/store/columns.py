@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from featcache.core.labels import TASKS, Annotations
+from featcache.core.labels import Annotations
+from featcache.core.tasks import TASKS
 from featcache.store.strings import read_attribute, read_column, write_attribute, write_column
 
 ATTRIBUTES = ("spec", "fingerprint", "provenance")  # under the checksum, beside the columns

@@ -1,7 +1,8 @@
 """Manifests: a table of images in CSV, TSV, JSON Lines or Parquet.
 
-The column `path` is needed; `label`, `labels`, `split`, `group` and target columns are known; all
-others are ignored. Paths are relative to the manifest's folder, or to `root`.
+The column `path` is needed; `split`, `group` and those that a task is read from (`label`, `labels`,
+`target`) are known, and others can be named as targets; all the rest is ignored. Paths are relative
+to the manifest's folder, or to `root`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.labels import Columns, clean, from_columns
+from featcache.core.tasks import TASKS, TargetKind, Task, names_of
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Files
 
 SEPARATOR = "|"  # between the names in a cell of `labels`
-TARGET = "target"
 
 Record = Mapping[str, Any]
 
@@ -71,9 +72,14 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
 
     Parameters
     ----------
-    target : names of target columns, separated by commas; None is `target`, where there is one.
+    target : names of target columns, separated by commas; None is that of a task of numbers, where
+        there is one.
     """
     present = {name for row in rows for name in row}
+    label = _task_in(present, TargetKind.CLASS)
+    labels = _task_in(present, TargetKind.LABELS)
+    numbers = _task_in(present, TargetKind.NUMBERS)
+    names: tuple[str, ...] = (numbers.column,) if numbers else ()
     if target is not None:
         names = tuple(name.strip() for name in target.split(",") if name.strip())
         if not names:
@@ -83,8 +89,9 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
                 f"There is no target column '{missing[0]}'; there are "
                 f"{', '.join(sorted(map(str, present)))}."
             )
-    else:
-        names = (TARGET,) if TARGET in present else ()
+        # asked for by name, targets are what is to be learnt
+        label, labels, numbers = None, None, _task_in(names, TargetKind.NUMBERS)
+    task = label or labels or numbers
 
     def column(name: str) -> list[str | None] | None:
         if name not in present:
@@ -93,11 +100,9 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         return [None if cell is None else clean(cell) for cell in cells]
 
     return Columns(
-        # asked for by name, targets are what is to be learnt
-        label=None if target else column("label"),
-        labels=None
-        if target or "labels" not in present
-        else [_several(row.get("labels")) for row in rows],
+        task=None if task is None else task.name,
+        label=None if label is None else column(label.column),
+        labels=None if labels is None else [_several(row.get(labels.column)) for row in rows],
         targets=[
             [_number(row.get(name), name, where(number)) for name in names]
             for number, row in enumerate(rows)
@@ -108,6 +113,12 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         split=column("split"),
         group=column("group"),
     )
+
+
+def _task_in(names: Collection[str], kind: TargetKind) -> Task | None:
+    """Return the first task of a kind whose column is there."""
+    known = (TASKS[name] for name in names_of(kind))
+    return next((task for task in known if task.column in names), None)
 
 
 def _id_below(folder: str, cell: str | None, place: str) -> str:
