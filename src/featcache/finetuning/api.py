@@ -264,7 +264,7 @@ def _run(
         parity=None if parity is None else asdict(parity),
     )
     stitching.save(whole, target, _card(described, done, plans, data))
-    report.write_training(page_path(target), _page(described, done, plans, data))
+    report.write_training_page(page_path(target), _page(described, done, plans, data))
     return done
 
 

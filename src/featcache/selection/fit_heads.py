@@ -157,9 +157,9 @@ def fit_heads(
                 source, part, plan, request, left_out, folder, jobs, backend, show_progress
             )
         if report and not (folder / "report.html").exists():
-            from featcache.report import write
+            from featcache.report import write_report
 
-            write(board)
+            write_report(board)
     return board
 
 
