@@ -9,16 +9,16 @@ from typing import SupportsIndex
 from featcache.core.errors import SpecError
 
 
-def bad(name: str, allowed: str, got: object) -> SpecError:
-    """Return the error of a parameter that is not what it must be: "of 3 or more", say."""
-    return SpecError(f"{name} must be {allowed}; got {got}.")
+def bad(name: str, must: str, got: object) -> SpecError:
+    """Return the error of a parameter; `must` goes on after "NAME must"."""
+    return SpecError(f"{name} must {must}; got {got}.")
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str | None]) -> None:
     """Raise SpecError unless a parameter is one of the values that are allowed."""
     known = tuple(allowed)
     if value not in known:
-        raise bad(name, f"one of {', '.join(map(str, known))}", f"'{value}'")
+        raise bad(name, f"be one of {', '.join(map(str, known))}", f"'{value}'")
 
 
 def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -32,7 +32,7 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     number = _as_int(value)
     if number is None or number < least or (most is not None and number > most):
         reach = f"{least} or more" if most is None else f"{least} to {most}"
-        raise bad(name, f"a whole number, {reach}", repr(value) if number is None else number)
+        raise bad(name, f"be a whole number, {reach}", repr(value) if number is None else number)
     return number
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from featcache.core.checks import check_choice
 from featcache.core.errors import HeadError
-from featcache.core.spec import check_choice
 from featcache.core.tensorflow import import_keras
 from featcache.heads.base import PROBABILITIES, SCORES
 

@@ -13,7 +13,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,8 @@ def write(
     if thumbnails is not None:
         side = _side(thumbnails)
         sprite = _sprite(thumbnails, side)
-        _appear(folder / SPRITE, lambda path: sprite.save(path, format="PNG"))
+        with atomic.replacing(folder / SPRITE) as made:
+            sprite.save(made, format="PNG")
         path = f"    image_path: {_quoted(SPRITE)}"
         lines += ["  sprite {", path, *[f"    single_image_dim: {side}"] * 2, "  }"]
     _write_lines(folder / CONFIG, ["embeddings {", *lines, "}"])
@@ -191,19 +192,8 @@ def _quoted(text: str) -> str:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-
-    _appear(path, fill)
-
-
-def _appear(path: Path, fill: Callable[[Path], None]) -> None:
-    """Have a file written under a temporary name and put in place whole."""
-    atomic.sweep(path.parent, f"{path.name}.")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        fill(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic.replacing(path) as made,
+        made.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
