@@ -12,6 +12,7 @@ from featcache.core.errors import HeadError, SpecError
 from featcache.core.tensorflow import import_tensorflow
 from featcache.heads import dense_training
 from featcache.heads.dense import Dense
+from featcache.heads.training_rows import mean_and_scale, split_off
 
 QUICK = {"learning_rate": 0.01, "dropout": 0.2, "epochs": 10}
 
@@ -100,7 +101,7 @@ def test_views_of_one_image_are_not_parted():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 3)
     strata = np.repeat(np.arange(20) % 2, 3)
-    fit_rows, val_rows = dense_training.parted(strata, 0.2, rng, groups)
+    fit_rows, val_rows = split_off(strata, 0.2, rng, groups)
     assert sorted([*fit_rows, *val_rows]) == list(range(60))
     assert len(val_rows) == 12
     assert not set(groups[fit_rows]) & set(groups[val_rows])
@@ -126,7 +127,7 @@ def test_a_file_of_another_task_is_refused(tmp_path):
 def test_the_middle_and_the_spread_need_no_copy_of_half_precision():
     X = np.full((5000, 2), 60_000, np.float16)
     X[::2, 1] = 100
-    mean, scale = dense_training.mean_and_scale(X)
+    mean, scale = mean_and_scale(X)
     np.testing.assert_allclose(mean, [60_000, 30_050], rtol=1e-3)
     np.testing.assert_allclose(scale, [1, 29_950], rtol=1e-3)
 

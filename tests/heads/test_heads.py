@@ -17,7 +17,7 @@ from featcache import heads
 from featcache.core.errors import HeadError, SpecError, StitchError
 from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
-from featcache.heads.training_rows import Rows
+from featcache.heads.training_rows import TrainingRows
 
 D = 17
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
@@ -307,7 +307,7 @@ def test_a_path_gives_the_heads_that_single_fits_give(name, task):
     grid = heads.CATALOGUE[name].grid(task)
     settings = [QUICK.get(name, {}) | params | {"task": task, "seed": 1} for params in grid]
     X_new, _ = data(task, seed=1, n=50)
-    fitted = list(heads.CATALOGUE[name].path(settings, Rows.of(X, y)))
+    fitted = list(heads.CATALOGUE[name].path(settings, TrainingRows.of(X, y)))
     atol = 2e-2 if name == "logreg" else 1e-5  # of its solver, which starts elsewhere
     assert [type(head) for head in fitted] == [heads.CATALOGUE[name]] * len(settings)
     for head, params in zip(fitted, settings, strict=True):

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from featcache.heads import CATALOGUE, Rows
+from featcache.heads import CATALOGUE, TrainingRows
 from featcache.heads.moments import SHARED, moments, targets_of
 from featcache.heads.training_rows import total
 
@@ -97,10 +97,12 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(seed, n_parts):
     X, y = rng.standard_normal((40, 2, 5)) + 50, rng.integers(0, 3, 40)
     part_of = rng.integers(0, n_parts, 40)
     for kind in SHARED:
-        whole = moments(Rows(X, y, np.arange(40)), "classification", kind, 3, np.full(5, 50.0))
+        whole = moments(
+            TrainingRows(X, y, np.arange(40)), "classification", kind, 3, np.full(5, 50.0)
+        )
         parts = [
             moments(
-                Rows(X, y, np.flatnonzero(part_of == part)),
+                TrainingRows(X, y, np.flatnonzero(part_of == part)),
                 *("classification", kind, 3, np.full(5, 50.0)),
             )
             for part in range(n_parts)
@@ -114,10 +116,10 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(seed, n_parts):
 def test_known_moments_take_the_place_of_rows():
     X, y, X_new = data(120, 17, 3)
     shift = X.mean(axis=0, dtype=np.float64)
-    every = Rows.of(X, y)
+    every = TrainingRows.of(X, y)
     known = {kind: moments(every, "classification", kind, 3, shift) for kind in SHARED}
     # no row may be looked at: they are not even there
-    blind = Rows(np.full((120, 1, 17), np.nan), y, np.arange(120), known)
+    blind = TrainingRows(np.full((120, 1, 17), np.nan), y, np.arange(120), known)
     for name in ("centroid", "lda", "ridge"):
         kind = CATALOGUE[name]
         settings = kind.grid("classification")

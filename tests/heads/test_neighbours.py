@@ -9,9 +9,10 @@ from sklearn.preprocessing import StandardScaler
 from test_heads import data, keras_model
 
 from featcache.core.errors import SpecError
-from featcache.heads import neighbours
-from featcache.heads.neighbours import Neighbours, _largest
-from featcache.heads.training_rows import Rows
+from featcache.heads import neighbour_search
+from featcache.heads.neighbour_search import NeighbourSearch, largest
+from featcache.heads.neighbours import Neighbours
+from featcache.heads.training_rows import TrainingRows
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -62,13 +63,13 @@ def test_balanced_votes_count_the_rarer_class_more():
 
 def test_a_path_searches_once_for_each_preprocessing_and_metric(monkeypatch):
     searched = []
-    search = neighbours._Index._search
+    search = NeighbourSearch._search
     monkeypatch.setattr(
-        neighbours._Index, "_search", lambda self, X: searched.append(len(X)) or search(self, X)
+        NeighbourSearch, "_search", lambda self, X: searched.append(len(X)) or search(self, X)
     )
     X, y = data()
     grid = Neighbours.grid("classification")
-    for head in list(Neighbours.path(grid, Rows.of(X, y))):
+    for head in list(Neighbours.path(grid, TrainingRows.of(X, y))):
         head.outputs(X[:50].copy())
         head.predict(X[:50].copy())
     assert len(grid) == 6
@@ -86,10 +87,10 @@ def test_rows_that_change_in_place_are_searched_again():
 
 def test_of_equally_near_rows_the_first_are_taken(monkeypatch):
     values = np.array([[1, 3, 2, 3, 3, 0], [5, 5, 5, 5, 5, 5], [6, 5, 4, 3, 2, 1]], np.float32)
-    found, places = _largest(values, 2)
+    found, places = largest(values, 2)
     np.testing.assert_array_equal(places, [[1, 3], [0, 1], [0, 1]])
     np.testing.assert_array_equal(found, [[3, 3], [5, 5], [6, 5]])
-    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1)  # a row at a time
+    monkeypatch.setattr(neighbour_search, "_BLOCK_BYTES", 1)  # a row at a time
     X = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
     y = np.tile(np.arange(4), 3)
     head = Neighbours(k=2, weights="uniform", preprocessing="none").fit(X, y)
@@ -113,13 +114,13 @@ def test_rows_whose_answer_hangs_on_rounding_are_known():
 def test_the_rows_are_stored_once():
     X, y = data()
     head = Neighbours().fit(X, y)
-    assert head.pipeline_[-1]._fit_X is head.index_.rows
+    assert head.pipeline_[-1]._fit_X is head.search_.rows
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k must be a whole number, 1 or more; got 0"),
+        ({"k": 0}, "k must be 1 or more; got 0"),
         ({"metric": "manhattan"}, "metric must be one of cosine, euclidean; got 'manhattan'"),
         ({"weights": "distance"}, "weights must be one of uniform, softmax; got 'distance'"),
         ({"metric": "euclidean"}, "weights softmax is for the metric cosine; got euclidean"),

@@ -159,7 +159,7 @@ def test_the_map_of_a_fold_is_of_the_setting_that_the_fold_chose(tmp_path):
 @settings(max_examples=25)
 def test_views_of_an_image_are_on_one_side(seed, v):
     data = made(40, v=v, seed=seed)
-    rows = heads.Rows(data.views[0], data.y, np.flatnonzero(data.folds[0] != 1))
+    rows = heads.TrainingRows(data.views[0], data.y, np.flatnonzero(data.folds[0] != 1))
     X, y, groups = rows.arrays()
     learnt = {row.tobytes() for row in X}
     held = {row.tobytes() for row in data.views[0][data.folds[0] == 1].reshape(-1, X.shape[1])}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from featcache.cli.options import Json, amount, app, print_table, result
-from featcache.core.checks import bad
 from featcache.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def clean(
 
     for name, value in (("older_than", older_than), ("max_size", max_size)):
         if value is not None and not value >= 0:
-            raise bad(name, "be 0 or more", value)
+            raise SpecError(f"{name} must be 0 or more; got {value}.")
     if not cache_dir.is_dir():
         raise SpecError(f"Cache folder '{cache_dir}' does not exist.")
     found = cleaning.removable(

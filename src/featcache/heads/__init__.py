@@ -1,10 +1,11 @@
 """Heads: the models trained on features. Heads see arrays, never images."""
 
-from featcache.heads.base import PROBABILITIES, SCORES, VALUES, Head
+from featcache.core.tasks import PROBABILITIES, SCORES, VALUES
+from featcache.heads.base import Head
 from featcache.heads.calibrated import Calibrated
 from featcache.heads.catalogue import CATALOGUE, check_names, load, save
 from featcache.heads.custom import Own
-from featcache.heads.training_rows import Rows
+from featcache.heads.training_rows import TrainingRows
 
 __all__ = [
     "CATALOGUE",
@@ -14,7 +15,7 @@ __all__ = [
     "Calibrated",
     "Head",
     "Own",
-    "Rows",
+    "TrainingRows",
     "check_names",
     "load",
     "save",

@@ -16,31 +16,30 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from featcache.core.checks import check_choice
 from featcache.core.errors import HeadError
-from featcache.core.tasks import THRESHOLD
+from featcache.core.spec import check_choice
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads import preprocessing
 from featcache.heads.preprocessing import dense_layer
-from featcache.heads.training_rows import Rows
+from featcache.heads.training_rows import TrainingRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PROBABILITIES = "probabilities"
-SCORES = "scores"
-VALUES = "values"
-CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+
+CLASSIFICATION, MULTI_LABEL, REGRESSION = TASKS  # until the other rooms ask tasks themselves
 
 
 class Head(BaseEstimator, ABC):  # type: ignore[misc]
     """A model of features, (n, d) float, for one task.
 
-    `y` is class indices (n,) for classification, (n, n_labels) of 0 and 1 for multi-label and
-    (n, n_targets) float for regression. Every head has the parameters `task`, `class_weight` (None
-    or "balanced"; no meaning for regression) and `seed`.
+    `y` is as the task's `TargetKind` says: class indices (n,), (n, n_labels) of 0 and 1, or
+    (n, n_targets) float. A head says which kinds it can learn, and with that every task of these
+    kinds. Every head has the parameters `task`, `class_weight` (None or "balanced"; no meaning for
+    numbers) and `seed`.
     """
 
-    tasks: ClassVar[tuple[str, ...]]
+    tasks: ClassVar[tuple[str, ...]]  # the names of those it can learn
     suffix: ClassVar[str]  # of its file
     quick_rows: ClassVar[int | None]  # up to so many rows it is quick; None: always, 0: never
     halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
@@ -50,7 +49,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
     task: str
     class_weight: str | None
     seed: int
-    classes_: np.ndarray  # of classification: the class of each output
+    classes_: np.ndarray  # where classes are learnt: the class of each output
     n_features_in_: int
 
     @classmethod
@@ -59,7 +58,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         """Return the settings that a comparison tries, the simplest first."""
 
     @classmethod
-    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+    def path(cls, settings: Sequence[dict[str, Any]], rows: TrainingRows) -> Iterator[Head]:
         """Yield a fitted head for each setting; a head that can, shares work between them."""
         X, y, groups = rows.arrays()
         for params in settings:
@@ -69,6 +68,11 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def output(self) -> str:
         """PROBABILITIES, SCORES or VALUES, and the name of its last Keras layer."""
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """How what it learns is kept in an array."""
+        return TASKS[self.task].kind
 
     @property
     def parity_layer(self) -> str:
@@ -105,12 +109,12 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
 
     def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
         """Return (n,) bool: what these rows are said to be hangs on less than `tolerance`."""
-        return close_calls(self.outputs(X), self.task, self.output, tolerance)
+        return TASKS[self.task].close_calls(self.outputs(X), self.output, tolerance)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return class indices (n,), labels (n, n_labels) of 0 and 1, or values (n, n_targets)."""
-        what = said(self.outputs(X), self.task, self.output)
-        return np.asarray(self.classes_[what]) if self.task == CLASSIFICATION else what
+        what = TASKS[self.task].said(self.outputs(X), self.output)
+        return np.asarray(self.classes_[what]) if self.target_kind is TargetKind.CLASS else what
 
     def check(self) -> None:
         """Raise SpecError where a parameter that all heads share is wrong."""
@@ -120,19 +124,12 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
 
 def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
     """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
-    if task == CLASSIFICATION:
-        return np.asarray(outputs.argmax(axis=1))
-    return (outputs >= THRESHOLD[output]).astype(np.int64) if task == MULTI_LABEL else outputs
+    return TASKS[task].said(outputs, output)
 
 
 def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:
     """Return (n,) bool: what outputs (n, k) say hangs on a difference under `tolerance`."""
-    if task == CLASSIFICATION:
-        top = np.sort(outputs, axis=1)
-        return np.asarray(top[:, -1] - top[:, -2] < tolerance)
-    if task == MULTI_LABEL:
-        return np.asarray((np.abs(outputs - THRESHOLD[output]) < tolerance).any(axis=1))
-    return np.zeros(len(outputs), bool)  # values say nothing but themselves
+    return TASKS[task].close_calls(outputs, output, tolerance)
 
 
 def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:
@@ -187,7 +184,7 @@ class SklearnHead(Head):
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, n_outputs) scores; for two classes scikit-learn's score and its negative."""
         scores = np.asarray(self.pipeline_.decision_function(np.asarray(X, self.precision)))
-        if self.task == MULTI_LABEL:
+        if self.target_kind is TargetKind.LABELS:
             return scores.reshape(len(scores), -1)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
@@ -214,7 +211,7 @@ class SklearnHead(Head):
 
     def describe(self) -> Self:
         """Take what every head says of itself from the fitted pipeline."""
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             self.classes_ = np.asarray(self.pipeline_[-1].classes_)
         first = self.pipeline_[0] if self.pipeline_[0] != "passthrough" else self.pipeline_[-1]
         self.n_features_in_ = first.n_features_in_

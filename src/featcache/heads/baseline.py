@@ -9,22 +9,15 @@ import numpy as np
 from sklearn import dummy
 from sklearn.pipeline import make_pipeline
 
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
-    PROBABILITIES,
-    REGRESSION,
-    VALUES,
-    Head,
-    SklearnHead,
-)
+from featcache.heads.base import Head, SklearnHead
 from featcache.heads.preprocessing import NONE, dense_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.training_rows import Rows
+    from featcache.heads.training_rows import TrainingRows
 
 _LARGEST_LOGIT = 30.0  # its sigmoid is 1 in float32
 
@@ -38,11 +31,11 @@ class Dummy(SklearnHead):
     class_weight, seed : have no meaning here: frequencies are what they are.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     quick_rows = None
     preprocessing = NONE
 
-    def __init__(self, task: str = CLASSIFICATION, class_weight: str | None = None, seed: int = 0):
+    def __init__(self, task: str = DEFAULT_TASK, class_weight: str | None = None, seed: int = 0):
         self.task = task
         self.class_weight = class_weight
         self.seed = seed
@@ -53,7 +46,7 @@ class Dummy(SklearnHead):
         return ({},)
 
     @classmethod
-    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+    def path(cls, settings: Sequence[dict[str, Any]], rows: TrainingRows) -> Iterator[Head]:
         """Fit without a copy of the features, which may be larger than the memory."""
         y = np.repeat(rows.y[rows.chosen], rows.views.shape[1], axis=0)
         nothing = np.broadcast_to(np.float32(0), (len(y), rows.views.shape[2]))
@@ -62,10 +55,10 @@ class Dummy(SklearnHead):
 
     @property
     def output(self) -> str:
-        return VALUES if self.task == REGRESSION else PROBABILITIES
+        return TASKS[self.task].output
 
     def make_estimator(self, n_features: int) -> Any:
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             return dummy.DummyClassifier(strategy="prior")
         return dummy.DummyRegressor(strategy="mean")  # the mean of a label is its frequency
 
@@ -85,18 +78,18 @@ class Dummy(SklearnHead):
         layers = import_keras().layers
         row = self._constant()
         kernel = np.zeros((self.n_features_in_, len(row)))
-        if self.task == REGRESSION:
+        if self.target_kind is TargetKind.NUMBERS:
             return dense_layer(self.output, kernel, row)(features)
         with np.errstate(divide="ignore"):
-            odds = 0.0 if self.task == CLASSIFICATION else np.log1p(-row)
+            odds = 0.0 if self.target_kind is TargetKind.CLASS else np.log1p(-row)
             logits = np.clip(np.log(row) - odds, -_LARGEST_LOGIT, _LARGEST_LOGIT)
         features = dense_layer("logits", kernel, logits)(features)
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             return layers.Softmax(name=self.output)(features)
         return layers.Activation("sigmoid", name=self.output)(features)
 
     def _constant(self) -> np.ndarray:
         """Return the answer to everything, (n_outputs,)."""
         model = self.pipeline_[-1]
-        answer = model.class_prior_ if self.task == CLASSIFICATION else model.constant_
+        answer = model.class_prior_ if self.target_kind is TargetKind.CLASS else model.constant_
         return np.asarray(answer, np.float64).ravel()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core.errors import HeadError
-from featcache.heads.base import CLASSIFICATION, PROBABILITIES, Head
+from featcache.core.tasks import PROBABILITIES, TASKS
+from featcache.heads.base import Head
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +28,7 @@ class Calibrated(Head):
     calibrator : fitted map of `calibration`.
     """
 
-    tasks = (CLASSIFICATION,)
+    tasks = tuple(name for name, task in TASKS.items() if task.is_calibrated)
     output = PROBABILITIES
 
     def __init__(self, head: Head, calibrator: Any):

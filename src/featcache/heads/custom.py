@@ -11,16 +11,15 @@ import numpy as np
 from sklearn.base import clone, is_classifier, is_regressor
 
 from featcache.core.errors import HeadError, SpecError, StitchError, one_line
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
+from featcache.core.tasks import (
+    DEFAULT_TASK,
     PROBABILITIES,
-    REGRESSION,
     SCORES,
     VALUES,
-    Head,
-    load_trusted,
+    TargetKind,
+    names_of,
 )
+from featcache.heads.base import Head, load_trusted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,7 +33,7 @@ class Own(Head):
     estimator : unfitted scikit-learn classifier or regressor, or a pipeline that ends in one.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     suffix = ".skops"
     quick_rows = None
     stitches = False
@@ -46,7 +45,7 @@ class Own(Head):
     def __init__(
         self,
         estimator: Any = None,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -57,15 +56,15 @@ class Own(Head):
 
     @property
     def output(self) -> str:
-        if self.task == REGRESSION:
+        if self.target_kind is TargetKind.NUMBERS:
             return VALUES
         return PROBABILITIES if hasattr(self.estimator, "predict_proba") else SCORES
 
     def check(self) -> None:
         super().check()
-        suits = is_regressor if self.task == REGRESSION else is_classifier
+        suits = is_regressor if self.target_kind is TargetKind.NUMBERS else is_classifier
         if not suits(self.estimator):
-            kind = "regressor" if self.task == REGRESSION else "classifier"
+            kind = "regressor" if self.target_kind is TargetKind.NUMBERS else "classifier"
             raise SpecError(
                 f"{type(self.estimator).__name__} is no {kind}, which a {self.task} task needs."
             )
@@ -76,13 +75,13 @@ class Own(Head):
         with self._named_errors():
             self.estimator_.fit(np.asarray(X, np.float64), y[:, 0] if self._is_one(y) else y)
         self.n_features_in_ = X.shape[1]
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             self.classes_ = np.asarray(self.estimator_.classes_)
         return self
 
     def _is_one(self, y: np.ndarray) -> bool:
         """Whether these are values of a single target, which many regressors want flat."""
-        return self.task == REGRESSION and y.shape[1] == 1
+        return self.target_kind is TargetKind.NUMBERS and y.shape[1] == 1
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -99,7 +98,7 @@ class Own(Head):
 
     def _outputs(self, X: np.ndarray) -> np.ndarray:
         X = np.asarray(X, np.float64)
-        if self.task == REGRESSION:
+        if self.target_kind is TargetKind.NUMBERS:
             return np.asarray(self.estimator_.predict(X)).reshape(len(X), -1)
         if self.output == PROBABILITIES:
             found = self.estimator_.predict_proba(X)
@@ -118,7 +117,7 @@ class Own(Head):
             scores = np.asarray(self.estimator_.decision_function(X))
             return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
         said = np.asarray(self.estimator_.predict(X))
-        if self.task == MULTI_LABEL:
+        if self.target_kind is TargetKind.LABELS:
             return np.asarray(2.0 * said - 1.0)
         return np.asarray(said[:, None] == self.classes_, np.float64)
 
@@ -137,6 +136,6 @@ class Own(Head):
         advice = " Load it yourself with skops.io.load if you trust it."
         self.estimator_ = self.estimator = load_trusted(file, advice=advice)
         self.n_features_in_ = self.estimator_.n_features_in_
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             self.classes_ = np.asarray(self.estimator_.classes_)
         return self

@@ -1,6 +1,6 @@
 """The Keras head: one dense layer on standardised features, or hidden layers before it.
 
-How it is trained is in `training`.
+How it is trained is in `dense_training`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core.checks import bad
-from featcache.core.errors import HeadError
+from featcache.core.errors import HeadError, SpecError
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
-    PROBABILITIES,
-    REGRESSION,
-    VALUES,
-    Head,
-)
-from featcache.heads.dense_training import Targets, layers_of, mean_and_scale, parted, trainer
-from featcache.heads.training_rows import BLOCK
+from featcache.heads.base import Head
+from featcache.heads.dense_training import Schedule, Supervision, layers_of, trainer
+from featcache.heads.training_rows import BLOCK, mean_and_scale, split_off
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,7 +51,7 @@ class Dense(Head):
     seed : of initial weights, sample order, dropout and the validation part.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     suffix = ".keras"
     quick_rows = 0
     halves = True
@@ -73,7 +66,7 @@ class Dense(Head):
         patience: int = 10,
         batch_size: int = 256,
         validation_fraction: float = 0.1,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -92,7 +85,9 @@ class Dense(Head):
     @classmethod
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
         """Return a linear head with much and with less dropout, then one hidden layer."""
-        much, less, hidden = (0.5, 0.1, 0.5) if task == REGRESSION else (0.8, 0.5, 0.7)
+        much, less, hidden = (0.8, 0.5, 0.7)
+        if TASKS[task].kind is TargetKind.NUMBERS:
+            much, less, hidden = (0.5, 0.1, 0.5)
         return (
             {"hidden": (), "dropout": much},
             {"hidden": (), "dropout": less},
@@ -101,29 +96,29 @@ class Dense(Head):
 
     @property
     def output(self) -> str:
-        return VALUES if self.task == REGRESSION else PROBABILITIES
+        return TASKS[self.task].output
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         self.check()
         X, y = np.asarray(X), np.asarray(y)
         self.n_features_in_ = X.shape[1]
-        targets = self._prepare(y)
+        wanted = self._prepare(y)
         rng = np.random.default_rng(self.seed)
         strata = np.zeros(len(y), int)
-        if self.task == CLASSIFICATION:
-            strata = targets.y.argmax(axis=1) if targets.are_soft else targets.y
-        fit_rows, val_rows = parted(strata, self.validation_fraction, rng, groups)
+        if TASKS[self.task].is_stratified:
+            strata = wanted.y.argmax(axis=1) if wanted.are_soft else wanted.y
+        fit_rows, val_rows = split_off(strata, self.validation_fraction, rng, groups)
         self.mean_, self.scale_ = mean_and_scale(X)
         training = trainer(
             *(X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task),
-            targets.are_soft,
+            wanted.are_soft,
         )
         standardised = np.subtract(X, self.mean_, dtype=np.float32)
         standardised /= self.scale_
         weights, self.n_epochs_, self.validation_loss_ = training.run(
-            standardised, targets, fit_rows, val_rows, self, rng
+            standardised, wanted, fit_rows, val_rows, self._schedule(), rng
         )
-        if self.task == REGRESSION:  # back to the targets' own units
+        if self.target_kind is TargetKind.NUMBERS:  # back to the targets' own units
             mean, scale = self.target_mean_, self.target_scale_
             weights[-2:] = [weights[-2] * scale, weights[-1] * scale + mean]
         self.weights_ = weights
@@ -132,9 +127,9 @@ class Dense(Head):
     def check(self) -> None:
         super().check()
         if not 0 <= self.dropout < 1:
-            raise bad("dropout", "lie in 0 to 1, 1 excluded", self.dropout)
+            raise SpecError(f"dropout must lie in 0 to 1, 1 excluded; got {self.dropout}.")
         if any(units < 1 for units in self.hidden):
-            raise bad("hidden", "be positive numbers of units", self.hidden)
+            raise SpecError(f"hidden must be positive numbers of units; got {self.hidden}.")
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, n_outputs)."""
@@ -178,7 +173,7 @@ class Dense(Head):
 
     def save(self, file: Path) -> None:
         self.model_.save(file)
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             with zipfile.ZipFile(file, "a") as parts:  # Keras reads its own parts only
                 parts.writestr(_CLASSES, json.dumps(self.classes_.tolist()))
 
@@ -191,7 +186,7 @@ class Dense(Head):
             )
         self.n_features_in_ = model.input_shape[1]
         self.n_outputs_ = model.output_shape[1]
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             with zipfile.ZipFile(file) as parts:
                 self.classes_ = np.array(json.loads(parts.read(_CLASSES)), np.int64)
             if self.classes_.shape != (self.n_outputs_,):
@@ -203,10 +198,19 @@ class Dense(Head):
         # a Keras model does not travel between processes well; it is made again from the arrays
         return {k: v for k, v in super().__getstate__().items() if k != "model_"}
 
-    def _prepare(self, y: np.ndarray) -> Targets:
+    def _schedule(self) -> Schedule:
+        return Schedule(
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            patience=self.patience,
+            learning_rate=self.learning_rate,
+            dropout=self.dropout,
+        )
+
+    def _prepare(self, y: np.ndarray) -> Supervision:
         """Return what is to be learnt as the loss takes it."""
         balanced = self.class_weight == "balanced"
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             if y.ndim == 2:  # probabilities
                 self.classes_, wanted = np.arange(y.shape[1]), y.astype(np.float32)
                 share = np.maximum(y.mean(axis=0, dtype=np.float64), 0.5 / len(y))
@@ -220,16 +224,16 @@ class Dense(Head):
                     f"{self.classes_[0]}."
                 )
             weights = 1 / (k * share) if balanced else np.ones(k)
-            return Targets.of(wanted, weights, np.log(share * weights))
+            return Supervision.of(wanted, weights, np.log(share * weights))
         self.n_outputs_ = y.shape[1]
         y, weights = np.asarray(y, np.float64), np.ones((2, self.n_outputs_))
-        if self.task == REGRESSION:
+        if self.target_kind is TargetKind.NUMBERS:
             self.target_mean_, self.target_scale_ = mean_and_scale(y)
             y = (y - self.target_mean_) / self.target_scale_
-            return Targets.of(y.astype(np.float32), weights, np.zeros(self.n_outputs_))
+            return Supervision.of(y.astype(np.float32), weights, np.zeros(self.n_outputs_))
         least = 0.5 / len(y)  # half a row, where a label is always there, or never
         share = np.clip(np.stack([1 - y.mean(axis=0), y.mean(axis=0)]), least, 1 - least)
         if balanced:
             weights = np.where((share > least).all(axis=0), 0.5 / share, 1.0)
         odds = np.log(share[1] * weights[1]) - np.log(share[0] * weights[0])
-        return Targets.of(y.astype(np.float32), weights, odds)
+        return Supervision.of(y.astype(np.float32), weights, odds)

@@ -11,17 +11,13 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featcache.core.errors import HeadError
+from featcache.core.tasks import LINEAR, SIGMOID, SOFTMAX, TASKS
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.heads.base import CLASSIFICATION, MULTI_LABEL, PROBABILITIES, REGRESSION, VALUES
-from featcache.heads.training_rows import BLOCK
-
-if TYPE_CHECKING:
-    from featcache.heads.dense import Dense
 
 # of a training with few rows: batches of fewer, or fewer steps, did worse on 430 images
 _MIN_BATCH, _MIN_STEPS = 128, 800
@@ -29,7 +25,7 @@ _BETA_1, _BETA_2 = 0.9, 0.999  # of Adam
 
 
 @dataclass(frozen=True)
-class Targets:
+class Supervision:
     """What is to be learnt, for the loss."""
 
     y: np.ndarray  # (n,) int32 classes or (n, k) float32
@@ -37,13 +33,24 @@ class Targets:
     bias: np.ndarray  # (k,) of the last layer to start from: the best without any features
 
     @classmethod
-    def of(cls, y: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> Targets:
+    def of(cls, y: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> Supervision:
         return cls(y, weights.astype(np.float32), bias.astype(np.float32))
 
     @property
     def are_soft(self) -> bool:
         """Whether every output has its own value in each row."""
         return self.y.ndim == 2
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and with how much dropout a network is trained; see `Dense`."""
+
+    batch_size: int
+    epochs: int
+    patience: int
+    learning_rate: float
+    dropout: float
 
 
 def layers_of(
@@ -61,11 +68,12 @@ def layers_of(
             stack.append(layers.Dropout(dropout, name=f"hidden_{number}_dropout"))
     if dropout and not hidden:
         stack.append(layers.Dropout(dropout, name="dropout"))
-    if task == REGRESSION:
-        return [*stack, layers.Dense(n_outputs, name=VALUES)]
-    last = layers.Softmax if task == CLASSIFICATION else layers.Activation
-    options = {} if task == CLASSIFICATION else {"activation": "sigmoid"}
-    return [*stack, layers.Dense(n_outputs, name="logits"), last(name=PROBABILITIES, **options)]
+    activation, output = TASKS[task].activation, TASKS[task].output
+    if activation == LINEAR:
+        return [*stack, layers.Dense(n_outputs, name=output)]
+    last = layers.Softmax if activation == SOFTMAX else layers.Activation
+    options = {} if activation == SOFTMAX else {"activation": activation}
+    return [*stack, layers.Dense(n_outputs, name="logits"), last(name=output, **options)]
 
 
 @dataclass
@@ -80,10 +88,10 @@ class Trainer:
     def run(
         self,
         X: np.ndarray,
-        targets: Targets,
+        wanted: Supervision,
         fit_rows: np.ndarray,
         val_rows: np.ndarray,
-        head: Dense,
+        schedule: Schedule,
         rng: np.random.Generator,
     ) -> tuple[list[np.ndarray], int, float]:
         """Return the best weights, after how many epochs they came, and their validation loss."""
@@ -93,17 +101,17 @@ class Trainer:
         # a random last layer would stay in every direction in which no training row differs
         kernel, bias = self.weights[-2:]
         kernel.assign(np.zeros(kernel.shape, np.float32))
-        bias.assign(targets.bias)
+        bias.assign(wanted.bias)
         for variable in self.moments:
             variable.assign(np.zeros(variable.shape, np.float32))
         # few rows make smaller batches and more epochs, so that there are steps enough
-        size = min(head.batch_size, max(_MIN_BATCH, len(fit_rows) // 8), len(fit_rows))
+        size = min(schedule.batch_size, max(_MIN_BATCH, len(fit_rows) // 8), len(fit_rows))
         a_epoch = len(fit_rows) // size
-        n_epochs = max(head.epochs, min(_MIN_STEPS // a_epoch, 5 * head.epochs))
-        patience = head.patience * n_epochs / head.epochs
-        rates = _learning_rates(head.learning_rate, n_epochs * a_epoch)
+        n_epochs = max(schedule.epochs, min(_MIN_STEPS // a_epoch, 5 * schedule.epochs))
+        patience = schedule.patience * n_epochs / schedule.epochs
+        rates = _learning_rates(schedule.learning_rate, n_epochs * a_epoch)
         seeds = rng.integers(-(2**31), 2**31, (n_epochs * a_epoch, 2), np.int32)
-        data = tf.constant(X), tf.constant(targets.y), tf.constant(targets.weights)
+        data = tf.constant(X), tf.constant(wanted.y), tf.constant(wanted.weights)
         val = tf.constant(val_rows)
         check = max(1, n_epochs // 20)  # epochs between two looks at the validation loss
         best, best_loss, best_epoch = [], np.inf, 0
@@ -115,7 +123,7 @@ class Trainer:
                 ]
             )
             part = slice(epoch * a_epoch, epoch * a_epoch + len(order))
-            self.steps(*data, order, rates[part], seeds[part], head.dropout * 256)
+            self.steps(*data, order, rates[part], seeds[part], schedule.dropout * 256)
             loss = float(self.loss(*data, val))
             done = epoch + len(order) // a_epoch
             if loss < best_loss:
@@ -126,7 +134,7 @@ class Trainer:
         if not np.isfinite(best_loss):
             raise HeadError(
                 f"The dense head diverged: its loss is not finite with learning_rate "
-                f"{head.learning_rate}. Lower the learning rate."
+                f"{schedule.learning_rate}. Lower the learning rate."
             )
         return best, best_epoch, best_loss
 
@@ -155,7 +163,8 @@ def trainer(
 ) -> Trainer:
     tf = import_tensorflow()
     layers = layers_of(n_outputs, hidden, batch_norm, task, dropout=0)
-    layers = layers if task == REGRESSION else layers[:-1]
+    activation = TASKS[task].activation
+    layers = layers if activation == LINEAR else layers[:-1]  # the losses want what is before it
     shape: tuple[int | None, ...] = (None, n_features)
     for layer in layers:
         layer.build(shape)
@@ -171,13 +180,13 @@ def trainer(
             x = layer(x, training=training) if batch_norm else layer(x)
             if training and layer.name.endswith("_relu"):
                 x = _drop(x, threshold, seed + number)
-        if task == CLASSIFICATION and soft:
+        if activation == SOFTMAX and soft:
             losses = tf.nn.softmax_cross_entropy_with_logits(y, x)
             return tf.reduce_mean(losses * tf.reduce_sum(y * weights, axis=1))
-        if task == CLASSIFICATION:
+        if activation == SOFTMAX:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)
             return tf.reduce_mean(losses * tf.gather(weights, y))
-        if task == MULTI_LABEL:
+        if activation == SIGMOID:
             losses = tf.nn.sigmoid_cross_entropy_with_logits(y, x)
             return tf.reduce_mean(losses * (weights[0] + y * (weights[1] - weights[0])))
         return tf.reduce_mean(tf.square(x - y))
@@ -185,7 +194,7 @@ def trainer(
     data = [
         tf.TensorSpec((None, n_features), tf.float32),
         tf.TensorSpec([None] * (1 + soft), tf.float32 if soft else tf.int32),
-        tf.TensorSpec([None] * (1 if task == CLASSIFICATION else 2), tf.float32),
+        tf.TensorSpec([None] * (1 if activation == SOFTMAX else 2), tf.float32),
     ]
 
     @tf.function(  # type: ignore[untyped-decorator]
@@ -252,43 +261,6 @@ def _initial(variable: Any, rng: np.random.Generator) -> np.ndarray:
         limit = np.sqrt(6 / sum(shape))
         return rng.uniform(-limit, limit, shape).astype(np.float32)
     return np.full(shape, 1.0 if name in ("gamma", "moving_variance") else 0.0, np.float32)
-
-
-def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation (k,) float32 of columns; a constant's deviation counts as 1."""
-    mean = values.mean(axis=0, dtype=np.float64)
-    squares = np.zeros_like(mean)
-    for start in range(0, len(values), BLOCK):
-        squares += ((values[start : start + BLOCK] - mean) ** 2).sum(axis=0)
-    deviation = np.sqrt(squares / len(values))
-    constant = deviation <= 1e-7 * np.abs(mean)
-    return mean.astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32)
-
-
-def parted(
-    strata: np.ndarray,
-    fraction: float,
-    rng: np.random.Generator,
-    groups: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (fit rows, validation rows), stratified; every stratum keeps a row to fit on.
-
-    Rows of one group, which are of one stratum, stay together.
-    """
-    if groups is not None:
-        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-        _, val_groups = parted(strata[first], fraction, rng)
-        is_val = np.isin(group_of, val_groups)
-        if is_val.all():
-            return np.arange(len(strata)), np.arange(len(strata))
-        return np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    is_val = np.zeros(len(strata), bool)
-    for stratum in np.unique(strata):
-        rows = rng.permutation(np.flatnonzero(strata == stratum))
-        is_val[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
-    if not is_val.any():  # one sample a class: then only the training loss can say when to stop
-        return np.flatnonzero(~is_val), np.flatnonzero(~is_val)
-    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 
 def limit_threads() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import linalg, special
 from sklearn import discriminant_analysis, neighbors
 
+from featcache.core.tasks import DEFAULT_TASK, PROBABILITIES, SCORES, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
-from featcache.heads.base import CLASSIFICATION, PROBABILITIES, SCORES
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
 
@@ -28,7 +28,7 @@ class LDA(MomentsHead):
     class_weight : "balanced" takes all classes to be equally likely.
     """
 
-    tasks = (CLASSIFICATION,)
+    tasks = names_of(TargetKind.CLASS)
     output = PROBABILITIES
 
     @classmethod
@@ -43,7 +43,7 @@ class LDA(MomentsHead):
         self,
         shrinkage: float = 0.2,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -107,7 +107,7 @@ class Centroid(MomentsHead):
     preprocessing : none, standardise or l2; with pca or several steps the rows are copied.
     """
 
-    tasks = (CLASSIFICATION,)
+    tasks = names_of(TargetKind.CLASS)
     output = SCORES
 
     @classmethod
@@ -117,7 +117,7 @@ class Centroid(MomentsHead):
     def __init__(
         self,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):

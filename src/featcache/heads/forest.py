@@ -9,14 +9,8 @@ import numpy as np
 from sklearn import ensemble
 
 from featcache.core.errors import HeadError, StitchError
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
-    PROBABILITIES,
-    REGRESSION,
-    VALUES,
-    SklearnHead,
-)
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
+from featcache.heads.base import SklearnHead
 from featcache.heads.preprocessing import NONE
 
 if TYPE_CHECKING:
@@ -42,7 +36,7 @@ class RandomForest(SklearnHead):
     seed : of the rows drawn for a tree and of the features tried.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     quick_rows = 0
     halves = True
     stitches = False
@@ -55,7 +49,7 @@ class RandomForest(SklearnHead):
         n_estimators: int = 100,
         min_samples_leaf: int = 1,
         max_features: float | str = "sqrt",
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -70,12 +64,12 @@ class RandomForest(SklearnHead):
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
         """Return leaves of 5 and of 2 rows: small leaves make the more flexible trees."""
         # the root of 1,280 is 36 features a split, which is few where a value has to be met
-        max_features = 0.1 if task == REGRESSION else "sqrt"
+        max_features = 0.1 if TASKS[task].kind is TargetKind.NUMBERS else "sqrt"
         return tuple({"min_samples_leaf": rows, "max_features": max_features} for rows in (5, 2))
 
     @property
     def output(self) -> str:
-        return VALUES if self.task == REGRESSION else PROBABILITIES
+        return TASKS[self.task].output
 
     def make_estimator(self, n_features: int) -> Any:
         options: dict[str, Any] = {
@@ -85,7 +79,7 @@ class RandomForest(SklearnHead):
             "random_state": self.seed,
             "n_jobs": 1,
         }
-        if self.task == REGRESSION:
+        if self.target_kind is TargetKind.NUMBERS:
             return ensemble.RandomForestRegressor(**options)
         return ensemble.RandomForestClassifier(class_weight=self.class_weight, **options)
 
@@ -98,7 +92,7 @@ class RandomForest(SklearnHead):
         """Return the mean over the trees of the frequencies in the leaf, (n, n_outputs)."""
         forest = self.pipeline_[-1]
         frequencies = forest.predict_proba(np.asarray(X, self.precision))
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             return np.asarray(frequencies)
         if not isinstance(frequencies, list):  # one label
             frequencies, labels = [frequencies], [forest.classes_]
@@ -112,7 +106,7 @@ class RandomForest(SklearnHead):
         return np.stack(columns, axis=1)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        if self.task != REGRESSION:
+        if self.target_kind is not TargetKind.NUMBERS:
             return self.predict_proba(X)
         values = self.pipeline_[-1].predict(np.asarray(X, self.precision))
         return np.asarray(values.reshape(len(X), -1))

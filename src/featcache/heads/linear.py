@@ -12,21 +12,21 @@ from sklearn import linear_model, svm
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from featcache.core.tensorflow import import_keras
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
+from featcache.core.tasks import (
+    DEFAULT_TASK,
     PROBABILITIES,
     SCORES,
-    Head,
-    SklearnHead,
+    TargetKind,
+    names_of,
 )
+from featcache.core.tensorflow import import_keras
+from featcache.heads.base import Head, SklearnHead
 from featcache.heads.preprocessing import L2, STANDARDISE, make
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.training_rows import Rows
+    from featcache.heads.training_rows import TrainingRows
 
 
 class LinearHead(SklearnHead):
@@ -39,7 +39,7 @@ class LinearHead(SklearnHead):
             return super().fit(X, y, groups)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             return super().decision_function(X)
         weights, bias = one_vs_rest(self.pipeline_[-1])
         X = self.pipeline_[:-1].transform(np.asarray(X, self.precision))
@@ -55,7 +55,7 @@ class LogisticRegression(LinearHead):
     preprocessing : none, standardise, l2, pca, or several joined by +.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS)
     output = PROBABILITIES
     quick_rows = 50_000
     precision = np.float32  # half the time of float64, and the shipped weights are float32
@@ -70,7 +70,7 @@ class LogisticRegression(LinearHead):
         self,
         C: float = 0.01,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -81,14 +81,14 @@ class LogisticRegression(LinearHead):
         self.seed = seed
 
     @classmethod
-    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+    def path(cls, settings: Sequence[dict[str, Any]], rows: TrainingRows) -> Iterator[Head]:
         """Preprocess once for each kind, and start each solver from the last solution."""
         X, y, _ = rows.arrays()
         prepared: dict[str, tuple[Any, np.ndarray, Any]] = {}
         for params in settings:
             head = cls(**params)
             head.check()
-            if head.task != CLASSIFICATION:
+            if head.target_kind is not TargetKind.CLASS:
                 yield head.fit(X, y)
                 continue
             if head.preprocessing not in prepared:
@@ -114,11 +114,11 @@ class LogisticRegression(LinearHead):
         one = linear_model.LogisticRegression(
             C=self.C, max_iter=2000, class_weight=self.class_weight
         )
-        return one if self.task == CLASSIFICATION else OneVsRestClassifier(one)
+        return one if self.target_kind is TargetKind.CLASS else OneVsRestClassifier(one)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, n_outputs)."""
-        if self.task == MULTI_LABEL:
+        if self.target_kind is TargetKind.LABELS:
             return np.asarray(special.expit(self.decision_function(X)))
         return np.asarray(self.pipeline_.predict_proba(np.asarray(X, self.precision)), np.float64)
 
@@ -127,7 +127,7 @@ class LogisticRegression(LinearHead):
 
     def to_keras_layers(self, features: Any) -> Any:
         layers = import_keras().layers
-        if self.task == MULTI_LABEL:
+        if self.target_kind is TargetKind.LABELS:
             weights, bias = one_vs_rest(self.pipeline_[-1])
             logits = self.linear_layer(features, "logits", weights, bias)
             return layers.Activation("sigmoid", name=self.output)(logits)
@@ -149,7 +149,7 @@ class LinearSVM(LinearHead):
     seed : of the order in which the solver visits the samples.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS)
     output = SCORES
     quick_rows = 3_000
 
@@ -166,7 +166,7 @@ class LinearSVM(LinearHead):
         self,
         C: float = 1e-4,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -185,10 +185,10 @@ class LinearSVM(LinearHead):
             class_weight=self.class_weight,
             random_state=self.seed,
         )
-        return one if self.task == CLASSIFICATION else OneVsRestClassifier(one)
+        return one if self.target_kind is TargetKind.CLASS else OneVsRestClassifier(one)
 
     def to_keras_layers(self, features: Any) -> Any:
-        if self.task == MULTI_LABEL:
+        if self.target_kind is TargetKind.LABELS:
             weights, bias = one_vs_rest(self.pipeline_[-1])
             return self.linear_layer(features, self.output, weights, bias)
         weights, bias = self.pipeline_[-1].coef_, self.pipeline_[-1].intercept_

@@ -16,10 +16,11 @@ import numpy as np
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads import preprocessing
-from featcache.heads.base import CLASSIFICATION, Head, SklearnHead
+from featcache.heads.base import Head, SklearnHead
 from featcache.heads.preprocessing import L2, NONE, STANDARDISE
-from featcache.heads.training_rows import Block, Moments, Rows, moments_of
+from featcache.heads.training_rows import Block, Moments, TrainingRows, moments_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,18 +54,18 @@ class MomentsHead(SklearnHead):
     weighs_rows: ClassVar[bool] = False  # class weights multiply the terms of the sums
 
     @classmethod
-    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+    def path(cls, settings: Sequence[dict[str, Any]], rows: TrainingRows) -> Iterator[Head]:
         problems: dict[str, Problem] = {}
         for params in settings:
             head = cls(**params)
             head.check()
             if head.preprocessing not in problems:
                 y = rows.y
-                n_targets = int(y.max()) + 1 if head.task == CLASSIFICATION else y.shape[1]
+                n_targets = int(y.max()) + 1 if head.target_kind is TargetKind.CLASS else y.shape[1]
                 balanced = (
                     head.weighs_rows
                     and head.class_weight == "balanced"
-                    and head.task == CLASSIFICATION
+                    and head.target_kind is TargetKind.CLASS
                 )
                 problems[head.preprocessing] = _problem(
                     rows, head.preprocessing, head.task, balanced, n_targets
@@ -80,7 +81,7 @@ class MomentsHead(SklearnHead):
         """Return weights (k, d) and bias (k,) behind the preprocessing."""
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        rows = Rows.of(X, np.asarray(y))
+        rows = TrainingRows.of(X, np.asarray(y))
         (fitted,) = type(self).path([self.get_params()], rows)
         assert isinstance(fitted, type(self))
         self.pipeline_ = fitted.pipeline_
@@ -104,11 +105,12 @@ class MomentsHead(SklearnHead):
 
 def targets_of(y: np.ndarray, task: str, n_targets: int) -> np.ndarray:
     """Return (n, k) float64: what moments are taken with. Classes as 0 and 1, one column each."""
-    return np.eye(n_targets)[y] if task == CLASSIFICATION else np.asarray(y, np.float64)
+    is_class = TASKS[task].kind is TargetKind.CLASS
+    return np.eye(n_targets)[y] if is_class else np.asarray(y, np.float64)
 
 
 def moments(
-    rows: Rows,
+    rows: TrainingRows,
     task: str,
     kind: str,
     n_targets: int,
@@ -129,12 +131,12 @@ def _unit_length(X: np.ndarray) -> np.ndarray:
     return np.asarray(Normalizer().transform(np.asarray(X, np.float64)))
 
 
-def _problem(rows: Rows, kind: str, task: str, balanced: bool, n_targets: int) -> Problem:
+def _problem(rows: TrainingRows, kind: str, task: str, balanced: bool, n_targets: int) -> Problem:
     if kind not in _FROM_MOMENTS:
         X, y, _ = rows.arrays()
         step = preprocessing.make(kind, *X.shape)
         Z = step.fit_transform(np.asarray(X, np.float64))
-        return replace(_problem(Rows.of(Z, y), NONE, task, balanced, n_targets), step=step)
+        return replace(_problem(TrainingRows.of(Z, y), NONE, task, balanced, n_targets), step=step)
     shared = L2 if kind == L2 else NONE
     if rows.known is not None and shared in rows.known and not balanced:
         return _from_moments(rows.known[shared], kind)
@@ -160,7 +162,7 @@ def _from_moments(sums: Moments, kind: str) -> Problem:
 
 
 def _from_few_rows(
-    rows: Rows, kind: str, task: str, n_targets: int, class_weights: np.ndarray | None
+    rows: TrainingRows, kind: str, task: str, n_targets: int, class_weights: np.ndarray | None
 ) -> Problem:
     """Return the problem in the coordinates of the rows' own span, for fewer rows than features."""
     X, y, _ = rows.arrays()

@@ -6,41 +6,30 @@ number of neighbours and every weighting follows from it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import neighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import normalize
 
-from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
+from featcache.core.spec import check_choice
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
-from featcache.heads.base import (
-    CLASSIFICATION,
-    MULTI_LABEL,
-    PROBABILITIES,
-    REGRESSION,
-    VALUES,
-    Head,
-    SklearnHead,
-)
+from featcache.heads.base import Head, SklearnHead
+from featcache.heads.neighbour_search import COSINE, EUCLIDEAN, NeighbourSearch
 from featcache.heads.preprocessing import L2, STANDARDISE, dense_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from featcache.heads.training_rows import Rows
+    from featcache.heads.training_rows import TrainingRows
 
-COSINE, EUCLIDEAN = "cosine", "euclidean"
 UNIFORM, SOFTMAX = "uniform", "softmax"
 TEMPERATURE = 0.07  # of the weights exp(cosine / temperature)
-_BLOCK_BYTES = 64 << 20  # of similarities at a time
 
 
 class Neighbours(SklearnHead):
@@ -62,13 +51,13 @@ class Neighbours(SklearnHead):
     seed : has no meaning here: nothing is drawn.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     quick_rows = 20_000
     has_gradients = False  # the rows that are remembered are no weights to train
     precision = np.float32
     parity_layer = "nearest"  # who the last neighbour is can hang on rounding; how near it is not
 
-    index_: _Index
+    search_: NeighbourSearch
 
     def __init__(
         self,
@@ -76,7 +65,7 @@ class Neighbours(SklearnHead):
         metric: str = COSINE,
         weights: str = SOFTMAX,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -99,10 +88,10 @@ class Neighbours(SklearnHead):
 
     @property
     def output(self) -> str:
-        return VALUES if self.task == REGRESSION else PROBABILITIES
+        return TASKS[self.task].output
 
     @classmethod
-    def path(cls, settings: Sequence[dict[str, Any]], rows: Rows) -> Iterator[Head]:
+    def path(cls, settings: Sequence[dict[str, Any]], rows: TrainingRows) -> Iterator[Head]:
         """Share one search between the settings of the same preprocessing and metric."""
         X, y, _ = rows.arrays()
         heads = [cls(**params) for params in settings]
@@ -111,17 +100,17 @@ class Neighbours(SklearnHead):
             head.check()
             kind = head.preprocessing, head.metric
             most[kind] = max(head.k + 1, most.get(kind, 0))
-        indexes: dict[tuple[str, str], _Index] = {}
+        searches: dict[tuple[str, str], NeighbourSearch] = {}
         for head in heads:
             kind = head.preprocessing, head.metric
-            if kind not in indexes:
-                indexes[kind] = _Index.over(X, *kind, most[kind])
-            yield head._take(indexes[kind], y)
+            if kind not in searches:
+                searches[kind] = NeighbourSearch.over(X, *kind, most[kind])
+            yield head._take(searches[kind], y)
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         self.check()
         return self._take(
-            _Index.over(X, self.preprocessing, self.metric, self.k + 1), np.asarray(y)
+            NeighbourSearch.over(X, self.preprocessing, self.metric, self.k + 1), np.asarray(y)
         )
 
     def check(self) -> None:
@@ -130,11 +119,12 @@ class Neighbours(SklearnHead):
         check_choice("weights", self.weights, (UNIFORM, SOFTMAX))
         if self.weights == SOFTMAX and self.metric != COSINE:
             raise SpecError(f"weights softmax is for the metric cosine; got {self.metric}.")
-        whole_number("k", self.k, 1)
+        if self.k < 1:
+            raise SpecError(f"k must be 1 or more; got {self.k}.")
 
     def make_estimator(self, n_features: int) -> Any:
         options = {"n_neighbors": self.k, "metric": self.metric, "algorithm": "brute"}
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             return neighbors.KNeighborsClassifier(**options)
         return neighbors.KNeighborsRegressor(**options)  # the mean of a label is its part of votes
 
@@ -161,11 +151,11 @@ class Neighbours(SklearnHead):
 
         Or the two best classes have as good as equal votes.
         """
-        nearest, _ = self.index_.search(X)
+        nearest, _ = self.search_.nearest(X)
         tied = np.zeros(len(nearest), bool)
         if nearest.shape[1] > self.k:
             tied |= nearest[:, self.k - 1] - nearest[:, self.k] < tolerance
-        if self.task == CLASSIFICATION and len(self.classes_) > 1:
+        if self.target_kind is TargetKind.CLASS and len(self.classes_) > 1:
             best = np.sort(self.outputs(X), axis=1)
             tied |= best[:, -1] - best[:, -2] < 1e-6
         return tied
@@ -173,7 +163,7 @@ class Neighbours(SklearnHead):
     def to_keras_layers(self, features: Any) -> Any:
         keras = import_keras()
         layers, ops = keras.layers, keras.ops
-        step, rows = self.pipeline_[0], self.index_.rows.astype(np.float64)
+        step, rows = self.pipeline_[0], self.search_.rows.astype(np.float64)
         z = preprocessing.to_keras(preprocessing.steps_of(step), features)
         if self.metric == EUCLIDEAN:
             # -|z - v|^2 = 2 z.v - |v|^2 - |z|^2
@@ -206,20 +196,20 @@ class Neighbours(SklearnHead):
         super().restore(file)
         estimator = self.pipeline_[-1]
         # these rows have the length that the metric asks for since they were saved
-        self.index_ = _Index(self.pipeline_[0], estimator._fit_X, self.metric, self.k + 1)
+        self.search_ = NeighbourSearch(self.pipeline_[0], estimator._fit_X, self.metric, self.k + 1)
         return self
 
     def _nearest(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return similarities and places (n, k) of the neighbours, the nearest first."""
-        nearest, places = self.index_.search(X)
+        nearest, places = self.search_.nearest(X)
         return nearest[:, : self.k], places[:, : self.k]
 
-    def _take(self, index: _Index, y: np.ndarray) -> Self:
-        """Take an index of the training rows and their targets as the fitted state."""
-        y = y if self.task == CLASSIFICATION else np.asarray(y, np.float64)
-        estimator = self.make_estimator(index.rows.shape[1]).fit(index.rows, y)
-        self.pipeline_ = make_pipeline(index.step, estimator)
-        self.index_ = index
+    def _take(self, search: NeighbourSearch, y: np.ndarray) -> Self:
+        """Take a search over the training rows and their targets as the fitted state."""
+        y = y if self.target_kind is TargetKind.CLASS else np.asarray(y, np.float64)
+        estimator = self.make_estimator(search.rows.shape[1]).fit(search.rows, y)
+        self.pipeline_ = make_pipeline(search.step, estimator)
+        self.search_ = search
         return self.describe()
 
     def _table(self) -> tuple[np.ndarray, int]:
@@ -228,86 +218,15 @@ class Neighbours(SklearnHead):
         With class weights further columns hold what the sums are divided by.
         """
         y = self.pipeline_[-1]._y
-        if self.task == CLASSIFICATION:
+        if self.target_kind is TargetKind.CLASS:
             votes = np.eye(len(self.classes_))[y]
             if self.class_weight is None:
                 return votes, votes.shape[1]
             votes = votes / votes.sum(axis=0)
             return np.hstack([votes, votes.sum(axis=1, keepdims=True)]), len(self.classes_)
         y = y.reshape(len(y), -1)
-        if self.task == REGRESSION or self.class_weight is None:
+        if self.target_kind is TargetKind.NUMBERS or self.class_weight is None:
             return y, y.shape[1]
         # a label that is always there, or never, has nothing to be divided by on one side
         there, absent = (part / np.maximum(part.sum(axis=0), 1) for part in (y, 1 - y))
         return np.hstack([there, there + absent]), y.shape[1]
-
-
-@dataclass
-class _Index:
-    """Training rows to search, shared between heads; it knows the answer to the last question."""
-
-    step: Any  # fitted preprocessing
-    rows: np.ndarray  # (n, p) float32; of length 1 for the cosine
-    metric: str
-    most: int  # neighbours to look for, one more than are asked, which shows ties
-    known: tuple[bytes, tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
-
-    @classmethod
-    def over(cls, X: np.ndarray, kind: str, metric: str, most: int) -> _Index:
-        X = np.asarray(X, np.float32)
-        step = preprocessing.make(kind, *X.shape)
-        rows = X if step == "passthrough" else step.fit_transform(X)
-        return cls(step, _directions(rows) if metric == COSINE else rows, metric, most)
-
-    def search(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return similarities and places (m, most) of the most similar rows; of equals the first.
-
-        The similarity is the cosine, or the negative squared distance.
-        """
-        X = np.ascontiguousarray(X, np.float32)
-        # by content: a caller makes the same rows anew for each head, or other rows in place
-        key = hashlib.blake2b(X.data, digest_size=16, salt=str(X.shape).encode()[:16]).digest()
-        if self.known is None or self.known[0] != key:
-            self.known = key, self._search(X)
-        return self.known[1]
-
-    def _search(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        n = len(self.rows)
-        k, size = min(self.most, n), max(1, _BLOCK_BYTES // (4 * n))
-        norms = np.einsum("ij,ij->i", self.rows, self.rows)
-        nearest, places = np.empty((len(X), k), np.float32), np.empty((len(X), k), np.int64)
-        for start in range(0, len(X), size):
-            some = slice(start, start + size)
-            z = X[some] if self.step == "passthrough" else self.step.transform(X[some])
-            if self.metric == COSINE:
-                similarity = _directions(z) @ self.rows.T
-            else:
-                similarity = 2 * (z @ self.rows.T) - norms
-                similarity -= np.einsum("ij,ij->i", z, z)[:, None]
-            nearest[some], places[some] = _largest(similarity, k)
-        return nearest, places
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"known": None}
-
-
-def _directions(rows: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros stays."""
-    return np.asarray(normalize(rows), np.float32)
-
-
-def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k largest of each row in falling order and their places; of equals the first."""
-    n = values.shape[1]
-    if k < n:
-        places = np.argpartition(values, n - k, axis=1)[:, n - k :]
-        last = np.take_along_axis(values, places, axis=1).min(axis=1, keepdims=True)
-        # more of them are as large as the last: which were taken is up to the partition
-        for row in np.flatnonzero((values >= last).sum(axis=1) > k):
-            places[row] = np.argsort(-values[row], kind="stable")[:k]
-        places.sort(axis=1)
-    else:
-        places = np.tile(np.arange(n), (len(values), 1))
-    found = np.take_along_axis(values, places, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(places, order, axis=1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featcache.heads.base import PROBABILITIES, Head, SklearnHead
+from featcache.core.tasks import PROBABILITIES, TargetKind
+from featcache.heads.base import Head, SklearnHead
 from featcache.heads.training_rows import BLOCK
 
 
@@ -24,7 +25,7 @@ def outputs_of(
 
 def _all_classes(head: Head, outputs: np.ndarray, n_outputs: int) -> np.ndarray:
     """Return outputs with a column for each class, also for those that the head never saw."""
-    if head.task != "classification" or outputs.shape[1] == n_outputs:
+    if head.target_kind is not TargetKind.CLASS or outputs.shape[1] == n_outputs:
         return outputs
     lowest = 0.0 if head.output == PROBABILITIES else float(outputs.min(initial=0.0)) - 1.0
     wide = np.full((len(outputs), n_outputs), lowest)

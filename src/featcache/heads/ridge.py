@@ -8,7 +8,7 @@ import numpy as np
 from scipy import linalg
 from sklearn import linear_model
 
-from featcache.heads.base import CLASSIFICATION, MULTI_LABEL, REGRESSION, SCORES, VALUES
+from featcache.core.tasks import DEFAULT_TASK, SCORES, VALUES, TargetKind, names_of
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, STANDARDISE
 
@@ -26,7 +26,7 @@ class Ridge(MomentsHead):
     preprocessing : none, standardise or l2; with pca or several steps the rows are copied.
     """
 
-    tasks = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+    tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     weighs_rows = True
 
     @classmethod
@@ -41,7 +41,7 @@ class Ridge(MomentsHead):
         self,
         alpha: float = 1.0,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):
@@ -53,7 +53,7 @@ class Ridge(MomentsHead):
 
     @property
     def output(self) -> str:
-        return VALUES if self.task == REGRESSION else SCORES
+        return VALUES if self.target_kind is TargetKind.NUMBERS else SCORES
 
     def make_estimator(self, n_features: int) -> Any:
         return linear_model.Ridge()
@@ -64,11 +64,11 @@ class Ridge(MomentsHead):
         penalty = max(penalty, np.finfo(float).tiny ** 0.5)
         system = problem.scatter + penalty * np.eye(len(problem.scatter))
         present = np.arange(len(problem.t))
-        if self.task == CLASSIFICATION:  # a class without rows has no column
+        if self.target_kind is TargetKind.CLASS:  # a class without rows has no column
             present = np.flatnonzero(problem.t > 0)
         cross, mean_target = problem.cross[:, present], problem.t[present] / problem.n
         weights = linalg.solve(system, cross, assume_a="pos", overwrite_a=True)
-        if self.task != REGRESSION:  # labels are +1 and -1
+        if self.target_kind is not TargetKind.NUMBERS:  # labels are +1 and -1
             weights, mean_target = 2 * weights, 2 * mean_target - 1
         estimator = linear_model.Ridge(alpha=penalty)
         estimator.coef_ = problem.lift(weights).T

@@ -17,9 +17,10 @@ from sklearn import svm
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
 
+from featcache.core.tasks import DEFAULT_TASK, SCORES, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
-from featcache.heads.base import CLASSIFICATION, SCORES, SklearnHead
+from featcache.heads.base import SklearnHead
 from featcache.heads.preprocessing import L2, PRINCIPAL, STANDARDISE, dense_layer
 from featcache.heads.training_rows import BLOCK
 
@@ -42,7 +43,7 @@ class RbfSVM(SklearnHead):
     seed : has no meaning here: nothing is drawn.
     """
 
-    tasks = (CLASSIFICATION,)
+    tasks = names_of(TargetKind.CLASS)
     output = SCORES
     quick_rows = 0
     halves = True
@@ -56,7 +57,7 @@ class RbfSVM(SklearnHead):
         C: float = 10.0,
         gamma: float = 0.3,
         preprocessing: str = STANDARDISE,
-        task: str = CLASSIFICATION,
+        task: str = DEFAULT_TASK,
         class_weight: str | None = None,
         seed: int = 0,
     ):

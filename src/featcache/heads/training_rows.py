@@ -73,7 +73,7 @@ def moments_of(blocks: Iterator[Block], shift: np.ndarray, n_targets: int) -> Mo
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """Some rows of a matrix of features with all their views, for fitting.
 
     Parameters
@@ -90,7 +90,7 @@ class Rows:
     known: dict[str, Moments] | None = None
 
     @classmethod
-    def of(cls, X: np.ndarray, y: np.ndarray) -> Rows:
+    def of(cls, X: np.ndarray, y: np.ndarray) -> TrainingRows:
         """Return all rows of plain arrays (n, d) and (n, …)."""
         return cls(X[:, None], y, np.arange(len(X)))
 
@@ -104,9 +104,9 @@ class Rows:
         groups = np.repeat(np.arange(n), v) if v > 1 else None
         return X, np.repeat(self.y[self.chosen], v, axis=0), groups
 
-    def take(self, places: np.ndarray) -> Rows:
+    def take(self, places: np.ndarray) -> TrainingRows:
         """Return a part of these rows."""
-        return Rows(self.views, self.y, self.chosen[places])
+        return TrainingRows(self.views, self.y, self.chosen[places])
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (X, y) of a few thousand rows at a time, views as rows."""
@@ -120,6 +120,43 @@ class Rows:
         """Return (d,) float64: the mean of the first block, to take moments about."""
         X, _ = next(self.blocks())
         return np.asarray(X.mean(axis=0, dtype=np.float64))
+
+
+def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation (k,) float32 of columns; a constant's deviation counts as 1."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    squares = np.zeros_like(mean)
+    for start in range(0, len(values), BLOCK):
+        squares += ((values[start : start + BLOCK] - mean) ** 2).sum(axis=0)
+    deviation = np.sqrt(squares / len(values))
+    constant = deviation <= 1e-7 * np.abs(mean)
+    return mean.astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32)
+
+
+def split_off(
+    strata: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (fit rows, validation rows), stratified; every stratum keeps a row to fit on.
+
+    TrainingRows of one group, which are of one stratum, stay together.
+    """
+    if groups is not None:
+        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+        _, val_groups = split_off(strata[first], fraction, rng)
+        is_val = np.isin(group_of, val_groups)
+        if is_val.all():
+            return np.arange(len(strata)), np.arange(len(strata))
+        return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+    is_val = np.zeros(len(strata), bool)
+    for stratum in np.unique(strata):
+        rows = rng.permutation(np.flatnonzero(strata == stratum))
+        is_val[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
+    if not is_val.any():  # one sample a class: then only the training loss can say when to stop
+        return np.flatnonzero(~is_val), np.flatnonzero(~is_val)
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 
 def total(parts: Sequence[Moments]) -> Moments:

@@ -1,13 +1,11 @@
 """Pages that need nothing else: of a comparison of heads, and of a fine-tuning."""
 
-from featcache.report.page import REPORT_FILE, label_suspects, write_report
-from featcache.report.projector import write_projector
-from featcache.report.training_page import write_training_page
+from featcache.report.page import REPORT_FILE, label_suspects, write
+from featcache.report.training import write as write_training
 
 __all__ = [
     "REPORT_FILE",
     "label_suspects",
-    "write_projector",
-    "write_report",
-    "write_training_page",
+    "write",
+    "write_training",
 ]

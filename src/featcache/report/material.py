@@ -11,7 +11,7 @@ import numpy as np
 from featcache import store
 from featcache.core.errors import FeatcacheError
 from featcache.core.tasks import THRESHOLD
-from featcache.heads.calibration import Temperature
+from featcache.heads.calibrators import Temperature
 from featcache.report import findings
 from featcache.scoring.leaderboard import Leaderboard, OutOfFold, Result
 

@@ -18,7 +18,7 @@ from featcache import heads
 from featcache.core.errors import one_line
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.outputs import outputs_of
-from featcache.heads.training_rows import Moments, Rows, total
+from featcache.heads.training_rows import Moments, TrainingRows, total
 from featcache.scoring import metrics
 from featcache.selection.candidates import Candidate
 
@@ -51,7 +51,9 @@ def fold_moments(
     shift: np.ndarray,
 ) -> Moments:
     """Return the moments of one fold's rows."""
-    return moments(Rows(views, y, np.flatnonzero(folds == fold)), task, kind, n_outputs, shift)
+    return moments(
+        TrainingRows(views, y, np.flatnonzero(folds == fold)), task, kind, n_outputs, shift
+    )
 
 
 def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job) -> np.ndarray:
@@ -138,7 +140,7 @@ def _fit(
             for kind in SHARED
             if (kind, 0) in job.known
         }
-    rows = Rows(views, y, chosen, known)
+    rows = TrainingRows(views, y, chosen, known)
     if job.at_most is not None and len(rows) > job.at_most:
         rows = rows.take(some(y[chosen], job.at_most, job.task, job.seed))
     settings = [job.candidate.settings[number] for number in job.settings]

@@ -23,7 +23,7 @@ import numpy as np
 from featcache import heads
 from featcache.core.progress import Advance
 from featcache.heads.moments import SHARED, MomentsHead
-from featcache.heads.training_rows import Moments, Rows
+from featcache.heads.training_rows import Moments, TrainingRows
 from featcache.selection import fold_work
 from featcache.selection.candidates import Candidate
 from featcache.selection.dataset import Data
@@ -107,7 +107,7 @@ def _fold_moments(data: Data, plan: Plan, run: Run) -> dict[tuple[int, int], fol
         n_fit = len(data.train) * views.shape[1] * (data.n_folds - 2) // data.n_folds
         if n_fit < views.shape[2]:
             continue  # then the rows themselves are the smaller problem
-        shift = Rows(views, data.y, data.train).near_mean()
+        shift = TrainingRows(views, data.y, data.train).near_mean()
         for repeat, folds in enumerate(data.folds):
             for fold in range(data.n_folds):
                 for kind in SHARED:

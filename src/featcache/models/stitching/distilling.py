@@ -13,11 +13,12 @@ import numpy as np
 
 from featcache import heads, store
 from featcache.core.errors import SpecError
+from featcache.core.tasks import SCORES
 from featcache.data import splits
-from featcache.heads.base import CLASSIFICATION, REGRESSION, SCORES, said
+from featcache.heads.base import CLASSIFICATION, REGRESSION, said
 from featcache.heads.dense import Dense
-from featcache.heads.dense_training import parted
 from featcache.heads.outputs import outputs_of
+from featcache.heads.training_rows import split_off
 from featcache.scoring import leaderboard, metrics
 
 _HELD_BACK = 0.2  # of the training images, to choose a student by
@@ -91,7 +92,7 @@ def distil(fitted: leaderboard.FittedHead, features: store.Features) -> Distille
         features.digests[train], None if groups is None else tuple(groups[row] for row in train)
     )
     rng = np.random.default_rng(board.seed)
-    kept, held = parted(np.zeros(len(train), int), _HELD_BACK, rng, units)
+    kept, held = split_off(np.zeros(len(train), int), _HELD_BACK, rng, units)
     X = features.X
     found = []
     for setting in Dense.grid(board.task):
