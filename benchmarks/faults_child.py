@@ -223,7 +223,7 @@ def _kind(path: Path, cache: Path) -> str | None:
         return None
     if path == cache:
         return "cache folder"
-    name = re.sub(r"\.\d+\.tmp$", ".tmp", path.name)
+    name = re.sub(r"\.[0-9a-f]{8}\.\d+\.tmp$", ".tmp", path.name)
     for pattern, kind in (
         (r"part-\w+(?=\.h5)", "part"),
         (r".*(?=\.h5\.parts$)|.*(?=\.h5(\.tmp)?$)", "features"),

@@ -108,7 +108,7 @@ def test_stop_before_anything_is_computed_where_a_file_is_gone(photos, extract, 
     [
         ({"on_error": "ignore"}, "on_error must be one of skip, stop"),
         ({"check": "time"}, "check must be one of stat, content"),
-        ({"max_pixels": 0}, "max_pixels must be 1 or more"),
+        ({"max_pixels": 0}, "max_pixels must be a whole number, 1 or more"),
         ({"background": "clear"}, "background must be a colour"),
         ({"target": "age"}, "target is an option of manifests"),
     ],

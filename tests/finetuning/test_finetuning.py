@@ -344,7 +344,7 @@ def test_other_tasks(extract, tmp_path, task):
         ({"unfreeze_from": "conv_1"}, SpecError, "unfreeze and unfreeze_from say the same"),
         ({"unfreeze": None, "stages": "4,2"}, SpecError, "must unfreeze more than the one before"),
         ({"unfreeze": None, "unfreeze_from": "conv"}, SpecError, "has no layer 'conv'. Nearest"),
-        ({"epochs": 0}, SpecError, "epochs must be 1 or more"),
+        ({"epochs": 0}, SpecError, "epochs must be a whole number, 1 or more"),
         ({"patience": 0}, SpecError, "patience must be 1 or more"),
         ({"learning_rate": 0.0}, SpecError, "learning_rate must lie between 0 and 1"),
         ({"lr_decay": 1.5}, SpecError, "lr_decay must lie in 0 to 1"),

@@ -120,7 +120,7 @@ def test_the_rows_are_stored_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k must be 1 or more; got 0"),
+        ({"k": 0}, "k must be a whole number, 1 or more; got 0"),
         ({"metric": "manhattan"}, "metric must be one of cosine, euclidean; got 'manhattan'"),
         ({"weights": "distance"}, "weights must be one of uniform, softmax; got 'distance'"),
         ({"metric": "euclidean"}, "weights softmax is for the metric cosine; got euclidean"),

@@ -356,7 +356,7 @@ def test_a_converter_that_fails_is_one_line(model, monkeypatch):
     [
         ("onyx", {}, SpecError, "format must be one of saved-model, onnx"),
         ("onnx", {"min_agreement": 2.0}, SpecError, "min_agreement must lie in 0 to 1"),
-        ("onnx", {"max_images": 0}, SpecError, "max_images must be at least 1"),
+        ("onnx", {"max_images": 0}, SpecError, "max_images must be a whole number, 1 or more"),
         ("onnx", {"out": "flowers.bin"}, SpecError, "must end in .onnx"),
         ("onnx", {"out": "nowhere/flowers.onnx"}, SpecError, "does not exist"),
         ("onnx", {"source": "nowhere"}, SourceError, "nowhere"),

@@ -169,7 +169,7 @@ def titles(page: str) -> list[str]:
 def test_the_page_has_every_section_in_order(hostile, tmp_path):
     given = {"warnings": ("Look out.",), "left_out": {"dense": "slow"}, "learning_curve": CURVE}
     board = make_photo_board(tmp_path / "heads", hostile, calibrated=True, **given)
-    path = report.write(board)
+    path = report.write_report(board)
     assert path == tmp_path / "heads" / "report.html"
     assert sorted(one.name for one in path.parent.iterdir()) == [
         *("leaderboard.csv", "leaderboard.json", "out_of_fold.npz", "report.html"),
@@ -187,7 +187,7 @@ def test_the_page_has_every_section_in_order(hostile, tmp_path):
 
 
 def test_the_page_loads_nothing(hostile, tmp_path):
-    page = read(report.write(make_photo_board(tmp_path, hostile)))
+    page = read(report.write_report(make_photo_board(tmp_path, hostile)))
     assert "default-src 'none'" in page
     for address in re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')> ]+)""", page):
         assert address.startswith(("#", "data:")) or "://" not in address, address
@@ -196,7 +196,7 @@ def test_the_page_loads_nothing(hostile, tmp_path):
 
 
 def test_names_from_outside_stay_text(hostile, tmp_path):
-    page = read(report.write(make_photo_board(tmp_path, hostile)))
+    page = read(report.write_report(make_photo_board(tmp_path, hostile)))
     assert "<script>alert" not in page
     assert "<b>bold" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -214,14 +214,14 @@ def test_the_wrong_label_and_the_copy_are_found(hostile, tmp_path):
     first, *_ = report.label_suspects(board)
     assert first["id"] == hostile.ids[first["row"]] == WRONG
     assert (first["part"], first["given"], first["suggested"]) == ("train", BOLD, HOSTILE)
-    page = read(report.write(board))
+    page = read(report.write_report(board))
     pair = page[page.index('class="gallery pairs"') :]
     assert pair.index(ORIGINAL) < pair.index(COPY) < pair.index("same file")
     assert "1 of them with the same bytes" in page
 
 
 def test_pictures_are_of_the_very_images(moved, tmp_path):
-    page = read(report.write(make_photo_board(tmp_path, moved)))
+    page = read(report.write_report(make_photo_board(tmp_path, moved)))
     taken = data_of(page, "pictures")
     assert len(taken) == len(moved) == 36
     import base64
@@ -276,7 +276,7 @@ def test_without_the_features_the_page_has_no_map(moved, tmp_path, how):
         path = tmp_path / "heads" / leaderboard.BOARD_FILE
         path.write_text(path.read_text(encoding="utf-8").replace(moved.content, "0" * 32))
         board = leaderboard.load(tmp_path / "heads")
-    page = read(report.write(board))
+    page = read(report.write_report(board))
     assert data_of(page)["points"] is None
     said = {"gone": "is gone or damaged", "other": "was written anew since"}[how]
     assert f"{moved.path}&#39; {said}: there are no names" in page
@@ -289,7 +289,7 @@ def test_several_labels(tmp_path):
     seen = y.copy()
     seen[8, 1] = 1 - y[8, 1]
     board = make_board(tmp_path, y, ("a", "b", "c"), task="multi-label", seen=seen)
-    page = read(report.write(board))
+    page = read(report.write_report(board))
     assert titles(page)[:2] == ["Leaderboard", "Labels"]
     assert "Reliability" not in page
     assert "average precision" in page
@@ -301,7 +301,7 @@ def test_several_labels(tmp_path):
 def test_targets(tmp_path):
     y = np.random.default_rng(0).standard_normal((40, 2))
     board = make_board(tmp_path, y, ("height", "<b>width</b>"), task="regression")
-    page = read(report.write(board))
+    page = read(report.write_report(board))
     assert "Largest errors" in titles(page)
     assert "Likely label errors" not in titles(page)
     figures = data_of(page)["charts"]
@@ -314,7 +314,7 @@ def test_targets(tmp_path):
 def test_scores_alone(tmp_path):
     y = np.arange(60) % 3
     board = make_board(tmp_path, y, ("a", "b", "c"), kinds={"linear-svm": "scores"})
-    page = read(report.write(board))
+    page = read(report.write_report(board))
     assert "Reliability" not in page
     assert "one temperature made them probabilities" in page
     assert "plain arrays" in page
@@ -323,7 +323,9 @@ def test_scores_alone(tmp_path):
 
 def test_one_hundred_classes(tmp_path):
     y = np.arange(400) % 100
-    page = read(report.write(make_board(tmp_path, y, tuple(f"class {n}" for n in range(100)))))
+    page = read(
+        report.write_report(make_board(tmp_path, y, tuple(f"class {n}" for n in range(100))))
+    )
     figure = data_of(page)["charts"]["confusion"]
     assert len(figure["layout"]["xaxis"]["tickvals"]) <= charts.MAX_LABELS
     assert len(figure["cells"][0]) <= 400
@@ -332,8 +334,8 @@ def test_one_hundred_classes(tmp_path):
 
 def test_two_pages_of_one_board_are_the_same(hostile, tmp_path):
     board = make_photo_board(tmp_path / "heads", hostile)
-    one = report.write(board, out=tmp_path / "one.html", tsne=True)
-    two = report.write(board, tmp_path / "heads", out=tmp_path / "two.html", tsne=True)
+    one = report.write_report(board, out=tmp_path / "one.html", tsne=True)
+    two = report.write_report(board, tmp_path / "heads", out=tmp_path / "two.html", tsne=True)
     assert one.read_bytes() == two.read_bytes()
     assert "t-SNE" in read(one)
     assert not (tmp_path / "heads" / "report.html").exists()
@@ -343,7 +345,7 @@ def test_without_predictions_there_is_no_page(tmp_path):
     board = make_board(tmp_path, np.arange(30) % 3, ("a", "b", "c"))
     (tmp_path / "out_of_fold.npz").write_bytes(b"damaged")
     with pytest.raises(HeadError, match="missing or damaged"):
-        report.write(board)
+        report.write_report(board)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -351,6 +353,6 @@ def test_wrong_labels_of_the_clip_art_are_among_the_first(clipart_board, tmp_pat
     found = [one["id"] for one in report.label_suspects(clipart_board, 25)]
     known = ("bird/mirjam", "vehicle/lighthouse", "plant/bypasspruner", "plant/christmas-balls")
     assert sum(any(id_.startswith(name) for id_ in found) for name in known) >= 3
-    path = report.write(clipart_board, out=tmp_path / "clipart.html")
+    path = report.write_report(clipart_board, out=tmp_path / "clipart.html")
     assert path.stat().st_size < 8_000_000
     assert len(data_of(read(path), "pictures")) == 543

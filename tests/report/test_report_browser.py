@@ -29,7 +29,7 @@ def written(tiny_backbone, tmp_path_factory) -> Path:
     manifest = make_manifest(folder / "images")
     features = extraction.run(manifest, **options, show_progress=False).features
     given = {"calibrated": True, "learning_curve": CURVE}
-    return report.write(make_photo_board(folder / "heads", features, **given))
+    return report.write_report(make_photo_board(folder / "heads", features, **given))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def written(tmp_path):
     """Write the page of what is changed; return it, its text, and its figures."""
 
     def write(**changes):
-        path = report.write_training(tmp_path / "f.html", about(**changes))
+        path = report.write_training_page(tmp_path / "f.html", about(**changes))
         assert path == tmp_path / "f.html"
         page = path.read_text(encoding="utf-8")
         body = page[page.index("<main") : page.index("</main>")]
@@ -185,7 +185,7 @@ def test_what_has_no_value_is_a_dash_and_a_gap(written):
 def test_the_second_run_and_the_command_may_be_untold(tmp_path):
     values = about()
     del values["refit"], values["command"]
-    page = report.write_training(tmp_path / "f.html", values).read_text(encoding="utf-8")
+    page = report.write_training_page(tmp_path / "f.html", values).read_text(encoding="utf-8")
     assert 'id="again"' not in page
     assert "<code>" not in page
     assert "trained a second time" in page  # the plan says so
@@ -206,7 +206,7 @@ def test_in_a_browser(tmp_path):
     from playwright.sync_api import sync_playwright
 
     values = about(stages=[stage(), stage()], refit=about()["refit"] * 2)
-    path = report.write_training(tmp_path / "f.html", values)
+    path = report.write_training_page(tmp_path / "f.html", values)
     complaints = []
 
     def ask(request):

@@ -59,7 +59,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import featcache as fc
-from featcache import compare, store  # what is imported is no part of what the rows take
+from featcache import selection, store  # what is imported is no part of what the rows take
 
 features = store.Features(sys.argv[1])
 features.table

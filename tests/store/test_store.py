@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from featcache import store
-from featcache.core import atomic
 from featcache.core.errors import SpecError, StoreError
 from featcache.core.labels import Annotations
 from featcache.core.spec import ExtractionSpec
@@ -314,15 +313,6 @@ def test_a_folder_of_nobody_is_taken_over(tmp_path, owner):
     claim(folder, "/home/nö/photos")
     assert folder == tmp_path / "photos"
     assert store.source_folder(tmp_path, "photos", "/home/nö/photos") == folder
-
-
-def test_what_dead_processes_left_is_swept_away(tmp_path):
-    for name in ("f.h5.99999999.tmp", "m.99999999.tmp.keras", "notes.tmp", f"f.{os.getpid()}.tmp"):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "f.heads.99999999.tmp").mkdir()
-    atomic.sweep(tmp_path)
-    kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == [f"f.{os.getpid()}.tmp", "notes.tmp"]
 
 
 def test_newest(tmp_path, published):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from featcache.cli.options import Json, amount, app, print_table, result
+from featcache.core.checks import bad
 from featcache.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def clean(
 
     for name, value in (("older_than", older_than), ("max_size", max_size)):
         if value is not None and not value >= 0:
-            raise SpecError(f"{name} must be 0 or more; got {value}.")
+            raise bad(name, "be 0 or more", value)
     if not cache_dir.is_dir():
         raise SpecError(f"Cache folder '{cache_dir}' does not exist.")
     found = cleaning.removable(

@@ -1,4 +1,4 @@
-"""The verbs fit-heads and report."""
+"""The verb fit-heads."""
 
 from __future__ import annotations
 
@@ -21,15 +21,11 @@ from featcache.cli.options import (
     result,
     say,
 )
+from featcache.cli.report import TensorBoard, write_for_tensorboard
 from featcache.core.errors import SpecError, one_line
 
 if TYPE_CHECKING:
     from featcache.scoring.leaderboard import Leaderboard
-
-TensorBoard = Annotated[
-    Optional[Path],
-    typer.Option(help="Also write the embedding for TensorBoard's projector here."),
-]
 
 
 @app.command("fit-heads")
@@ -114,7 +110,7 @@ def fit_heads(
         overwrite=overwrite,
         report=not no_report,
     )
-    _project(board, tensorboard)
+    write_for_tensorboard(board, tensorboard)
     if as_json:
         result(True, board.to_dict() | {"folder": str(board.folder)}, "")
         return
@@ -128,45 +124,6 @@ def fit_heads(
         typer.echo(board.learning_curve["verdict"])
     where = board.folder if no_report else board.folder / "report.html"
     typer.echo(f"Wrote {where}")
-
-
-@app.command()
-def report(
-    heads: Annotated[
-        Optional[Path], typer.Argument(help="Folder of fit-heads. (the newest in the cache folder)")
-    ] = None,
-    out: Annotated[
-        Optional[Path], typer.Option(help="The .html file to write. (report.html in the folder)")
-    ] = None,
-    tsne: Annotated[
-        bool, typer.Option("--tsne", help="Map the embedding by t-SNE instead of PCA.")
-    ] = False,
-    tensorboard: TensorBoard = None,
-    cache_dir: CacheDir = Path("cache"),
-    as_json: Json = False,
-) -> None:
-    """Make the page about a comparison again, from what fit-heads saved."""
-    from featcache import report, store
-    from featcache.scoring import leaderboard
-
-    if heads is None:
-        heads = store.newest_heads(cache_dir)
-        say(f"Took the newest heads: {heads}")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
-    board = leaderboard.load(heads)
-    written = report.write(board, out=out, tsne=tsne)
-    _project(board, tensorboard)
-    result(as_json, {"report": str(written), "best": board.best.result.name}, f"Wrote {written}")
-
-
-def _project(board: Leaderboard, folder: Path | None) -> None:
-    if folder is None:
-        return
-    from featcache.report.projection import write_projector
-
-    write_projector(board, folder)
-    say(f"Wrote {folder}: look at it with `tensorboard --logdir {folder}`.")
 
 
 def _legend(board: Leaderboard) -> str:

@@ -24,13 +24,14 @@ from featcache.cli import (
     fit_heads,
     info,
     predict,
+    report,
     stitch,
 )
 from featcache.cli.options import app, say
 from featcache.core.errors import FeatcacheError, one_line
 
 # each adds its verbs to `app` when it is imported
-VERBS = (extract, fit_heads, stitch, finetune, predict, evaluate, export, info, clean, demo)
+VERBS = (extract, fit_heads, report, stitch, finetune, predict, evaluate, export, info, clean, demo)
 _ORDER = (
     "extract",
     "fit-heads",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
-from featcache.core.spec import check_choice
+from featcache.core.checks import check_choice
 
 if TYPE_CHECKING:
     from featcache.models.card import Card

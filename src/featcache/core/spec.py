@@ -12,6 +12,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from featcache.core.checks import bad, check_choice
 from featcache.core.errors import SpecError
 
 FORMAT_VERSION = 1
@@ -71,13 +72,10 @@ class ExtractionSpec:
                 f"expected 1 and nothing, or more and how to make them."
             )
         if not re.fullmatch("#[0-9a-f]{6}", self.background):
-            raise SpecError(f"background must be a colour as #rrggbb; got '{self.background}'.")
+            raise bad("background", "be a colour as #rrggbb", f"'{self.background}'")
         sides = self.image_size
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise SpecError(
-                f"image_size must be a positive number of pixels, or height and width; "
-                f"got {self.image_size}."
-            )
+            raise bad("image_size", "be a positive number of pixels, or height and width", sides)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types, without later ones at their default."""
@@ -144,9 +142,3 @@ def _shown(value: object) -> str:
         return (" x " if numbers else ",").join(map(str, value)) or "nothing"
     text = "the default" if value is None else str(value)
     return text if len(text) <= 24 else f"{text[:8]}…"  # a digest
-
-
-def check_choice(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
-    """Raise SpecError naming the parameter, what is allowed and what was got."""
-    if value not in allowed:
-        raise SpecError(f"{name} must be one of {', '.join(map(str, allowed))}; got '{value}'.")

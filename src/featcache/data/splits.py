@@ -11,7 +11,8 @@ import hashlib
 
 import numpy as np
 
-from featcache.core.errors import HeadError, SpecError
+from featcache.core.checks import bad
+from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
 
 HELD_OUT_FRACTION = 0.2
@@ -61,7 +62,7 @@ def held_out(
 def check_seed(seed: int) -> None:
     """Raise SpecError unless every random generator in use takes this seed."""
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SpecError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}.")
+        raise bad("seed", "be a whole number from 0 to 2**32 - 1", seed)
 
 
 def parts(annotations: Annotations, digests: np.ndarray, seed: int) -> dict[str, np.ndarray]:

@@ -18,8 +18,9 @@ from typing import Any
 
 from featcache import store
 from featcache.core import progress
+from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError, StoreError
-from featcache.core.spec import MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.core.spec import MAX_PIXELS, MAX_VIEWS, ExtractionSpec
 from featcache.data import decoding, openers, sources
 from featcache.extraction import requested
 from featcache.extraction.assembling import assemble
@@ -220,8 +221,9 @@ def run_all(
     check_choice("check", check, CHECKS)
     check_choice("on_error", on_error, ON_ERROR)
     for name, value in (("batch_size", batch_size), ("limit", limit), ("max_pixels", max_pixels)):
-        if value is not None and value < 1:
-            raise SpecError(f"{name} must be 1 or more; got {value}.")
+        if value is not None:
+            whole_number(name, value, 1)
+    views = whole_number("views", views, 1, MAX_VIEWS)
     spec_options |= {
         "background": decoding.colour(background),
         "views": views,

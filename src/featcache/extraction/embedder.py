@@ -20,9 +20,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache import store
 from featcache.core import progress
-from featcache.core.errors import SourceError, SpecError, StoreError
+from featcache.core.checks import bad, check_choice, whole_number
+from featcache.core.errors import SourceError, StoreError
 from featcache.core.labels import unlabelled
-from featcache.core.spec import MAX_PIXELS, ExtractionSpec, check_choice
+from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.data import decoding, openers, sources
 from featcache.extraction import CHECKS, DEFAULT_CACHE
 from featcache.extraction.assembling import assemble
@@ -222,13 +223,11 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_choice("check", self.check, CHECKS)
         check_choice("pooling", self.pooling, POOLINGS)
         for name in ("batch_size", "max_pixels"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise SpecError(f"{name} must be a whole number, 1 or more; got {value!r}.")
+            whole_number(name, getattr(self, name), 1)
         for name in ("backbone", "layer"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise SpecError(f"{name} must be one name or None; got {value!r}.")
+                raise bad(name, "be one name or None", repr(value))
         name = self.backbone or registry.DEFAULT
         entry = registry.find(name)
         options = self._spec_options()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Union
 
+from featcache.core.checks import bad, check_choice
 from featcache.core.errors import SpecError
-from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, check_choice
+from featcache.core.spec import AUGMENTATIONS
 from featcache.networks import backbones, registry
 
 Names = Union[str, Sequence[str], None]
@@ -15,7 +16,7 @@ Names = Union[str, Sequence[str], None]
 def _names(names: Names) -> list[str | None]:
     """Return names without repetitions; None is one of them."""
     if isinstance(names, Sequence) and not all(isinstance(n, (str, type(None))) for n in names):
-        raise SpecError(f"backbone and layer must be names; got {list(names)!r}.")
+        raise bad("backbone and layer", "be names", repr(list(names)))
     return [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names))
 
 
@@ -49,8 +50,6 @@ def different(every: Iterable[backbones.Resolved]) -> list[backbones.Resolved]:
 
 def augmentations(augment: Names, views: int) -> tuple[str, ...]:
     """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
-    if not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= MAX_VIEWS:
-        raise SpecError(f"views must be a whole number, 1 to {MAX_VIEWS}; got {views!r}.")
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
     names = augment.split(",") if isinstance(augment, str) else list(augment)

@@ -18,6 +18,7 @@ import numpy as np
 
 from featcache import extraction, report
 from featcache.core import progress
+from featcache.core.checks import bad
 from featcache.core.errors import SpecError
 from featcache.data import splits
 from featcache.extraction import requested
@@ -200,7 +201,7 @@ def check_machine(machine: boundary.Machine) -> None:
     engines.gpus(machine.device)
     limit = machine.max_cache_gb
     if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise SpecError(f"max_cache_gb must be a number above 0; got {limit}.")
+        raise bad("max_cache_gb", "be a number above 0", limit)
 
 
 def _run(
@@ -264,7 +265,7 @@ def _run(
         parity=None if parity is None else asdict(parity),
     )
     stitching.save(whole, target, _card(described, done, plans, data))
-    report.write_training(page_path(target), _page(described, done, plans, data))
+    report.write_training_page(page_path(target), _page(described, done, plans, data))
     return done
 
 

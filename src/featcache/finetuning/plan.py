@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Union
 
+from featcache.core.checks import bad, check_choice, whole_number
 from featcache.core.errors import SpecError, StitchError
-from featcache.core.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS, check_choice
+from featcache.core.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS
 from featcache.data import splits
 from featcache.heads import CATALOGUE, PROBABILITIES
 
@@ -48,31 +49,26 @@ class Plan:
     def __post_init__(self) -> None:
         for stage in self.stages:
             if isinstance(stage, bool) or (isinstance(stage, int) and stage < 0):
-                raise SpecError(f"unfreeze must be 0 or more layers, or all; got {stage}.")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SpecError(f"{name} must be {least} or more; got {value}.")
+                raise bad("unfreeze", "be 0 or more layers, or all", stage)
+        for name, most in (("epochs", None), ("batch_size", None), ("views", MAX_VIEWS)):
+            number = whole_number(name, getattr(self, name), 1, most)
+            object.__setattr__(self, name, number)  # NumPy's numbers have no place in JSON
         if self.patience is not None and self.patience < 1:
-            raise SpecError(
-                f"patience must be 1 or more epochs, or None (0 on the command line) for any "
-                f"number; got {self.patience}."
-            )
+            must = "be 1 or more epochs, or None (0 on the command line) for any number"
+            raise bad("patience", must, self.patience)
         if not 0 < self.learning_rate < 1:
-            raise SpecError(f"learning_rate must lie between 0 and 1; got {self.learning_rate}.")
+            raise bad("learning_rate", "lie between 0 and 1", self.learning_rate)
         if not 0 < self.lr_decay <= 1:
-            raise SpecError(f"lr_decay must lie in 0 to 1, 0 excluded; got {self.lr_decay}.")
+            raise bad("lr_decay", "lie in 0 to 1, 0 excluded", self.lr_decay)
         for name in ("warmup", "label_smoothing", "dropout", "weight_decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value < 1):
-                raise SpecError(f"{name} must lie in 0 to 1, 1 excluded; got {value}.")
+                raise bad(name, "lie in 0 to 1, 1 excluded", value)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("class_weight", self.class_weight, (None, "balanced"))
         check_choice("dtype", self.dtype, DTYPES)
         for name in self.augment:
             check_choice("augment", name, AUGMENTATIONS)
-        if self.views > MAX_VIEWS:
-            raise SpecError(f"views must be at most {MAX_VIEWS}; got {self.views}.")
         if self.end_to_end and self.views > 1:
             raise SpecError(
                 f"end_to_end makes new views of the images in every epoch, so there are none to "

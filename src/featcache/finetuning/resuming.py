@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from featcache.core import atomic
+from featcache.core import atomic, locks
 from featcache.core.errors import StitchError
 from featcache.finetuning.data import Data
 from featcache.finetuning.plan import Plan
@@ -37,33 +35,39 @@ def kept(
     """
     folder = target.with_name(f".{target.stem}.training")
     folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+
+    def busy() -> None:
         raise StitchError(
             f"Another process is fine-tuning into '{target}'. Wait for it, or give another --out."
-        ) from None
+        )
+
+    goes_on = True
     try:
-        asked = _request(described, plan, data)
-        found = _read(folder / REQUEST) if _has_epochs(folder) else None
-        if found == asked:
-            say(f"Going on with the training that was interrupted ('{folder}').")
-        else:
-            if found is not None:
-                say("The training that was interrupted here was another one; starting afresh.")
-            _clear(folder)
-            atomic.write_text(folder / REQUEST, asked)
-        yield folder
-        _clear(folder)
+        with locks.locked(folder / LOCK, busy):
+            try:
+                _begin(folder, _request(described, plan, data), say)
+                yield folder
+                _clear(folder)
+            finally:
+                goes_on = _has_epochs(folder)
+                if not goes_on:
+                    _clear(folder)
     finally:
-        goes_on = _has_epochs(folder)
-        if not goes_on:
-            _clear(folder)
-        lock.release()
         if not goes_on:
             (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
+
+
+def _begin(folder: Path, asked: str, say: Callable[[str], None]) -> None:
+    """Go on with what lies in the folder where it is of the same request, or empty it."""
+    found = _read(folder / REQUEST) if _has_epochs(folder) else None
+    if found == asked:
+        say(f"Going on with the training that was interrupted ('{folder}').")
+        return
+    if found is not None:
+        say("The training that was interrupted here was another one; starting afresh.")
+    _clear(folder)
+    atomic.write_text(folder / REQUEST, asked)
 
 
 def _has_epochs(folder: Path) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featcache.core import atomic
 from featcache.core.errors import StitchError
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning.batches import Batches, Live
@@ -37,12 +37,9 @@ def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
         When it does not predict the same for every image.
     """
     keras = import_keras()
-    path = job.folder / f"whole.{os.getpid()}.keras"
-    model.save(path)
-    try:
+    with atomic.temporary(job.folder / "whole.keras", ending=".keras") as path:
+        model.save(path)
         read = keras.models.load_model(path, compile=False)
-    finally:
-        path.unlink()
     rows = np.concatenate([job.data.test, job.data.validation, job.data.train])
     if len(rows) > stitching.MAX_PARITY_IMAGES:
         places = np.linspace(0, len(rows) - 1, stitching.MAX_PARITY_IMAGES).round().astype(int)

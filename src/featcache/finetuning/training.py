@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -255,11 +254,9 @@ def _best(folder: Path, epoch: int) -> Path:
 
 def _keep(suffix: keras.Model, path: Path) -> None:
     """Write the trained weights; they appear whole or not at all."""
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     arrays = {f"a{i}": v.numpy() for i, v in enumerate(suffix.trainable_variables)}
-    with temporary.open("wb") as file:
+    with atomic.replacing(path) as made, made.open("wb") as file:
         np.savez(file, **arrays)
-    temporary.replace(path)
 
 
 def _assign(suffix: keras.Model, arrays: list[np.ndarray]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from featcache.core.checks import check_choice
 from featcache.core.errors import HeadError
-from featcache.core.spec import check_choice
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads import preprocessing
 from featcache.heads.preprocessing import dense_layer

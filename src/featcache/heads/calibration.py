@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.checks import check_choice
 from featcache.core.errors import HeadError
-from featcache.core.spec import check_choice
 from featcache.core.tasks import PROBABILITIES, SCORES
 from featcache.heads.calibration_curves import Isotonic, Platt, float32
 from featcache.heads.calibrators import Calibrator, Temperature

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core.errors import HeadError, SpecError
+from featcache.core.checks import bad
+from featcache.core.errors import HeadError
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads.base import Head
@@ -127,9 +128,9 @@ class Dense(Head):
     def check(self) -> None:
         super().check()
         if not 0 <= self.dropout < 1:
-            raise SpecError(f"dropout must lie in 0 to 1, 1 excluded; got {self.dropout}.")
+            raise bad("dropout", "lie in 0 to 1, 1 excluded", self.dropout)
         if any(units < 1 for units in self.hidden):
-            raise SpecError(f"hidden must be positive numbers of units; got {self.hidden}.")
+            raise bad("hidden", "be positive numbers of units", self.hidden)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, n_outputs)."""

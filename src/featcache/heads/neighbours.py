@@ -14,8 +14,8 @@ import numpy as np
 from sklearn import neighbors
 from sklearn.pipeline import make_pipeline
 
+from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
-from featcache.core.spec import check_choice
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
@@ -119,8 +119,7 @@ class Neighbours(SklearnHead):
         check_choice("weights", self.weights, (UNIFORM, SOFTMAX))
         if self.weights == SOFTMAX and self.metric != COSINE:
             raise SpecError(f"weights softmax is for the metric cosine; got {self.metric}.")
-        if self.k < 1:
-            raise SpecError(f"k must be 1 or more; got {self.k}.")
+        whole_number("k", self.k, 1)
 
     def make_estimator(self, n_features: int) -> Any:
         options = {"n_neighbors": self.k, "metric": self.metric, "algorithm": "brute"}

@@ -16,8 +16,9 @@ from typing import Any
 
 from featcache import __version__
 from featcache.core import atomic
+from featcache.core.checks import check_choice
 from featcache.core.errors import StitchError
-from featcache.core.spec import ExtractionSpec, check_choice
+from featcache.core.spec import ExtractionSpec
 from featcache.core.tasks import DEFAULT_TASK, TASKS
 from featcache.data import splits
 

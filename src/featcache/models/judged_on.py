@@ -14,9 +14,9 @@ import numpy as np
 
 from featcache import store
 from featcache.core import progress
+from featcache.core.checks import check_choice
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.labels import Annotations
-from featcache.core.spec import check_choice
 from featcache.core.tasks import NAMES
 from featcache.data import examples, loading, openers, sources, splits
 from featcache.models.card import Card

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core import atomic
-from featcache.report import curves, embedding, material, origin, pictures, rendering, sections
+from featcache.report import curves, material, pictures, rendering, sections
+from featcache.report.map import near_duplicates, points_of
+from featcache.report.provenance import provenance
 from featcache.scoring.leaderboard import Leaderboard
 
 REPORT_FILE = "report.html"
 
 
-def write(
+def write_report(
     board: Leaderboard,
     folder: str | os.PathLike[str] | None = None,
     *,
@@ -69,8 +71,8 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
     points, pairs, taken = None, None, pictures.Pictures({}, about.note)
     if about.features is not None:
         places, X = about.looked_at()
-        points, shown = embedding.points(about, places, X, tsne)
-        pairs = embedding.near_duplicates(about, places, X)
+        points, shown = points_of(about, places, X, tsne)
+        pairs = near_duplicates(about, places, X)
         both = [pair[side]["row"] for pair in pairs["rows"] for side in ("train", "test")]
         first = [one["row"] for one in (*mistakes, *suspects["rows"])] + both
         taken = pictures.collect(about.features, first, about.rows[shown].tolist())
@@ -88,7 +90,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         "suspects": suspects,
         "pairs": pairs,
         "from_scores": not about.has_probabilities,
-        "provenance": origin.provenance(about),
+        "provenance": provenance(about),
         "note": about.note or taken.note,
         "pictures": taken.uris,
         "charts": charts,

@@ -1,25 +1,29 @@
 """Features as a folder that TensorBoard's embedding projector shows; TensorBoard is not needed.
 
+`write_projector` shows a comparison, `write` any matrix of features.
+
 The numbers go as text: the projector tries a file as text before it takes it for raw floats, so raw
 ones that happen to begin like text are an error to it, and its stand-alone page reads text alone.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from featcache.core import atomic
-from featcache.core.errors import SpecError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from featcache.core.errors import HeadError, SpecError
+from featcache.report import material, pictures
+from featcache.report.sections import told
+from featcache.scoring.leaderboard import Leaderboard
 
 CONFIG = "projector_config.pbtxt"  # the projector looks for this name
 TENSORS = "tensors.tsv"
@@ -29,6 +33,33 @@ MAX_SPRITE = 8192  # pixels; the largest texture that browsers can be counted on
 MAX_THUMBNAIL = 100  # pixels
 EMPTY = "-"  # the projector passes over empty lines, and later names would be other images'
 _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+
+def write_projector(board: Leaderboard, folder: str | os.PathLike[str]) -> Path:
+    """Write what a comparison knows of its images, and return the path of the config.
+
+    That is features, names, labels, predictions and pictures; of more than `material.MAX_ROWS`
+    images, of a fair sample.
+
+    Raises
+    ------
+    HeadError
+        When the features are not there: of plain arrays, or of a file that is gone or was changed.
+    """
+    about = material.gather(board)
+    if about.features is None:
+        raise HeadError(f"TensorBoard's projector cannot be given an embedding. {about.note}")
+    places, X = about.looked_at()
+    rows, listed = about.rows[places].tolist(), places.tolist()
+    metadata = {
+        "image": [about.name(place) for place in listed],
+        "given": [told(about, about.y[place]) for place in listed],
+        "predicted": [told(about, about.predicted[place]) for place in listed],
+        "part": ["held out" if about.is_test[place] else "training" for place in listed],
+    }
+    taken = pictures.collect(about.features, rows).uris
+    thumbnails = [_picture(taken.get(row)) for row in rows] if taken else None
+    return write(folder, X, metadata, thumbnails, name=board.features[0].name)
 
 
 def write(
@@ -62,7 +93,7 @@ def write(
 
     Examples
     --------
-    >>> from featcache import projector
+    >>> from featcache.report import projector
     >>> projector.write("projector", X, {"file": ids, "class": names})  # doctest: +SKIP
     """
     features = np.asarray(features)
@@ -80,11 +111,19 @@ def write(
     if thumbnails is not None:
         side = _side(thumbnails)
         sprite = _sprite(thumbnails, side)
-        _appear(folder / SPRITE, lambda path: sprite.save(path, format="PNG"))
+        with atomic.replacing(folder / SPRITE) as made:
+            sprite.save(made, format="PNG")
         path = f"    image_path: {_quoted(SPRITE)}"
         lines += ["  sprite {", path, *[f"    single_image_dim: {side}"] * 2, "  }"]
     _write_lines(folder / CONFIG, ["embeddings {", *lines, "}"])
     return folder / CONFIG
+
+
+def _picture(uri: str | None) -> Image.Image:
+    """Return the picture of a data URI, white where there is none."""
+    if uri is None:
+        return Image.new("RGB", (8, 8), "white")
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
 def _check(
@@ -136,8 +175,6 @@ def _side(thumbnails: Sequence[Image.Image]) -> int:
 
 def _sprite(thumbnails: Sequence[Image.Image], side: int) -> Image.Image:
     """Return all thumbnails in one square picture, row by row from the top left."""
-    from PIL import Image, ImageOps
-
     a_row = math.ceil(math.sqrt(len(thumbnails)))
     sprite = Image.new("RGB", (a_row * side, a_row * side), "white")
     for number, image in enumerate(thumbnails):
@@ -155,19 +192,8 @@ def _quoted(text: str) -> str:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-
-    _appear(path, fill)
-
-
-def _appear(path: Path, fill: Callable[[Path], None]) -> None:
-    """Have a file written under a temporary name and put in place whole."""
-    atomic.sweep(path.parent, f"{path.name}.")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        fill(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic.replacing(path) as made,
+        made.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)

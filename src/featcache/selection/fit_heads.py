@@ -8,21 +8,17 @@ whole training part; the selected head alone is scored on the held-out part, onc
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from featcache import store
-from featcache.core import atomic, progress
+from featcache.core import atomic, locks, progress
+from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
-from featcache.core.spec import check_choice
 from featcache.data import splits
 from featcache.scoring import leaderboard, metrics
 from featcache.scoring.leaderboard import Leaderboard
@@ -98,8 +94,8 @@ def fit_heads(
     SpecError
         When an option, a head's name or a parameter is wrong.
     """
-    cv, repeats = (_whole(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
-    seed = _whole("seed", seed, 0)
+    cv, repeats = (whole_number(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
+    seed = whole_number("seed", seed, 0)
     check_choice("prefer", prefer, (nested_cv.BEST, nested_cv.SIMPLE))
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
@@ -157,21 +153,10 @@ def fit_heads(
                 source, part, plan, request, left_out, folder, jobs, backend, show_progress
             )
         if report and not (folder / "report.html").exists():
-            from featcache.report import write
+            from featcache.report import write_report
 
-            write(board)
+            write_report(board)
     return board
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number of any kind as int."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise SpecError(f"{name} must be a whole number, {least} or more; got {value}.")
-    return number
 
 
 def _checked(folder: Path) -> Path:
@@ -195,19 +180,13 @@ def _is_ours(path: Path) -> bool:
     return path.is_file() and (path.name in known or path.suffix in (".skops", ".keras"))
 
 
-@contextmanager
-def _alone(folder: Path, show_progress: bool) -> Iterator[None]:
+def _alone(folder: Path, show_progress: bool) -> AbstractContextManager[None]:
     """Wait for another process that fits heads into the same folder, and keep others waiting."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+
+    def busy() -> None:
         progress.note(f"Another process fits heads into '{folder}'; waiting for it.", show_progress)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+
+    return locks.locked(folder.with_name(f".{folder.name}.lock"), busy)
 
 
 def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> dataset.Source:
@@ -255,19 +234,19 @@ def _compare(
     show_progress: bool,
 ) -> Leaderboard:
     """Compare, and put the outcome in place of what was in the folder."""
-    atomic.sweep(folder.parent, f"{folder.name}.")
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    scratch = folder.with_name(f"{folder.name}.scratch.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    scratch.mkdir()
-    try:
+    with (
+        atomic.replacing(folder) as made,
+        atomic.temporary(folder.with_name(f"{folder.name}.scratch")) as scratch,
+    ):
+        made.mkdir(parents=True)
+        scratch.mkdir()
         ready = dataset.prepare(source, part, request["cv"], request["repeats"], plan.seed, scratch)
         total = nested_cv.n_calls(ready, plan)
         with (
             processes(jobs, backend) as run,
             progress.bar("Fitting", total, "fits", show_progress) as advance,
         ):
-            found = nested_cv.search_and_fit(ready, plan, temporary, run, advance)
+            found = nested_cv.search_and_fit(ready, plan, made, run, advance)
             for one in found:
                 for message in one.messages:
                     progress.note(f"{one.candidate.name}: {message}", show_progress)
@@ -278,9 +257,9 @@ def _compare(
                 else one.candidate.name
                 for one in found
             ]
-            judged = ranking.judge(ready, plan, found, names, temporary, request["calibrate"])
+            judged = ranking.judge(ready, plan, found, names, made, request["calibrate"])
             curve = learning_curve.curve(ready, plan, judged[0], run) if request["curve"] else None
-        judged[0], test = ranking.score_held_out(ready, plan, judged[0], temporary)
+        judged[0], test = ranking.score_held_out(ready, plan, judged[0], made)
         first = judged[0].fitted.features
         # the selected head's features come first, since the predictions name their rows
         order = sorted(range(len(source.sets)), key=lambda number: number != first)
@@ -300,12 +279,7 @@ def _compare(
             learning_curve=curve,
         )
         rows = source.rows[first]
-        leaderboard.write(board, ranking.predictions(ready, rows, judged, test), temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+        leaderboard.write(board, ranking.predictions(ready, rows, judged, test), made)
     return board
 
 

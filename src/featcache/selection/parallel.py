@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.core.checks import check_choice
 from featcache.core.errors import SpecError
-from featcache.core.spec import check_choice
 from featcache.heads.dense_training import limit_threads
 
 BACKENDS = ("loky", "dask", "ray")

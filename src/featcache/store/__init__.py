@@ -12,6 +12,7 @@ from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Ro
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.layout import (
     EMBEDDER,
+    locked,
     newest_features,
     newest_heads,
     of_spec,
@@ -19,7 +20,6 @@ from featcache.store.layout import (
     prepare,
     source_folder,
 )
-from featcache.store.locks import locked
 from featcache.store.writing import publish
 
 __all__ = [

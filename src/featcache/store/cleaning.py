@@ -19,8 +19,7 @@ from featcache.core.atomic import left_behind
 from featcache.core.errors import StoreError
 from featcache.networks.engines import MODELS_FOLDER
 from featcache.store.index import PARTS, Rows
-from featcache.store.layout import OWNER_FILE
-from featcache.store.locks import locked
+from featcache.store.layout import OWNER_FILE, locked
 from featcache.store.strings import read_attribute
 
 MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network

@@ -1,4 +1,4 @@
-"""Where things lie below the cache folder: a folder a source, and what is newest in it."""
+"""Where things lie below the cache folder: a folder per source, the locks, and what is newest."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import h5py
 
+from featcache.core import locks
 from featcache.core.atomic import write_text
 from featcache.core.errors import HeadError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
+LOCK_FOLDER = ".locks"
 CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
 
 
@@ -51,6 +55,35 @@ def prepare(cache_dir: Path) -> None:
     ignore = cache_dir / ".gitignore"
     if not ignore.exists():
         write_text(ignore, "*\n")
+
+
+def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Hold the lock of a feature file: one writer at a time; readers never wait.
+
+    Parameters
+    ----------
+    path : the feature file, CACHE/SOURCE/NAME.h5.
+    wait : wait for another process instead of raising.
+    say : told, once, that there is a wait.
+
+    Raises
+    ------
+    StoreError
+        When another process holds it and `wait` is False.
+    """
+
+    def busy() -> None:
+        if not wait:
+            raise StoreError(
+                f"Another process is extracting into '{path}'. Run again when it is done, or "
+                f"without --no-wait."
+            )
+        say(f"Another process is extracting into '{path}'; waiting for it (Ctrl-C to stop).")
+
+    folder = path.parent.parent / LOCK_FOLDER
+    prepare(folder.parent)
+    folder.mkdir(exist_ok=True)
+    return locks.locked(folder / f"{path.parent.name}-{path.name}.lock", busy)
 
 
 def owner(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from featcache.core import atomic
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store.columns import Table, write_table
 from featcache.store.features import KIND, Features
@@ -109,22 +110,20 @@ def published(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     OSError
         When it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with _Out(temporary, "w+") as out:
-            try:
-                # from HDF5 1.10 on, what finds the data has checksums as well
-                with h5py.File(out, "w", libver=("v110", "v110")) as file:
-                    _reserve(out, size_bytes, path)  # HDF5 cuts off what it does not need
-                    yield file
-            finally:
-                if out.error is not None:  # the cause of whatever HDF5 made of it
-                    raise OSError(out.error.errno, out.error.strerror, os.fspath(path.parent))
-            os.fsync(out.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # what died is swept where the lock is held, see `Parts.sweep`; here it would be looked for with
+    # every part
+    with (
+        atomic.replacing(path, flush=True, sweeps=False) as made,
+        _Out(made, "w+") as out,
+    ):
+        try:
+            # from HDF5 1.10 on, what finds the data has checksums as well
+            with h5py.File(out, "w", libver=("v110", "v110")) as file:
+                _reserve(out, size_bytes, path)  # HDF5 cuts off what it does not need
+                yield file
+        finally:
+            if out.error is not None:  # the cause of whatever HDF5 made of it
+                raise OSError(out.error.errno, out.error.strerror, os.fspath(path.parent))
 
 
 class _Out(FileIO):
@@ -165,13 +164,3 @@ def _reserve(file: FileIO, size_bytes: int, path: Path) -> None:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                 return  # this file system cannot reserve
             raise OSError(error.errno, error.strerror, os.fspath(path.parent)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.checks import whole_number
 from featcache.core.errors import SpecError
 from featcache.core.tasks import NAMES
 from featcache.heads.base import said
@@ -69,9 +70,8 @@ class Wanted:
     features: bool = False
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.top, int) and not isinstance(self.top, bool)
-        if self.top is not None and not (is_number and self.top >= 1):
-            raise SpecError(f"top must be a whole number, 1 or more; got {self.top!r}.")
+        if self.top is not None:
+            whole_number("top", self.top, 1)
         if self.described.task == "regression" and (self.top is not None or self.outputs):
             raise SpecError(
                 f"top and probabilities are for classes and labels; the model predicts "

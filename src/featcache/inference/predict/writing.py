@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,14 +64,8 @@ def writer(out: Path, wanted: Wanted) -> Iterator[Put]:
     wanted : what the predictions say.
     """
     check_out(out, wanted.features)
-    atomic.sweep(out.parent, f"{out.name}.")
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        with WRITERS[out.suffix.lower()](temporary, wanted) as put:
-            yield put
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(out) as made, WRITERS[out.suffix.lower()](made, wanted) as put:
+        yield put
 
 
 def columns(wanted: Wanted) -> list[Column]:

@@ -7,7 +7,6 @@ A file that does not give what the model gives is removed; the figures are kept 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core import atomic, progress
+from featcache.core.checks import bad, whole_number
 from featcache.core.errors import FeatcacheError, SpecError, StitchError
 from featcache.models import card
 from featcache.models.export import comparing, writers
@@ -150,9 +150,8 @@ def _check(
     if not how:
         raise SpecError(f"format names nothing. Name one of {', '.join(FORMATS)}, or all.")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
-        raise SpecError(f"min_agreement must lie in 0 to 1; got {min_agreement}.")
-    if max_images < 1:
-        raise SpecError(f"max_images must be at least 1; got {max_images}.")
+        raise bad("min_agreement", "lie in 0 to 1", min_agreement)
+    whole_number("max_images", max_images, 1)
     if out is not None and len(how) > 1:
         raise SpecError(f"out names one file, and {len(how)} formats are asked for; leave it out.")
 
@@ -178,11 +177,9 @@ def _made(
 ) -> Exported:
     """Write, run, compare; the file takes its place only if it agrees."""
     how = FORMATS[name]
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    # converters look at the ending
-    inside = temporary / f"export{how.ending}"
-    try:
-        temporary.mkdir()
+    with atomic.temporary(target) as folder:
+        folder.mkdir()
+        inside = folder / f"export{how.ending}"  # converters look at the ending
         started = time.monotonic()
         writers.write(name, network, about, inside, images.representative)
         seconds = time.monotonic() - started
@@ -196,11 +193,7 @@ def _made(
             one = comparing.Comparison.of(images.outputs[list(asked)], of_files, about, how)
             _demand("saved-model, given encoded files,", one, least, about)
             encoded = asdict(one) | {"n_not_applicable": len(images.images) - len(asked)}
-        if target.is_dir():
-            target.replace(temporary / "before")  # a folder does not replace another one
-        inside.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        atomic.put(inside, target)
     return Exported(
         path=target,
         format=name,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featcache.core.checks import bad
 from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tasks import THRESHOLD
@@ -188,7 +189,7 @@ def check(name: str) -> Format:
         When there is none of that name, or what it needs is not installed.
     """
     if name not in FORMATS:
-        raise SpecError(f"format must be one of {', '.join(FORMATS)}, or all; got '{name}'.")
+        raise bad("format", f"be one of {', '.join(FORMATS)}, or all", f"'{name}'")
     for module in FORMATS[name].needs:
         if importlib.util.find_spec(module) is None:
             extra = "cpu" if module == "openvino" else "export"

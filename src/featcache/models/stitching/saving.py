@@ -6,7 +6,6 @@ own are never overwritten.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,14 +54,9 @@ def save(model: keras.Model, out: Path, described: card.Card) -> None:
 
     It appears last: a model without a card counts as somebody else's.
     """
-    atomic.sweep(out.parent, f"{out.stem}.")
-    temporary = out.with_name(f"{out.stem}.{os.getpid()}.tmp.keras")
-    try:
-        model.save(temporary)
+    with atomic.replacing(out, ending=".keras") as made:
+        model.save(made)
         # a name is one line, whatever the folder was called
         lines = [" ".join(name.splitlines()) + "\n" for name in described.class_names]
         atomic.write_text(labels_path(out), "".join(lines))
-        replace(described, model_digest=digest_file(temporary)).write(out)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace(described, model_digest=digest_file(made)).write(out)

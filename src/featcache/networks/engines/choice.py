@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.core.checks import check_choice
 from featcache.core.errors import BackboneError, SpecError, one_line
-from featcache.core.spec import PRECISIONS, check_choice
+from featcache.core.spec import PRECISIONS
 from featcache.core.tensorflow import import_tensorflow
 from featcache.networks.engines.base import Compiled
 

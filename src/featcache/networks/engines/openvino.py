@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -181,19 +179,10 @@ def _keep(network: Any, folder: Path) -> None:
     import openvino
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    atomic.sweep(folder.parent, f"{folder.name}.")
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        openvino.save_model(network, temporary / MODEL, compress_to_fp16=False)
-        (temporary / DIGEST).write_bytes(_digest(temporary))
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink(missing_ok=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic.replacing(folder) as made:
+        made.mkdir()
+        openvino.save_model(network, made / MODEL, compress_to_fp16=False)
+        (made / DIGEST).write_bytes(_digest(made))
 
 
 def _digest(folder: Path) -> bytes:

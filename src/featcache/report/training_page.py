@@ -12,8 +12,9 @@ from statistics import median
 from typing import Any
 
 from featcache.core import atomic
-from featcache.report import epochs, origin, rendering
+from featcache.report import rendering, training_charts
 from featcache.report.charts import Figure
+from featcache.report.provenance import shown
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard import number
 
@@ -21,7 +22,7 @@ Values = dict[str, Any]
 ACCURACY = "accuracy"
 
 
-def write(path: Path, about: Values) -> Path:
+def write_training_page(path: Path, about: Values) -> Path:
     """Write the page of a fine-tuning and return its path.
 
     Parameters
@@ -40,7 +41,7 @@ def write(path: Path, about: Values) -> Path:
         - optional are refit, a list of one dict a stage with training_loss and seconds: the second
           run, on all training images; and command: str, which does the same again.
     """
-    atomic.write_text(path, rendering.rendered("training.html.jinja", _content(about)))
+    atomic.write_text(path, rendering.rendered("training_page.html.jinja", _content(about)))
     return path
 
 
@@ -50,10 +51,10 @@ def _content(about: Values) -> Values:
     again = _second_run(about)
     runs = [(one["title"], about["stages"][place]["seconds"]) for place, one in enumerate(stages)]
     runs += [(one["title"], one["seconds"]) for one in again]
-    figures: dict[str, Figure] = {"seconds": epochs.seconds(runs)}
+    figures: dict[str, Figure] = {"seconds": training_charts.seconds(runs)}
     for place, stage in enumerate(about["stages"]):
-        figures[f"loss-{place + 1}"] = epochs.losses(stage)
-        figures[f"metric-{place + 1}"] = epochs.metric(stage, about["metric"])
+        figures[f"loss-{place + 1}"] = training_charts.losses(stage)
+        figures[f"metric-{place + 1}"] = training_charts.metric(stage, about["metric"])
     for one in again:
         figures[one["chart"]] = one.pop("figure")
     return {
@@ -178,7 +179,7 @@ def _second_run(about: Values) -> list[Values]:
             {
                 "title": f"Second run, stage {place}" if len(runs) > 1 else "Second run",
                 "chart": f"refit-{place}",
-                "figure": epochs.refit(stage, again),
+                "figure": training_charts.refit(stage, again),
                 "seconds": again["seconds"],
                 "rows": [
                     (epoch + 1, _loss(first[epoch]), _loss(loss), f"{took:.2f}")
@@ -202,7 +203,7 @@ def _rows(values: Values) -> list[tuple[str, str]]:
     return [
         (
             name.removeprefix("n_").replace("_", " "),
-            f"{value:.6g}" if isinstance(value, float) else origin.shown(value),
+            f"{value:.6g}" if isinstance(value, float) else shown(value),
         )
         for name, value in values.items()
     ]

@@ -17,7 +17,7 @@ TSNE_COMPONENTS = 50
 Values = dict[str, Any]
 
 
-def points(
+def points_of(
     material: Material, places: np.ndarray, X: np.ndarray, tsne: bool
 ) -> tuple[Values, np.ndarray]:
     """Return the map's points as columns, and their places among all images.

@@ -1,0 +1,45 @@
+"""What a parameter may be: every message names it, what is allowed and what was got."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import SupportsIndex
+
+from featcache.core.errors import SpecError
+
+
+def bad(name: str, must: str, got: object) -> SpecError:
+    """Return the error of a parameter; `must` goes on after "NAME must"."""
+    return SpecError(f"{name} must {must}; got {got}.")
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str | None]) -> None:
+    """Raise SpecError unless a parameter is one of the values that are allowed."""
+    known = tuple(allowed)
+    if value not in known:
+        raise bad(name, f"be one of {', '.join(map(str, known))}", f"'{value}'")
+
+
+def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return a whole number of any kind, NumPy's too, as int.
+
+    Raises
+    ------
+    SpecError
+        When it is none, true or false, or lies outside `least` to `most`.
+    """
+    number = _as_int(value)
+    if number is None or number < least or (most is not None and number > most):
+        reach = f"{least} or more" if most is None else f"{least} to {most}"
+        raise bad(name, f"be a whole number, {reach}", repr(value) if number is None else number)
+    return number
+
+
+def _as_int(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several
+        return None

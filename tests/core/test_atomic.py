@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from featcache.core import atomic
+
+
+def write(path, text):
+    """Write a file, or a folder with two files."""
+    if path.suffix == ".txt":
+        path.write_text(text)
+    else:
+        path.mkdir()
+        for name in ("a", "b"):
+            (path / name).write_text(text)
+
+
+def read(path):
+    if path.is_file():
+        return path.read_text()
+    texts = {one.read_text() for one in path.iterdir()}
+    return texts.pop() if len(texts) == 1 else texts
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["made.txt", "made"])
+def test_what_is_made_takes_the_place_of_what_was_there(tmp_path, name):
+    path = tmp_path / name
+    for text in ("old", "new"):
+        with atomic.replacing(path) as made:
+            assert made.parent == tmp_path
+            assert made != path
+            assert not made.exists()
+            write(made, text)
+            assert not path.exists() if text == "old" else read(path) == "old"
+        assert read(path) == text
+        assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["made.txt", "made"])
+def test_an_error_leaves_what_was_there_and_no_temporary(tmp_path, name):
+    path = tmp_path / name
+    write(path, "old")
+
+    def fail():
+        with atomic.replacing(path) as made:
+            write(made, "new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert read(path) == "old"
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("old", ["file", "link to a folder", "link to nothing"])
+def test_a_folder_takes_the_place_of_anything(tmp_path, old):
+    path, other = tmp_path / "made", tmp_path / "other"
+    if old == "file":
+        path.write_text("old")
+    else:
+        path.symlink_to(other)
+        if old == "link to a folder":
+            write(other, "mine")
+    with atomic.replacing(path) as made:
+        write(made, "new")
+    assert read(path) == "new"
+    assert not path.is_symlink()
+    if old == "link to a folder":
+        assert read(other) == "mine"
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    path, made = tmp_path / "made", tmp_path / "new"
+    write(path, "old")
+    write(made, "new")
+    rename = type(path).replace
+
+    def refused(self, target):
+        if self == made:
+            raise PermissionError
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "replace", refused)
+    with pytest.raises(PermissionError):
+        atomic.put(made, path)
+    assert read(path) == "old"
+    assert names(tmp_path) == ["made", "new"]
+
+
+def test_an_ending_is_kept_for_writers_that_look_at_it(tmp_path):
+    with atomic.replacing(tmp_path / "m.keras", ending=".keras") as made:
+        assert made.name.startswith("m.")
+        assert made.suffix == ".keras"
+        made.write_text("x")
+    assert names(tmp_path) == ["m.keras"]
+
+
+def test_threads_that_write_one_file_at_once_do_not_collide(tmp_path):
+    path, n_threads, start = tmp_path / "f.txt", 8, threading.Barrier(8)
+    failed = []
+
+    def go(number):
+        start.wait()
+        try:
+            for _ in range(25):
+                atomic.write_text(path, f"{number}" * 5000)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert path.read_text() in {f"{number}" * 5000 for number in range(n_threads)}
+    assert names(tmp_path) == ["f.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, flushed, fsync = tmp_path / "f.txt", [], os.fsync
+
+    def watched(handle):
+        flushed.append((os.fstat(handle).st_ino, path.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with atomic.replacing(path, flush=True) as made:
+        made.write_text("x")
+    inodes = [path.stat().st_ino, tmp_path.stat().st_ino]
+    assert flushed == list(zip(inodes, (False, True), strict=True))
+
+
+def test_what_dead_processes_left_is_swept_away(tmp_path):
+    alive = os.getpid()
+    dead = [
+        "f.h5.99999999.tmp",  # of earlier versions
+        "f.h5.00c0ffee.99999999.tmp",
+        "m.99999999.tmp.keras",
+        "m.00c0ffee.99999999.tmp.keras",
+    ]
+    kept = sorted(["notes.tmp", f"f.{alive}.tmp", f"f.00c0ffee.{alive}.tmp"])
+    for name in (*dead, *kept):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "f.heads.99999999.tmp").mkdir()
+    left = sorted(path.name for path in atomic.left_behind(tmp_path))
+    assert left == sorted([*dead, "f.heads.99999999.tmp"])
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == kept
+
+
+def test_a_killed_writer_is_swept_up_by_the_next(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("old")
+    code = f"""
+import os, signal
+from pathlib import Path
+from featcache.core import atomic
+with atomic.replacing(Path({str(path)!r})) as made:
+    made.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code])
+    assert path.read_text() == "old"
+    assert len(atomic.left_behind(tmp_path)) == len(names(tmp_path)) - 1 == 1
+    atomic.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["f.txt"]
