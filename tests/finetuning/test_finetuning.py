@@ -22,7 +22,8 @@ from featcache import heads, store
 from featcache.core.errors import SourceError, SpecError, StitchError, StoreError
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning import boundary, objective, training
-from featcache.models import card, judged_on
+from featcache.models import card
+from featcache.models.taught import parts_of_model
 
 
 @pytest.fixture(scope="module")
@@ -512,7 +513,7 @@ def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch
 def test_what_taught_the_model_does_not_judge_it(stitched, tmp_path, photos, capsys):
     """Another source may hold out what the head was fitted on."""
     path = stitched("logreg")
-    parts = judged_on.parts_of_model(card.read(path), tmp_path / "cache")
+    parts = parts_of_model(card.read(path), tmp_path / "cache")
     files = sorted(photos.rglob("*.*"))
     files = {digest_of(file): file for file in files}
     taught = [files[digest] for digest in sorted(parts["train"])]

@@ -288,7 +288,7 @@ def _page(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> di
     stages = [asdict(history) | {"best_epoch": history.best_epoch} for history in done.stages]
     return done.to_dict() | {
         "model": done.path.name,
-        "source": data.samples.origin,
+        "source": data.images.samples.origin,
         "head": described.head,
         "backbone": described.spec.backbone,
         "task": described.task,
@@ -311,7 +311,7 @@ def _card(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> ca
         return described
     changed = {*described.changed_layers, *done.unfrozen}
     before = {"source": described.source, "taught": (described.provenance or {}).get("taught")}
-    now = {"source": data.samples.origin, "taught": splits.taught(data.learnt)}
+    now = {"source": data.images.samples.origin, "taught": splits.taught(data.learnt)}
     earlier = (described.finetuned or {}).get("earlier", [])
     about = done.to_dict() | {
         "plan": plans.to_dict(),
@@ -324,7 +324,7 @@ def _card(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> ca
         # what is held out from now on is a part of these images
         source=now["source"],
         provenance=(described.provenance or {}) | {"taught": now["taught"]},
-        source_options=dict(data.samples.options),
+        source_options=dict(data.images.samples.options),
         test_accuracy=done.after.get("accuracy"),
         test=done.after,
         parity=done.parity or described.parity,

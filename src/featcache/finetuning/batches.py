@@ -6,18 +6,18 @@ with the batches it would have had.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from featcache import store
 from featcache.core.errors import SourceError
-from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import loading, sources
+from featcache.data import sources
+from featcache.models.judged_on import Images
 
 BLOCK_BYTES = 256 << 20  # of images held at once, so that those that Pillow reads are shuffled too
 
@@ -144,47 +144,39 @@ class Live(Batches):
 
     Parameters
     ----------
+    images : with `augment` in their spec they change from epoch to epoch, else they are clean.
     run : the prefix, from images (n, height, width, 3), 0 to 255, to activations (n, …).
-    augment : how the images change from epoch to epoch; nothing leaves them clean.
     """
 
     dtype = "float32"
 
     def __init__(
         self,
-        samples: sources.Source,
+        images: Images,
         scanned: sources.Scan,
-        spec: ExtractionSpec,
         run: Callable[[np.ndarray], np.ndarray],
         shape: tuple[int, ...],
-        augment: tuple[str, ...],
         batch_size: int,
         seed: int,
     ):
         super().__init__(batch_size, seed)
-        self.samples, self.scanned, self.run, self.shape = samples, scanned, run, shape
-        self.spec = replace(spec, views=2, augment=augment) if augment else spec
+        self.images, self.scanned, self.run, self.shape = images, scanned, run, shape
 
     def views_of(self, rng: np.random.Generator, n: int) -> np.ndarray | None:
         # an image has a view of every number; each epoch learns from one that no other has
-        return np.full(n, self.epoch + 1) if self.spec.augment else None
+        return np.full(n, self.epoch + 1) if self.images.spec.augment else None
 
     def read(
         self, rows: np.ndarray, views: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         view = 0 if views is None else int(views[0])
-        image_bytes = 4 * 3 * self.spec.image_size[0] * self.spec.image_size[1]
+        image_bytes = 4 * 3 * math.prod(self.images.spec.image_size)
         n_batches = max(1, BLOCK_BYTES // (image_bytes * self.batch_size))
         step = n_batches * self.batch_size
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            block, is_read = loading.read(
-                self.samples,
-                self.scanned,
-                some,
-                spec=self.spec,
-                view=view,
-                batch_size=self.batch_size,
+            block, is_read = self.images.read(
+                self.scanned, some, view=view, batch_size=self.batch_size
             )
             places = np.flatnonzero(is_read)
             for first in range(0, len(places), self.batch_size):

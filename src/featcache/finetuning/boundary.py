@@ -77,7 +77,7 @@ def cached(
     backbone = graph.backbone_of(network)
     if changed := described.changed_layers:
         spec = replace(spec, weights=_identity(backbone, at, changed, described))
-    n = len(data.samples)
+    n = len(data.images.samples)
     size = store.size_of(n, shape, spec.dtype, plan.views)
     where = at.layer if at else "the features"
     what = f"The activations at {where}, {' x '.join(map(str, shape))} {spec.dtype}"
@@ -97,7 +97,7 @@ def cached(
     lost = used[row_of[used] < 0].tolist()
     if lost:
         reasons = {failure.id: failure.reason for failure in features.failures}
-        first = data.samples.ids[lost[0]]
+        first = data.images.samples.ids[lost[0]]
         raise SourceError(
             f"{len(lost)} images have no activations at {where}; the first, '{first}': "
             f"{reasons.get(first, 'it changed meanwhile')}. Give --dtype float32, or remove them."
@@ -128,14 +128,11 @@ def live(
         def run(batch: np.ndarray) -> np.ndarray:
             return np.asarray(function(batch))
 
-    augment = plan.augment if plan.end_to_end else ()
     return Live(
-        data.samples,
+        data.images.augmented(plan.augment if plan.end_to_end else ()),
         data.scanned,
-        described.spec,
         run,
         shape,
-        augment,
         plan.batch_size,
         plan.seed,
     )
@@ -144,7 +141,7 @@ def live(
 def rows_in(features: store.Features, data: Data) -> np.ndarray:
     """Return (n,) int: the row in a feature file of each row of the source, or -1."""
     place = {id_: row for row, id_ in enumerate(features.ids)}
-    found = np.array([place.get(id_, -1) for id_ in data.samples.ids], int)
+    found = np.array([place.get(id_, -1) for id_ in data.images.samples.ids], int)
     there = np.flatnonzero(found >= 0)
     same = (features.digests[found[there]] == data.scanned.digests[there]).all(axis=1)
     found[there[~same]] = -1
@@ -153,12 +150,13 @@ def rows_in(features: store.Features, data: Data) -> np.ndarray:
 
 def _extract(data: Data, resolved: backbones.Resolved, machine: Machine) -> store.Features:
     return extraction.extract_network(
-        data.samples,
+        data.images.samples,
         resolved,
         cache_dir=machine.cache_dir,
         runtime=machine.runtime,
         device=machine.device,
         show_progress=machine.show_progress,
+        max_pixels=data.images.max_pixels,
     ).features
 
 

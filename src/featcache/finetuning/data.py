@@ -11,15 +11,17 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.errors import SourceError
-from featcache.data import loading, sources, splits
+from featcache.data import sources, splits
 from featcache.models import card, judged_on
+from featcache.models.matching import matched
+from featcache.models.taught import parts_of_model
 
 
 @dataclass(frozen=True)
 class Data:
     """A source and which of its rows train, choose the epoch, and are held out."""
 
-    samples: sources.Source
+    images: judged_on.Images
     scanned: sources.Scan
     y: np.ndarray  # (n,) int64 columns of the outputs, or (n, n_outputs)
     train: np.ndarray  # rows
@@ -30,7 +32,7 @@ class Data:
     @property
     def groups(self) -> np.ndarray:
         """(n,) int: rows with the same number must stay together."""
-        return splits.units(self.scanned.digests, self.samples.annotations.groups)
+        return splits.units(self.scanned.digests, self.images.samples.annotations.groups)
 
     def without(self, rows: set[int]) -> Data:
         """Return the same without rows that cannot be used."""
@@ -50,14 +52,14 @@ class Data:
     def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> Data:
         """Return the same without images that are to judge, but taught the model."""
         known = (described.provenance or {}).get("taught")
-        is_own = self.samples.origin == described.source
+        is_own = self.images.samples.origin == described.source
         if is_own and known is not None and known != splits.taught(self.learnt):
             progress.note(
                 "The images changed since the head was fitted, so some that are held out now may "
                 "have taught it. Fit and stitch again to be sure.",
                 show_progress,
             )
-        parts = judged_on.parts_of_model(described, cache_dir)
+        parts = parts_of_model(described, cache_dir)
         if parts is None:
             return self
         taught = parts["train"] | parts["val"]
@@ -86,12 +88,12 @@ def open_data(
     SourceError
         When the images have other classes, labels or targets than the model, or a part is empty.
     """
-    samples = judged_on.open_source(described, source, root, target)
-    about = samples.annotations
-    check_names(described, samples)
-    scanned = sources.scan(samples, loading.plain_orientation)
+    images = judged_on.open_labelled(described, source, root, target)
+    about = images.samples.annotations
+    y, _ = matched(about, described, images.samples.origin, exactly=True)
+    scanned = images.scan()
     part = splits.parts(about, scanned.digests, described.seed)
-    readable = np.ones(len(samples), bool)
+    readable = np.ones(len(images), bool)
     readable[list(scanned.unreadable)] = False
     train = np.flatnonzero(part["train"] & readable)
     validation = np.flatnonzero(part["val"] & readable)
@@ -104,33 +106,14 @@ def open_data(
         )
         validation, train = train[held], train[~held]
     test = np.flatnonzero(part["test"] & readable)
-    return _checked(Data(samples, scanned, about.y, train, validation, test, is_new))
-
-
-def check_names(described: card.Card, samples: sources.Source) -> None:
-    """Raise SourceError unless a source says of its images what the model says."""
-    about = samples.annotations
-    if about.task != described.task:
-        raise SourceError(
-            f"'{samples.origin}' is a source for {about.task}, and the model is of "
-            f"{described.task}. Give the images that the model is for."
-        )
-    names = about.target_names if about.task == "regression" else about.class_names
-    what = {"regression": "targets", "multi-label": "labels"}.get(about.task, "classes")
-    if names == described.class_names:
-        return
-    odd = ", ".join(sorted(set(names) ^ set(described.class_names))[:5])
-    difference = f"only one of them has: {odd}" if odd else "their order differs"
-    raise SourceError(
-        f"'{samples.origin}' and the model do not have the same {what}; {difference}."
-    )
+    return _checked(Data(images, scanned, y, train, validation, test, is_new))
 
 
 def _checked(data: Data) -> Data:
     sizes = [len(rows) for rows in (data.train, data.validation, data.test)]
     if min(sizes) < 1:
         raise SourceError(
-            f"'{data.samples.origin}' has {sizes[0]} training, {sizes[1]} validation and "
+            f"'{data.images.samples.origin}' has {sizes[0]} training, {sizes[1]} validation and "
             f"{sizes[2]} test images; each part needs at least one."
         )
     return data

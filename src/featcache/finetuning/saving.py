@@ -45,12 +45,10 @@ def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
         places = np.linspace(0, len(rows) - 1, stitching.MAX_PARITY_IMAGES).round().astype(int)
         rows = rows[places]
     images = Live(
-        job.data.samples,
+        job.data.images,
         job.data.scanned,
-        job.described.spec,
         lambda batch: batch,
         read.input_shape[1:],
-        (),
         stitching.BATCH_SIZE,
         job.plan.seed,
     )

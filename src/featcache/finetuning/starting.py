@@ -64,6 +64,6 @@ def with_head_of(
         missing = set(range(len(described.class_names))) - set(head.classes_.tolist())
         raise SourceError(
             f"Class '{described.class_names[min(missing)]}' has no training image in "
-            f"'{data.samples.origin}' that is not held out. Add images to it."
+            f"'{data.images.samples.origin}' that is not held out. Add images to it."
         )
     return import_keras().Model(network.inputs[0], outputs, name=network.name)

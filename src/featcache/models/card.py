@@ -18,7 +18,7 @@ from featcache import __version__
 from featcache.core import atomic
 from featcache.core.checks import check_choice
 from featcache.core.errors import StitchError
-from featcache.core.spec import ExtractionSpec
+from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import DEFAULT_TASK, TASKS
 from featcache.data import splits
 
@@ -49,6 +49,8 @@ class Card:
     test: Mapping[str, float | None] | None = None
     distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
     provenance: dict[str, Any] | None = None  # library versions and date of stitching
+    # larger images are unreadable; left out of the file at its default, as cards were before
+    max_pixels: int = MAX_PIXELS
     card_version: int = CARD_VERSION
 
     @property
@@ -59,6 +61,8 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON types, fingerprint included; NaN is null."""
         values = asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
+        if self.max_pixels == MAX_PIXELS:
+            del values["max_pixels"]
         plain: dict[str, Any] = atomic.plain(values)
         return plain
 
@@ -103,6 +107,9 @@ def _check_types(values: dict[str, Any]) -> None:
             raise TypeError(f"{name} is no dict")
     if not all(isinstance(one, str) for one in values["source_options"].values()):
         raise TypeError("source_options are no texts")
+    max_pixels = values.get("max_pixels", MAX_PIXELS)
+    if type(max_pixels) is not int or max_pixels < 1:
+        raise TypeError("max_pixels is no number of pixels")
     splits.check_seed(values["seed"])
     check_choice("task", values.get("task", DEFAULT_TASK), tuple(TASKS))
     check_choice("output", values["output"], OUTPUTS)

@@ -1,12 +1,15 @@
-"""Which images judge a model, and what they say in the terms of its outputs. Nothing is run here.
+"""A model's images: here alone they are opened, looked at and read, as those it was made from.
 
-A source is matched by name: its classes may be fewer than the model's and in any order, but none
-that the model does not know.
+Whatever judges, compares, trains or predicts with a model takes its images from here, so that none
+of them can forget a part of how its card, or its features, say that images are read. Nothing is run
+here.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +18,157 @@ import numpy as np
 from featcache import store
 from featcache.core import progress
 from featcache.core.checks import check_choice
-from featcache.core.errors import SourceError, StoreError
-from featcache.core.labels import Annotations
-from featcache.core.tasks import NAMES
+from featcache.core.errors import SourceError
+from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.data import examples, loading, openers, sources, splits
 from featcache.models.card import Card
+from featcache.models.matching import matched
+from featcache.models.taught import Parts
 
 SPLITS = ("test", "train", "val", "all")
-SHOWN_NAMES = 5
 
-Parts = dict[str, set[bytes]]  # train, val and test -> digests of the images
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a source, and how they are read for a model."""
+
+    samples: sources.Source
+    spec: ExtractionSpec  # their size and how it is reached, and what lies under transparent pixels
+    max_pixels: int  # larger images are unreadable
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, rows: np.ndarray) -> Images:
+        """Return only these rows (m,), in their given (ascending) order."""
+        return replace(self, samples=self.samples.take(rows))
+
+    def augmented(self, ways: tuple[str, ...]) -> Images:
+        """Return the same images with views beside the clean one; without `ways` there are none."""
+        return replace(self, spec=replace(self.spec, views=2, augment=ways)) if ways else self
+
+    def scan(self, advance: Callable[[int], None] = lambda n: None) -> sources.Scan:
+        """Look at every image once; `advance` is told how many were since last time."""
+        judge = functools.partial(loading.plain_orientation, max_pixels=self.max_pixels)
+        return sources.scan(self.samples, judge, advance)
+
+    def batches(
+        self,
+        scanned: sources.Scan,
+        rows: Sequence[int],
+        *,
+        batch_size: int,
+        failures: dict[int, str],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows (b,) and their images (b, height, width, 3) float32, in whatever order.
+
+        `failures` is filled with the reason for every row that cannot be read.
+        """
+        return loading.batches(
+            self.samples,
+            scanned,
+            rows,
+            spec=self.spec,
+            batch_size=batch_size,
+            failures=failures,
+            max_pixels=self.max_pixels,
+        )
+
+    def read(
+        self, scanned: sources.Scan, rows: np.ndarray, *, view: int = 0, batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return images of rows (n,) in their order, and which of them could be read.
+
+        Returns
+        -------
+        (n, height, width, 3) float32, zeros where there is none, and (n,) bool.
+        """
+        block = np.zeros((len(rows), *self.spec.image_size, 3), np.float32)
+        is_read = np.zeros(len(rows), bool)
+        place = {row: number for number, row in enumerate(rows.tolist())}
+        for numbers, (stack,) in loading.stacks(
+            self.samples,
+            scanned,
+            [row for row in rows.tolist() if row not in scanned.unreadable],
+            specs=[self.spec],
+            view_numbers=(view,),
+            batch_size=batch_size,
+            failures={},
+            max_pixels=self.max_pixels,
+        ):
+            places = [place[row] for row in numbers.tolist()]
+            block[places] = stack[:, 0]
+            is_read[places] = True
+        return block, is_read
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Return one image as upright RGB, (height, width, 3), as it is before resizing.
+
+        Raises
+        ------
+        UnreadableImageError
+            When its file is gone or cannot be decoded.
+        """
+        return loading.pixels(self.samples, row, self.spec, self.max_pixels)
+
+
+def read_as(described: Card, samples: sources.Source) -> Images:
+    """Return images of any source, read as those that a model was made from."""
+    return Images(samples, described.spec, described.max_pixels)
+
+
+def open_images(
+    described: Card, what: Any = None, root: Any = None, target: str | None = None
+) -> Images:
+    """Return the images of a source for a model; None is where the model's own came from.
+
+    Raises
+    ------
+    SourceError
+        When they cannot be had.
+    """
+    if what is None:
+        return read_as(described, openers.reopen(asdict(described)))
+    return read_as(described, openers.open_source(what, root=root, target=target))
+
+
+def open_labelled(described: Card, what: Any, root: Any, target: str | None) -> Images:
+    """Return images to judge by or to learn from, as `open_images` does.
+
+    The targets of a manifest are those of the model, if no others are named.
+    """
+    is_path = isinstance(what, (str, Path)) and not str(what).startswith(examples.PREFIX)
+    if described.task == "regression" and is_path and not Path(what).is_dir():
+        target = target or ",".join(described.class_names)
+    return open_images(described, what, root, target)
+
+
+def open_of_features(features: store.Features, instead: Any = None) -> Images:
+    """Return the images that features were extracted from, for a model that has no card yet.
+
+    Parameters
+    ----------
+    instead : where they are now, as `open_source` takes it; None is where they were.
+
+    Raises
+    ------
+    SourceError
+        When they cannot be had.
+    """
+    samples = openers.reopen(features.provenance, instead)
+    return Images(samples, features.spec, max_pixels_of(features))
+
+
+def max_pixels_of(features: store.Features) -> int:
+    """Return the limit that images had when features were extracted from them."""
+    return int(features.provenance.get("max_pixels", MAX_PIXELS))
 
 
 @dataclass(frozen=True)
 class Chosen:
     """Labelled images of a source."""
 
-    samples: sources.Source
+    images: Images
     y: np.ndarray  # (n,) columns of the model's outputs, or (n, n_outputs)
     part: str  # one of SPLITS
     n_unlabelled: int  # images of the source that say nothing
@@ -40,22 +177,9 @@ class Chosen:
     absent: tuple[str, ...]  # what the model knows and the source does not have
 
 
-def open_source(described: Card, what: Any, root: Any, target: str | None) -> sources.Source:
-    """Return the images to judge by; None is where the model's own came from.
-
-    The targets of a manifest are those of the model, if no others are named.
-    """
-    if what is None:
-        return openers.reopen(asdict(described))
-    is_path = isinstance(what, (str, Path)) and not str(what).startswith(examples.PREFIX)
-    if described.task == "regression" and is_path and not Path(what).is_dir():
-        target = target or ",".join(described.class_names)
-    return openers.open_source(what, root=root, target=target)
-
-
 def choose(
     described: Card,
-    samples: sources.Source,
+    images: Images,
     split: str | None,
     parts: Parts | None,
     show_progress: bool,
@@ -75,6 +199,7 @@ def choose(
         When the source is for another task, has classes that the model does not know, or there is
         no labelled image.
     """
+    samples = images.samples
     is_own = samples.origin == described.source
     split = split or ("test" if is_own else "all")
     check_choice("split", split, SPLITS)
@@ -89,9 +214,10 @@ def choose(
     scanned, unreadable = None, {}
     rows = np.flatnonzero(known)
     if split != "all":
-        scanned = _looked_at(samples, show_progress)
+        with progress.bar("Reading", len(samples), "files", show_progress) as advance:
+            scanned = images.scan(advance)
         unreadable = {samples.ids[row]: why for row, why in scanned.unreadable.items()}
-        rows = _rows_of(split, about, scanned, described.seed, parts if is_own else None)
+        rows = _rows_of(split, samples, scanned, described.seed, parts if is_own else None)
         scanned = scanned.take(rows)
     if not len(rows):
         raise SourceError(
@@ -99,7 +225,7 @@ def choose(
             f"(--split), or all."
         )
     return Chosen(
-        samples=samples.take(rows),
+        images=images.take(rows),
         y=y[rows],
         part=split,
         n_unlabelled=int(np.sum(~known)),
@@ -109,92 +235,11 @@ def choose(
     )
 
 
-def matched(about: Annotations, described: Card, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return what each image says in the order of a model's outputs, and what none of them says.
-
-    Raises
-    ------
-    SourceError
-        When the task is another, or names do not fit.
-    """
-    if about.task != described.task:
-        raise SourceError(
-            f"The model is for {described.task}, and '{origin}' is a source for {about.task}. "
-            f"Give images that the model is for."
-        )
-    given = about.target_names if about.task == "regression" else about.class_names
-    used = [given[column] for column in _used(about)]
-    absent = tuple(name for name in described.class_names if name not in used)
-    strange = [name for name in used if name not in described.class_names]
-    is_wrong = absent if about.task == "regression" else strange
-    if is_wrong:
-        raise SourceError(
-            f"'{origin}' and the model do not have the same {NAMES[about.task]}; only the source "
-            f"has {_some(strange)}, only the model {_some(absent)}."
-        )
-    place = {name: column for column, name in enumerate(described.class_names)}
-    columns = np.array([place.get(name, -1) for name in given], int)
-    if about.task == "regression":
-        return about.y[:, [given.index(name) for name in described.class_names]], absent
-    if about.task == "classification":
-        return np.where(about.labels >= 0, columns[about.labels], -1), absent
-    y = np.where(about.is_known[:, None], 0, np.full(len(described.class_names), -1))
-    kept = columns >= 0
-    y[:, columns[kept]] = about.labels[:, kept]
-    return y, absent
-
-
-def parts_of_model(described: Card, cache_dir: Path | None) -> Parts | None:
-    """Return which images taught a model and which were held out.
-
-    None is where that is not known: its features are not cached, or the images changed since. What
-    taught it before it was fine-tuned on other images is no longer held out.
-    """
-    origin = (described.provenance or {}).get("taught")
-    earlier = (described.finetuned or {}).get("earlier", ())
-    asked = [(described.source, origin), *((one["source"], one["taught"]) for one in earlier)]
-    known = [_parts_of(source, taught, described, cache_dir) for source, taught in asked]
-    found = [one for one in known if one is not None]
-    if len(found) < len(asked):
-        return None
-    own, *others = found
-    before = set().union(*(one["train"] | one["val"] for one in others))
-    return {"train": own["train"] | before, "val": own["val"], "test": own["test"] - before}
-
-
-def _parts_of(
-    source: str, taught: str | None, described: Card, cache_dir: Path | None
-) -> Parts | None:
-    for path in store.of_spec(cache_dir, described.spec) if cache_dir is not None else ():
-        try:
-            features = store.Features(path)
-            if features.provenance.get("source") == source:
-                part = splits.parts(features.annotations, features.digests, described.seed)
-                learnt = features.digests[part["train"] | part["val"]]
-                if taught is not None and splits.taught(learnt) != taught:
-                    continue
-                return {
-                    name: {digest.tobytes() for digest in features.digests[rows]}
-                    for name, rows in part.items()
-                }
-        except StoreError:
-            continue  # a damaged file says nothing; the model can be judged without it
-    return None
-
-
-def _used(about: Annotations) -> list[int]:
-    """Return the columns of names that some image has; of targets all."""
-    if about.task == "regression":
-        return list(range(len(about.target_names)))
-    if about.task == "multi-label":
-        return [int(label) for label in np.flatnonzero((about.labels == 1).any(axis=0))]
-    return [label for label in np.unique(about.labels).tolist() if label >= 0]
-
-
 def _rows_of(
-    split: str, about: Annotations, scanned: sources.Scan, seed: int, parts: Parts | None
+    split: str, samples: sources.Source, scanned: sources.Scan, seed: int, parts: Parts | None
 ) -> np.ndarray:
     """Return the labelled rows of a part that could be read, ascending."""
+    about = samples.annotations
     usable = about.is_known
     usable[list(scanned.unreadable)] = False
     rows = np.flatnonzero(usable)
@@ -204,14 +249,3 @@ def _rows_of(
     else:
         mine = np.array([digest.tobytes() in parts[split] for digest in digests], bool)
     return np.asarray(rows[mine])
-
-
-def _looked_at(samples: sources.Source, show_progress: bool) -> sources.Scan:
-    with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-        return sources.scan(samples, loading.plain_orientation, advance)
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more or "none"

@@ -21,6 +21,7 @@ from featcache.inference.evaluate import scoring, timing
 from featcache.inference.evaluate.records import Evaluation
 from featcache.models import judged_on
 from featcache.models.load import read_card
+from featcache.models.taught import parts_of_model
 
 
 def evaluate(
@@ -61,25 +62,26 @@ def evaluate(
     """
     described = read_card(Path(model))
     _check_floor(at_least, described.task)
-    samples = judged_on.open_source(described, source, root, target)
+    images = judged_on.open_labelled(described, source, root, target)
     cache = None if cache_dir is None else Path(cache_dir)
-    parts = judged_on.parts_of_model(described, cache)
+    parts = parts_of_model(described, cache)
     loaded = predict.Model(model, device, runtime, cache_dir)
-    chosen = judged_on.choose(described, samples, split, parts, show_progress)
+    chosen = judged_on.choose(described, images, split, parts, show_progress)
+    samples = chosen.images.samples
     outputs, digests, failures, seconds = _run(loaded, chosen, show_progress)
     good = np.array([row for row in range(len(outputs)) if row not in failures], int)
     if not len(good):
         raise SourceError(
             f"None of the {len(outputs)} images of '{samples.origin}' could be read; the first, "
-            f"'{chosen.samples.ids[0]}': {failures[0]}."
+            f"'{samples.ids[0]}': {failures[0]}."
         )
     y, outputs = chosen.y[good], outputs[good]
     task, kind, names = described.task, described.output, described.class_names
-    units = splits.units(digests[good], chosen.samples.take(good).annotations.groups)
+    units = splits.units(digests[good], samples.take(good).annotations.groups)
     scores, intervals = scoring.scores(task, y, outputs, kind, units, described.seed)
     each, counts = scoring.each(task, y, outputs, kind, names)
     taught = None if parts is None else parts["train"] | parts["val"]
-    reasons = {chosen.samples.ids[row]: why for row, why in sorted(failures.items())}
+    reasons = {samples.ids[row]: why for row, why in sorted(failures.items())}
     return Evaluation(
         model=os.fspath(model),
         source=samples.origin,
@@ -122,9 +124,9 @@ def _run(
     outputs, digests, n_done = [], [], 0
     failures: dict[int, str] = {}
     started = time.monotonic()
-    with progress.bar("Evaluating", len(chosen.samples), "images", show_progress) as advance:
+    with progress.bar("Evaluating", len(chosen.images.samples), "images", show_progress) as advance:
         for block in loaded.blocks(
-            chosen.samples, use_cache=False, scanned=chosen.scanned, advance=advance
+            chosen.images.samples, use_cache=False, scanned=chosen.scanned, advance=advance
         ):
             failures |= {n_done + place: why for place, why in block.failures.items()}
             n_done += len(block.outputs)
@@ -143,9 +145,7 @@ def _slowest(
         return None
     y = chosen.y[good]
     mine = y[:, None] == np.arange(len(names)) if task == "classification" else y == 1
-    timed = timing.decoding_ms(
-        chosen.samples, loaded.card.spec, [good[column] for column in mine.T]
-    )
+    timed = timing.decoding_ms(chosen.images, [good[column] for column in mine.T])
     if timed is None:
         return None
     known = [(ms, n, name) for (ms, n), name in zip(timed, names, strict=True) if n]

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featcache.core.spec import ExtractionSpec
-from featcache.data import decoding, loading, sources
+from featcache.data import decoding
 from featcache.data.decoding import UnreadableImageError
+from featcache.models.judged_on import Images
 
 N_TIMED = 400  # images in all, and at least one a class
 MOST_OF_CLASS = 20
 
 
-def decoding_ms(
-    samples: sources.Source, spec: ExtractionSpec, members: Sequence[np.ndarray]
-) -> list[tuple[float, int]] | None:
+def decoding_ms(images: Images, members: Sequence[np.ndarray]) -> list[tuple[float, int]] | None:
     """Return for each class the ms to read and decode an image, and of how many images.
 
     It is the median, which another program's work in between does not move.
@@ -35,31 +33,31 @@ def decoding_ms(
     -------
     None where the images are in memory.
     """
-    if _is_in_memory(samples):
+    if _is_in_memory(images):
         return None
     a_class = min(MOST_OF_CLASS, max(1, N_TIMED // max(len(members), 1)))
     found = []
     with decoding.own_limit():
-        _ms(samples, 0, spec)  # the first image of a process also waits for its decoder
+        _ms(images, 0)  # the first image of a process also waits for its decoder
         for rows in members:
             places = np.linspace(0, len(rows) - 1, min(a_class, len(rows))).round().astype(int)
-            taken = [_ms(samples, row, spec) for row in rows[places].tolist()]
+            taken = [_ms(images, row) for row in rows[places].tolist()]
             known = [ms for ms in taken if ms is not None]
             found.append((float(np.median(known)) if known else float("nan"), len(known)))
     return found
 
 
-def _ms(samples: sources.Source, row: int, spec: ExtractionSpec) -> float | None:
+def _ms(images: Images, row: int) -> float | None:
     started = time.perf_counter()
     try:
-        loading.pixels(samples, row, spec)
+        images.pixels(row)
     except UnreadableImageError:
         return None
     return 1e3 * (time.perf_counter() - started)
 
 
-def _is_in_memory(samples: sources.Source) -> bool:
+def _is_in_memory(images: Images) -> bool:
     try:
-        return samples.stamp(0) is None
+        return images.samples.stamp(0) is None
     except OSError:  # a file that has gone was one
         return False

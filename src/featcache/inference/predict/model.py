@@ -20,11 +20,11 @@ import numpy as np
 from featcache.core import progress
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_keras
-from featcache.data import loading, sources
+from featcache.data import sources
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
 from featcache.inference.predict.prediction import Prediction, Wanted
-from featcache.models import stitching
+from featcache.models import judged_on, stitching
 from featcache.models.load import load_keras, read_card
 from featcache.networks import engines
 
@@ -192,22 +192,19 @@ class Model:
         size = min(BLOCK_ROWS, max(BATCH_SIZE, BLOCK_BYTES // row_bytes))
         for first in range(0, len(source), size):
             rows = np.arange(first, min(first + size, len(source)))
-            some = source.take(rows)
-            if scanned is None:
-                seen = sources.scan(some, loading.plain_orientation)
-            else:
-                seen = scanned.take(rows)
+            some = judged_on.read_as(self.card, source.take(rows))
+            seen = some.scan() if scanned is None else scanned.take(rows)
             yield self._block(some, seen, features, use_cache, advance)
 
     def _block(
         self,
-        source: sources.Source,
+        images: judged_on.Images,
         scanned: sources.Scan,
         with_features: bool,
         use_cache: bool,
         advance: Callable[[int], None],
     ) -> Block:
-        n = len(source)
+        n = len(images)
         outputs = np.full((n, self.keras_model.output_shape[1]), np.nan, np.float32)
         features = None
         if with_features:
@@ -224,7 +221,7 @@ class Model:
         advance(len(failures) + int(from_cache.sum()))
         left = [row for row in range(n) if row not in failures and not from_cache[row]]
         n_before = len(failures)
-        for rows, (embedded, given) in self._computed(source, scanned, left, failures):
+        for rows, (embedded, given) in self._computed(images, scanned, left, failures):
             outputs[rows] = given
             if features is not None:
                 features[rows] = embedded
@@ -234,20 +231,13 @@ class Model:
 
     def _computed(
         self,
-        source: sources.Source,
+        images: judged_on.Images,
         scanned: sources.Scan,
         rows: list[int],
         failures: dict[int, str],
     ) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
         """Yield rows with features and outputs of the whole model, in whatever order."""
-        batches = loading.batches(
-            source,
-            scanned,
-            rows,
-            spec=self.card.spec,
-            batch_size=BATCH_SIZE,
-            failures=failures,
-        )
+        batches = images.batches(scanned, rows, batch_size=BATCH_SIZE, failures=failures)
         first = next(batches, None)
         if first is None:  # nothing is compiled where there is nothing to run
             return

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import loading, openers, sources, splits
+from featcache.data import sources, splits
 from featcache.models import card, judged_on, stitching
 from featcache.models.export.writers import Format
+from featcache.models.matching import matched
 from featcache.scoring import metrics
 
 if TYPE_CHECKING:
@@ -103,20 +104,20 @@ def sample(
         When there are none, or none can be read.
     """
     try:
-        samples = openers.reopen(asdict(about), source)
+        found = judged_on.open_images(about, source)
     except SourceError as error:
         if source is not None:
             raise
         raise SourceError(
             f"{error} Give images to compare on: `featcache export MODEL SOURCE`."
         ) from error
-    scanned = sources.scan(samples, loading.plain_orientation)
+    samples, scanned = found.samples, found.scan()
     part = splits.parts(samples.annotations, scanned.digests, about.seed)
     held_out = np.flatnonzero(part["test"])
     others = np.setdiff1d(np.arange(len(samples)), held_out)
     chosen = _spread(held_out, max_images)
     chosen = np.concatenate([chosen, _spread(others, max_images - len(chosen))])
-    rows, pixels = _read(samples, scanned, chosen, about)
+    rows, pixels = _read(found, scanned, chosen)
     if not len(rows):
         raise SourceError(
             f"None of the images of '{samples.origin}' could be read, so the export cannot be "
@@ -125,7 +126,7 @@ def sample(
     representative = pixels[:0]
     if needs_training:
         train = np.flatnonzero(part["train"]) if part["train"].any() else np.arange(len(samples))
-        _, representative = _read(samples, scanned, _spread(train, N_REPRESENTATIVE), about)
+        _, representative = _read(found, scanned, _spread(train, N_REPRESENTATIVE))
     y, judged = _labels(samples, rows, part["test"], about)
     paths = samples.paths or ()
     plain = np.flatnonzero(scanned.orientations[rows] == 1).tolist() if paths else []
@@ -191,7 +192,7 @@ def _labels(
     if not samples.annotations.is_known.any():
         return np.zeros(len(rows), int), np.zeros(0, int)
     try:
-        y, _ = judged_on.matched(samples.annotations, about, samples.origin)
+        y, _ = matched(samples.annotations, about, samples.origin)
     except SourceError:
         return np.zeros(len(rows), int), np.zeros(0, int)
     known = samples.annotations.is_known[rows]
@@ -208,10 +209,8 @@ def _spread(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def _read(
-    samples: sources.Source, scanned: sources.Scan, rows: np.ndarray, about: card.Card
+    found: judged_on.Images, scanned: sources.Scan, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return those rows that can be read, and their images (n, height, width, 3) float32."""
-    pixels, is_read = loading.read(
-        samples, scanned, rows, spec=about.spec, batch_size=stitching.BATCH_SIZE
-    )
+    pixels, is_read = found.read(scanned, rows, batch_size=stitching.BATCH_SIZE)
     return rows[is_read], pixels[is_read]

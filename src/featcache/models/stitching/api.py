@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache import heads, store
-from featcache.core.errors import SpecError, StitchError
+from featcache.core.errors import SpecError, StitchError, StoreError
 from featcache.core.keys import digest_file
-from featcache.data import openers, sources, splits
-from featcache.models import card
+from featcache.data import sources, splits
+from featcache.models import card, judged_on
 from featcache.models.stitching import distilling
 from featcache.models.stitching.building import build
 from featcache.models.stitching.parity import (
@@ -73,7 +73,7 @@ def stitch(
     features = _features_of(head, distil)
     part = _distilled(head, features) if distil else _Part.of(head)
     model = build(part.head, part.name, features)
-    used = None if source is None else openers.open_source(source)
+    used = None if source is None else judged_on.open_of_features(features, source).samples
     parity = check_parity(model, part.head, features, used, show_progress)
     if not parity.holds:
         raise StitchError(
@@ -187,6 +187,7 @@ def _card(
             "weights": features.provenance["weights"],  # fine-tuning makes such features again
             "taught": splits.taught(features.digests[part_of["train"] | part_of["val"]]),
         },
+        max_pixels=judged_on.max_pixels_of(features),
     )
 
 
@@ -208,5 +209,15 @@ def _read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> ca
         and known.head_digest == digest_file(fitted.path)
         and known.model_digest == digest_file(out)
         and labels_path(out).is_file()
+        and known.max_pixels == _max_pixels(fitted, known)
     )
     return known if same else None
+
+
+def _max_pixels(fitted: leaderboard.FittedHead, known: card.Card) -> int:
+    """Return the limit of the features' images, which cards did not always keep."""
+    path = fitted.features.path
+    try:
+        return known.max_pixels if path is None else judged_on.max_pixels_of(store.Features(path))
+    except StoreError:  # the features are gone; nothing says otherwise
+        return known.max_pixels

@@ -16,10 +16,11 @@ import numpy as np
 from featcache import heads, store
 from featcache.core import progress
 from featcache.core.errors import SourceError, StitchError
-from featcache.core.spec import MAX_PIXELS, ExtractionSpec
+from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import loading, openers, sources
+from featcache.data import sources
 from featcache.heads.base import REGRESSION, close_calls, said
+from featcache.models import judged_on
 
 if TYPE_CHECKING:
     import keras
@@ -109,8 +110,8 @@ def measure(
     wanted = np.arange(len(features))
     if len(wanted) > MAX_PARITY_IMAGES:
         wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
-    samples, scanned, rows_of = _unchanged(features, wanted, source)
-    done, values, outputs = _run(model, layer, features.spec, samples, scanned, show_progress)
+    images, scanned, rows_of = _unchanged(features, wanted, source)
+    done, values, outputs = _run(model, layer, images, scanned, show_progress)
     return _judged(
         expected(rows_of[done]),
         values,
@@ -221,8 +222,7 @@ def _scale(values: np.ndarray, of_targets: bool) -> np.ndarray:
 def _run(
     model: keras.Model,
     layer: str,
-    spec: ExtractionSpec,
-    samples: sources.Source,
+    images: judged_on.Images,
     scanned: sources.Scan,
     show_progress: bool,
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -233,21 +233,16 @@ def _run(
     run = import_tensorflow().function(lambda batch: probe(batch, training=False))
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     failures: dict[int, str] = {}
-    with progress.bar("Parity", len(samples), "images", show_progress) as advance:
-        for numbers, batch in loading.batches(
-            samples,
-            scanned,
-            range(len(samples)),
-            spec=spec,
-            batch_size=BATCH_SIZE,
-            failures=failures,
+    with progress.bar("Parity", len(images), "images", show_progress) as advance:
+        for numbers, batch in images.batches(
+            scanned, range(len(images)), batch_size=BATCH_SIZE, failures=failures
         ):
             parts = (part.numpy() for part in run(batch))
             found.update(zip(numbers.tolist(), zip(*parts, strict=True), strict=True))
             advance(len(numbers))
     if not found:
         raise StitchError(
-            f"None of the cached images is in '{samples.origin}' unchanged, so the stitched "
+            f"None of the cached images is in '{images.samples.origin}' unchanged, so the stitched "
             f"model cannot be checked. Give the folder they were extracted from (--source), or "
             f"extract again."
         )
@@ -258,11 +253,11 @@ def _run(
 
 def _unchanged(
     features: store.Features, wanted: np.ndarray, source: Any
-) -> tuple[sources.Source, sources.Scan, np.ndarray]:
+) -> tuple[judged_on.Images, sources.Scan, np.ndarray]:
     """Return the images that are still the cached ones, their scan, and their rows."""
     origin = features.provenance["source"]
     try:
-        samples = openers.reopen(features.provenance, source)
+        images = judged_on.open_of_features(features, source)
     except SourceError as error:
         if source is not None:
             raise
@@ -270,12 +265,9 @@ def _unchanged(
             f"The images are no longer where they were extracted from, '{origin}'; the stitched "
             f"model is checked on them. Give their folder (--source)."
         ) from error
-    place = {id_: row for row, id_ in enumerate(samples.ids)}
+    place = {id_: row for row, id_ in enumerate(images.samples.ids)}
     there = [row for row in wanted.tolist() if features.ids[row] in place]
-    samples = samples.take(np.array([place[features.ids[row]] for row in there], int))
-    max_pixels = features.provenance.get("max_pixels", MAX_PIXELS)
-    scanned = sources.scan(
-        samples, functools.partial(loading.plain_orientation, max_pixels=max_pixels)
-    )
+    images = images.take(np.array([place[features.ids[row]] for row in there], int))
+    scanned = images.scan()
     same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
-    return samples.take(same), scanned.take(same), np.array(there, int)[same]
+    return images.take(same), scanned.take(same), np.array(there, int)[same]

@@ -1,0 +1,75 @@
+"""What the images of a source say, in the terms of a model's outputs.
+
+A source is matched by name: its classes may be in any order, but none may be one that the model
+does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from featcache.core.errors import SourceError
+from featcache.core.labels import Annotations
+from featcache.core.tasks import NAMES
+from featcache.models.card import Card
+
+SHOWN_NAMES = 5
+
+
+def matched(
+    about: Annotations, described: Card, origin: str, *, exactly: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return what each image says in the order of a model's outputs, and what none of them says.
+
+    Parameters
+    ----------
+    exactly : the source must know all that the model knows, as what a model learns from does; else
+        it may have fewer classes or labels, and those without an image do not count.
+
+    Raises
+    ------
+    SourceError
+        When the task is another, or names do not fit.
+    """
+    if about.task != described.task:
+        raise SourceError(
+            f"The model is for {described.task}, and '{origin}' is a source for {about.task}. "
+            f"Give images that the model is for."
+        )
+    given = about.target_names if about.task == "regression" else about.class_names
+    used = given if exactly else [given[column] for column in _used(about)]
+    absent = tuple(name for name in described.class_names if name not in used)
+    strange = [name for name in used if name not in described.class_names]
+    # a target that the source has beside the model's is left alone, but for training
+    is_wrong = strange or absent if exactly else absent if about.task == "regression" else strange
+    if is_wrong:
+        raise SourceError(
+            f"'{origin}' and the model do not have the same {NAMES[about.task]}; only the source "
+            f"has {_some(strange)}, only the model {_some(absent)}."
+        )
+    place = {name: column for column, name in enumerate(described.class_names)}
+    columns = np.array([place.get(name, -1) for name in given], int)
+    if about.task == "regression":
+        return about.y[:, [given.index(name) for name in described.class_names]], absent
+    if about.task == "classification":
+        return np.where(about.labels >= 0, columns[about.labels], -1), absent
+    y = np.where(about.is_known[:, None], 0, np.full(len(described.class_names), -1))
+    kept = columns >= 0
+    y[:, columns[kept]] = about.labels[:, kept]
+    return y, absent
+
+
+def _used(about: Annotations) -> list[int]:
+    """Return the columns of names that some image has; of targets all."""
+    if about.task == "regression":
+        return list(range(len(about.target_names)))
+    if about.task == "multi-label":
+        return [int(label) for label in np.flatnonzero((about.labels == 1).any(axis=0))]
+    return [label for label in np.unique(about.labels).tolist() if label >= 0]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more or "none"
