@@ -29,7 +29,7 @@ from featcache.core.errors import FeatcacheError
 from featcache.core.tensorflow import import_keras
 from featcache.extraction import assembling
 from featcache.networks import engines
-from featcache.store import part_writer, writing
+from featcache.store import hdf5, part_writer
 
 PART_ROWS = 16  # small, so that a few hundred images make many parts
 CHUNK_ROWS = 64  # and several chunks
@@ -124,7 +124,7 @@ def extract(
 def prepare(counts: str, say: Callable[[Any], None]) -> None:
     """Make parts and chunks small, and count what goes through the backbone."""
     part_writer.PART_ROWS = PART_ROWS
-    writing.CHUNK_ROWS = CHUNK_ROWS
+    hdf5.CHUNK_ROWS = CHUNK_ROWS
     compile_frozen = engines.compile_frozen
     log = os.open(counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 

@@ -320,9 +320,9 @@ def test_damaged_rows_are_computed_again(make, paths, images_run, tmp_path):
 def test_whole_rows_of_a_damaged_file_are_kept(make, paths, images_run, tmp_path, monkeypatch):
     import h5py
 
-    from featcache.store import writing
+    from featcache.store import hdf5
 
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(hdf5, "CHUNK_ROWS", 5)
     make().transform(paths)
     (path,) = h5_files(tmp_path)
     with h5py.File(path, "r") as file:

@@ -17,7 +17,7 @@ from featcache.core.tensorflow import import_keras
 from featcache.data import loading, openers, sources
 from featcache.extraction import assembling
 from featcache.networks import backbones
-from featcache.store import integrity, writing
+from featcache.store import hdf5, integrity
 
 MAP = (7, 7, 12)  # of the tiny backbone
 
@@ -30,7 +30,7 @@ def maps(photos, extract):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Four maps a chunk."""
-    monkeypatch.setattr(writing, "MAP_CHUNK_BYTES", 4 * 4 * int(np.prod(MAP)))
+    monkeypatch.setattr(hdf5, "MAP_CHUNK_BYTES", 4 * 4 * int(np.prod(MAP)))
 
 
 def expected_maps(tiny_backbone, photos, features):
@@ -137,13 +137,13 @@ def test_what_is_whole_is_saved_in_few_parts(small_chunks, maps, monkeypatch):
     np.testing.assert_array_equal(keys, maps.digests[kept])
     np.testing.assert_array_equal(rows, maps.X[kept])
     written.clear()
-    monkeypatch.setattr(integrity, "BLOCK_BYTES", writing.MAP_CHUNK_BYTES)  # a chunk a part
+    monkeypatch.setattr(integrity, "BLOCK_BYTES", hdf5.MAP_CHUNK_BYTES)  # a chunk a part
     store.salvage(maps, store.Damage(((4, 7),), ()), parts)
     assert [len(rows) for _, rows in written] == [4, 4, 4, 4, 1]
 
 
 def test_chunks_of_maps_are_small():
-    chunk_shape = writing.chunk_shape
+    chunk_shape = hdf5.chunk_shape
     assert chunk_shape((5000, 14, 14, 96), "float16") == (6, 14, 14, 96)
     assert chunk_shape((5000, 112, 112, 64), "float32") == (1, 112, 112, 64)
     assert chunk_shape((5000, 1280), "float32") == (1024, 1280)

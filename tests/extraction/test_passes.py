@@ -381,9 +381,9 @@ def test_a_damaged_chunk_of_views_is_found_and_mended(photos, extract, images_ru
 
 def test_salvage_keeps_the_whole_views(photos, extract, monkeypatch, images_run):
     from featcache.extraction import assembling
-    from featcache.store import writing
+    from featcache.store import hdf5
 
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(hdf5, "CHUNK_ROWS", 7)
     features = extract(photos, views=3).features
     with h5py.File(features.path) as file:
         offset = file["views"].id.get_chunk_info(4).byte_offset

@@ -40,7 +40,7 @@ from featcache.core.spec import ExtractionSpec
 from featcache.data import loading, sources
 from featcache.extraction import assembling
 from featcache.networks import backbones, engines
-from featcache.store import part_writer, writing
+from featcache.store import hdf5, part_writer, writing
 
 EXAMPLES = int(os.environ.get("FEATCACHE_MODEL_EXAMPLES", "0"))  # more, and others every time
 SIDE = 8
@@ -669,7 +669,7 @@ def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.M
     # most of the time that a small file takes
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
-    monkeypatch.setattr(writing, "CHUNK_ROWS", CHUNK_ROWS)
+    monkeypatch.setattr(hdf5, "CHUNK_ROWS", CHUNK_ROWS)
     monkeypatch.setattr(part_writer, "PART_ROWS", 2)
 
     class Machine(CacheMachine):

@@ -11,13 +11,13 @@ from conftest import make_image, make_photos
 from featcache import store
 from featcache.core.errors import SourceError, StoreError
 from featcache.extraction import assembling
-from featcache.store import writing
+from featcache.store import hdf5
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 4 rows, so that 21 images make six of them."""
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(hdf5, "CHUNK_ROWS", 4)
 
 
 def flip(path, chunk, dataset="features"):

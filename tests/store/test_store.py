@@ -113,9 +113,9 @@ def test_a_disk_that_fills_while_writing_is_an_error_and_never_a_crash(
 import resource, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_store
-from featcache.store import writing
+from featcache.store import hdf5
 from pathlib import Path
-writing._reserve = lambda *args: None  # as on file systems that cannot
+hdf5._reserve = lambda *args: None  # as on file systems that cannot
 parts = test_store.store.Parts(Path({str(published.path)!r}), test_store.SPEC, "x")
 rows = test_store.store.Rows(parts.paths())
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from featcache.core.atomic import left_behind
 from featcache.core.errors import StoreError
 from featcache.networks.engines import MODELS_FOLDER
+from featcache.store import hdf5
 from featcache.store.index import PARTS, Rows
 from featcache.store.layout import OWNER_FILE, locked
 from featcache.store.strings import read_attribute
@@ -114,7 +114,7 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         published = Rows([target] if target.is_file() else [])
         for path in sorted(folder.glob("part-*.h5")):
             try:
-                with h5py.File(path, "r", locking=False) as file:
+                with hdf5.reading(path) as file:
                     digests, fingerprint = file["digests"][:], read_attribute(file, "fingerprint")
             except (OSError, KeyError, RuntimeError, ValueError):
                 yield _removable(path, "a part that cannot be read")

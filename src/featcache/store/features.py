@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from featcache.core.errors import SpecError, StoreError, one_line
 from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.data import splits
+from featcache.store import hdf5
 from featcache.store.columns import Failure, Table, checked_attributes, read_table
 from featcache.store.strings import read_attribute
 
@@ -191,9 +192,8 @@ class Features:
                 try:
                     yield np.asarray(file[name][start : start + size])
                 except OSError as error:
-                    where = (
-                        f"checksum of rows {shown_spans(damaged_spans(file[name]))} does not match"
-                    )
+                    spans = hdf5.shown_spans(hdf5.damaged_spans(file[name]))
+                    where = f"checksum of rows {spans} does not match"
                     raise self._to_repair(where) from error
 
     def read_rows(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
@@ -220,8 +220,8 @@ class Features:
                     run = slice(first, last + 1)
                     block = np.asarray(dataset[run, view] if view else dataset[run])
                 except OSError as error:
-                    spans = damaged_spans(dataset, int(first), int(last) + 1)
-                    where = f"checksum of rows {shown_spans(spans)} does not match"
+                    spans = hdf5.damaged_spans(dataset, int(first), int(last) + 1)
+                    where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
                     raise self._to_repair(where) from error
                 found[order[places]] = block[wanted[places] - first]
         return found
@@ -233,8 +233,8 @@ class Features:
                 return np.asarray(file[name][:])
             except (OSError, KeyError) as error:
                 where = f"'{name}' cannot be read"
-                if name in file and (spans := damaged_spans(file[name])):
-                    where = f"checksum of rows {shown_spans(spans)} does not match"
+                if name in file and (spans := hdf5.damaged_spans(file[name])):
+                    where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
                 raise self._to_repair(where) from error
 
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
@@ -279,41 +279,5 @@ class Features:
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:
-        with _open(self.path, "Feature file") as file:
+        with hdf5.opened(self.path, "Feature file") as file:
             yield file
-
-
-def damaged_spans(
-    features: h5py.Dataset, first: int = 0, stop: int | None = None
-) -> list[tuple[int, int]]:
-    """Return first and last row of every chunk with rows of first:stop that is not as written."""
-    spans = []
-    size = features.chunks[0] if features.chunks else len(features)
-    for start in range(first - first % size, len(features) if stop is None else stop, size):
-        try:
-            features[start : start + size]
-        except OSError:
-            spans.append((start, min(start + size, len(features)) - 1))
-    return spans
-
-
-def shown_spans(spans: Iterable[tuple[int, int]]) -> str:
-    """Return spans of rows as text."""
-    return ", ".join(f"{first}\u2013{last}" for first, last in spans)
-
-
-@contextmanager
-def _open(path: Path, what: str) -> Iterator[h5py.File]:
-    if path.is_dir():
-        raise StoreError(f"'{path}' is a folder; a feature file (.h5) is expected.")
-    if not path.is_file():
-        raise StoreError(f"{what} '{path}' does not exist. Run `featcache extract` first.")
-    try:
-        # HDF5's own locks fail on network file systems, and rename makes them needless
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise StoreError(
-            f"{what} '{path}' is truncated or no HDF5 file. Run `featcache extract` again."
-        ) from error
-    with file:
-        yield file

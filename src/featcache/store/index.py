@@ -15,9 +15,9 @@ import numpy as np
 from featcache.core.errors import StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
+from featcache.store import hdf5
 from featcache.store.layout import claim, has_rows_of, mark_clean
 from featcache.store.strings import read_attribute, write_attribute
-from featcache.store.writing import chunk_shape, published
 
 PARTS = ".parts"  # after the name of a feature file: the folder of its parts
 
@@ -48,11 +48,11 @@ class Parts:
         claim(self.folder.parent, self.origin)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"part-{uuid.uuid4().hex}.h5"
-        with published(path, digests.nbytes + features.nbytes) as file:
+        with hdf5.replacing(path, digests.nbytes + features.nbytes) as file:
             write_attribute(file, "fingerprint", self.spec.fingerprint)
             mark_clean(file, self.spec)
             file.create_dataset("digests", data=digests, fletcher32=True)
-            chunks = chunk_shape(features.shape, features.dtype)
+            chunks = hdf5.chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
 
     def sweep(self) -> None:
@@ -92,7 +92,7 @@ class ReplacedFileError(StoreError):
 class Rows:
     """Computed rows by content digest, wherever they lie: parts and feature files of one spec.
 
-    Views other than the clean one are found by their own keys, see `views.keys`.
+    Views other than the clean one are found by their own keys, see `keys.view_keys`.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Rows:
         for path in paths:
             state = _state(path)
             try:
-                with h5py.File(path, "r", locking=False) as file:
+                with hdf5.reading(path) as file:
                     digests = file["digests"][:]
                     blocks = [digests, *_keys_of_views(file, digests)]
             except (OSError, KeyError, RuntimeError, ValueError, TypeError):
@@ -153,7 +153,7 @@ class Rows:
             mine = np.flatnonzero((self._file[numbers] == source) & (self._view[numbers] == view))
             rows = self._row[numbers[mine]]
             try:
-                with h5py.File(self.paths[source], "r", locking=False) as file:
+                with hdf5.reading(self.paths[source]) as file:
                     features = file["views"] if view else file["features"]
                     if gathered is None:
                         shape = (len(numbers), *file["features"].shape[1:])

@@ -10,7 +10,8 @@ import numpy as np
 
 from featcache.core.errors import StoreError
 from featcache.core.keys import view_keys
-from featcache.store.features import Features, damaged_spans, shown_spans
+from featcache.store import hdf5
+from featcache.store.features import Features
 from featcache.store.index import Parts
 from featcache.store.writing import BLOCK_BYTES
 
@@ -26,7 +27,7 @@ class Damage:
         return bool(self.rows or self.columns)
 
     def __str__(self) -> str:
-        texts = [f"features of rows {shown_spans(self.rows)}"] if self.rows else []
+        texts = [f"features of rows {hdf5.shown_spans(self.rows)}"] if self.rows else []
         texts += [f"column '{name}'" if name != OTHERS else OTHERS for name in self.columns]
         return " and ".join(texts)
 
@@ -38,13 +39,13 @@ OTHERS = "columns changed since they were written"
 def verify(features: Features) -> Damage:
     """Read everything in a feature file; HDF5 checks each chunk against its checksum."""
     columns = []
-    with h5py.File(features.path, "r", locking=False) as file:
+    with hdf5.reading(features.path) as file:
         for name in _columns(file):
             try:
                 file[name][:]
             except (OSError, KeyError, RuntimeError):
                 columns.append(name)
-        spans = {span for name in ROWS if name in file for span in damaged_spans(file[name])}
+        spans = {span for name in ROWS if name in file for span in hdf5.damaged_spans(file[name])}
     if not columns:
         try:
             assert features.table
@@ -70,7 +71,7 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
     """
     bad = {first for first, _ in damage.rows}
     if "digests" not in damage.columns:
-        with h5py.File(features.path, "r", locking=False) as file:
+        with hdf5.reading(features.path) as file:
             for some in _whole_runs(file["features"], bad):
                 digests = file["digests"][some]
                 parts.write(digests, file["features"][some])

@@ -16,6 +16,7 @@ from featcache.core import locks
 from featcache.core.atomic import write_text
 from featcache.core.errors import HeadError, StoreError
 from featcache.core.spec import ExtractionSpec
+from featcache.store import hdf5
 from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
@@ -107,7 +108,7 @@ def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
 def has_rows_of(path: Path, spec: ExtractionSpec) -> bool:
     """Return whether an HDF5 file can be read and has rows of this spec, of whichever views."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with hdf5.reading(path) as file:
             name = CLEAN_FINGERPRINT if CLEAN_FINGERPRINT in file.attrs else "fingerprint"
             return read_attribute(file, name) == spec.clean.fingerprint
     except (OSError, KeyError, RuntimeError, ValueError):
@@ -149,7 +150,7 @@ def newest_features(cache_dir: Path) -> Path:
 def _has_maps(path: Path) -> bool:
     """Return whether a feature file holds maps instead of vectors."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with hdf5.reading(path) as file:
             return len(file["features"].shape) > 2
     except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
         return False  # who opens it says what is wrong with it

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from featcache import store
+from featcache.store.index import Parts
 
 PART_ROWS = 2048
 PART_SECONDS = 30.0
@@ -20,7 +20,7 @@ class Keeper:
     Writing has a thread of its own, so that the backbone need not wait for the disk.
     """
 
-    def __init__(self, parts: store.Parts):
+    def __init__(self, parts: Parts):
         self.parts = parts
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self.last = time.monotonic()
