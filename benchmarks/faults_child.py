@@ -144,7 +144,7 @@ def prepare(counts: str, say: Callable[[Any], None]) -> None:
         say("ready")
         return Counting(compiled)
 
-    perfect = engines.Agreement(0.0, 1.0)
+    perfect = engines.Closeness(0.0, 1.0)
     engines.compile_frozen = counting
     engines.agree = lambda compiled, *others: (compiled, perfect)  # its images would be counted
 

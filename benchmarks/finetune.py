@@ -34,8 +34,7 @@ from featcache.finetuning import graph, training
 from featcache.finetuning.batches import Cached
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import Plan
-from featcache.networks import backbones
-from featcache.networks.registry import CATALOGUE
+from featcache.networks import backbones, registry
 
 N_CLASSES = 10
 SEED = 0
@@ -53,12 +52,12 @@ def network_of(name: str, images: np.ndarray) -> tuple[Any, Any]:
     """Return a stitched network with a softmax head, and the spec of its backbone."""
     keras = import_keras()
     keras.utils.set_random_seed(SEED)
-    side = CATALOGUE[name].image_size
+    side = registry.find(name).image_size
     spec = ExtractionSpec(
         backbone=name,
         weights="random",
         image_size=(side, side),
-        preprocessing=CATALOGUE[name].preprocessing,
+        preprocessing=registry.find(name).preprocessing,
     )
     backbone = backbones.build(name, "random", spec.image_size)
     extractor = backbones.frozen_extractor(backbone, spec)
@@ -94,7 +93,7 @@ def run(
     """Train one case both ways and return what was measured."""
     name, part, where, goal = case
     rng = np.random.default_rng(SEED)
-    side = CATALOGUE[name].image_size
+    side = registry.find(name).image_size
     pixels = rng.integers(0, 256, (n_images, side, side, 3), np.uint8)
     network, spec = network_of(name, pixels[:64].astype(np.float32))
     backbone = graph.backbone_of(network)

@@ -88,27 +88,24 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The catalogue with two quick networks of 40 and 56 pixels in place of others."""
+    """The registry with a made-up family of two quick networks, of 40 and 56 pixels."""
     from featcache.core.tensorflow import import_keras
     from featcache.networks import registry
+    from featcache.networks.providers.base import Entry, Provider
 
     keras = import_keras()
+    filters = {"small-5": 5, "small-6": 6}
 
-    def factory(filters: int) -> Callable[..., Any]:
-        def build(weights: str, include_top: bool, input_shape: Any) -> Any:
-            inputs = keras.Input(input_shape)
-            x = keras.layers.Conv2D(filters, 3, strides=3, name="first")(inputs)
-            return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=f"small{filters}")
+    def build(name: str, weights: str, image_size: tuple[int, int]) -> Any:
+        keras.utils.set_random_seed(filters[name])
+        inputs = keras.Input((*image_size, 3))
+        x = keras.layers.Conv2D(filters[name], 3, strides=3, name="first")(inputs)
+        return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=name)
 
-        return build
-
-    for name, factory_name, filters, side in (
-        ("small-5", "Small5", 5, 40),
-        ("small-6", "Small6", 6, 56),
-    ):
-        entry = registry.Entry(factory_name, side, "tf")
-        monkeypatch.setitem(registry.CATALOGUE, name, entry)
-        monkeypatch.setattr(keras.applications, factory_name, factory(filters), raising=False)
+    entries = {"small-5": Entry(40, "tf"), "small-6": Entry(56, "tf")}
+    family = Provider(entries, build, lambda name, weights: None)
+    for name in entries:
+        monkeypatch.setitem(registry.CATALOGUE, name, family)
     return ["small-5", "small-6"]
 
 
@@ -165,7 +162,7 @@ def wrap_runs(
     from featcache.networks import engines
 
     compile_frozen = engines.compile_frozen
-    perfect = engines.Agreement(0.0, 1.0)
+    perfect = engines.Closeness(0.0, 1.0)
     monkeypatch.setattr(engines, "agree", lambda compiled, *others: (compiled, perfect))
 
     def wrapped(*arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning import graph
 from featcache.networks import backbones
-from featcache.networks.registry import CATALOGUE
+from featcache.networks.registry import find
 
 
 def network_of(backbone, side, preprocessing="included"):
@@ -117,7 +117,7 @@ def test_what_a_half_learns_the_whole_has_learnt(branched):
 
 @pytest.mark.parametrize("name", ["mobilenet-v2", "resnet50", "efficientnet-b0", "vgg16"])
 def test_real_networks_are_parted_exactly(name):
-    entry = CATALOGUE[name]
+    entry = find(name)
     backbone = backbones.build(name, "random", (64, 64))
     network, features = network_of(backbone, 64, entry.preprocessing)
     names = graph.chosen(backbone, 6)

@@ -662,7 +662,7 @@ def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sources.base, "digest", lambda raw: read.append(1) or digest(raw))
     monkeypatch.setattr(backbones, "build", lambda *arguments: None)
     monkeypatch.setattr(backbones, "frozen_extractor", lambda *arguments: None)
-    perfect = engines.Agreement(0.0, 1.0)
+    perfect = engines.Closeness(0.0, 1.0)
     monkeypatch.setattr(engines, "agree", lambda compiled, *others: (compiled, perfect))
     monkeypatch.setattr(engines, "compile_frozen", lambda *arguments, **options: backbone)
     monkeypatch.setattr(loading, "stacks", stacks)

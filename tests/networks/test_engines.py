@@ -132,7 +132,7 @@ def test_both_runtimes_agree_for_every_seed(name):
     images = tf.image.resize(np.stack(load_sample_images().images), (size, size)).numpy()
     expected = compiled_by("plain", model)(images)
     for other in ("openvino", "tensorflow"):
-        found = engines.Agreement.of(compiled_by(other, model)(images), expected)
+        found = engines.Closeness.of(compiled_by(other, model)(images), expected)
         assert found.largest_difference < 1e-4, (other, found)
 
 
@@ -146,7 +146,7 @@ def test_lower_precision_is_near_but_another_number(name, precision, model, two_
         expected = compiled_by("plain", network)(images)
         got = compiled_by(name, network, precision)(images)
         assert all(one.dtype == np.float32 for one in got)
-        found = engines.Agreement.of(got, expected)
+        found = engines.Closeness.of(got, expected)
         assert found.cosine > 0.99
         assert found.largest_difference > 1e-6
 
@@ -286,12 +286,12 @@ def test_how_near_lower_precision_comes_is_said(model):
 
 def test_rows_of_zeros_have_no_direction_and_no_scale():
     zeros = (np.zeros((2, 3)),)
-    assert engines.Agreement.of(zeros, zeros) == engines.Agreement(0.0, 1.0)
-    assert not engines.Agreement.of((np.ones((2, 3)),), zeros).holds
+    assert engines.Closeness.of(zeros, zeros) == engines.Closeness(0.0, 1.0)
+    assert not engines.Closeness.of((np.ones((2, 3)),), zeros).holds
 
 
 def kept_in(folder, **graph):
-    return engines.Kept(folder, "00ff", graph)
+    return engines.ConversionCache(folder, "00ff", graph)
 
 
 def test_a_converted_model_is_kept_under_the_digest_of_its_weights(model, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ class Network:
                 "image_size": list(self.spec.image_size),
                 "outputs": [[target.spec.layer, target.spec.pooling] for target in self.targets],
             }
-            kept = engines.Kept(self.settings.models, self.spec.weights, graph)
+            kept = engines.ConversionCache(self.settings.models, self.spec.weights, graph)
         return engines.compile_frozen(
             self.model,
             runtime=self.settings.runtime,

@@ -18,7 +18,7 @@ from featcache.finetuning.batches import Cached, Live
 from featcache.finetuning.data import Data
 from featcache.finetuning.plan import Plan
 from featcache.models import card
-from featcache.networks import backbones, engines
+from featcache.networks import backbones, engines, weights
 
 if TYPE_CHECKING:
     import keras
@@ -168,7 +168,7 @@ def _identity(
     before = import_keras().Model(backbone.inputs[0], end)
     if not {layer.name for layer in before.layers} & set(changed):
         return described.spec.weights
-    return backbones.digest_of(before)
+    return weights.digest_of(before)
 
 
 def _weights_origin(described: card.Card) -> str:

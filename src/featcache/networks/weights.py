@@ -1,18 +1,33 @@
-"""Remember the digests of weights, so that a second run knows its fingerprint without TensorFlow.
+"""Digests of weights, and the memo by which a second run knows them without TensorFlow.
 
-One small JSON file in the cache folder. Losing it costs only the time to hash again.
+The memo is one small JSON file in the cache folder. Losing it costs only the time to hash again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featcache.core import atomic
 
+if TYPE_CHECKING:
+    import keras
+
 MEMO_NAME = ".weights.json"
+
+
+def digest_of(backbone: keras.Model) -> str:
+    """Return BLAKE2b-128 of a network's weights, hex: their values, shapes and dtypes in order."""
+    total = hashlib.blake2b(digest_size=16)
+    for array in backbone.get_weights():
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 def recall(memo: Path | None, name: str, weights: str | Path) -> str | None:

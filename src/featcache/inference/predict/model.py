@@ -262,7 +262,7 @@ class Model:
         if self._cache_dir is not None and self._cache_dir.is_dir() and self.card.model_digest:
             models = self._cache_dir / engines.MODELS_FOLDER
             graph = {"model": "stitched", "outputs": ["features", "outputs"]}
-            kept = engines.Kept(models, self.card.model_digest, graph)
+            kept = engines.ConversionCache(models, self.card.model_digest, graph)
         return engines.compile_frozen(self._whole, kept=kept, say=progress.note, **self._options)
 
     @cached_property

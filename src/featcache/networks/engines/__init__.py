@@ -4,32 +4,37 @@ On a CPU that is OpenVINO where it is installed, else TensorFlow with the variab
 constants. On GPUs it is TensorFlow compiled by XLA; on CPUs XLA makes depthwise convolutions many
 times slower and is never used. Which runtime it was changes the numbers by rounding only, and
 that is checked at the start of each run (`agree`). Reduced precision is another matter: other
-numbers, another fingerprint. OpenVINO is known to this package alone, and to
-the process in which `exporting` runs a file.
+numbers, another fingerprint. OpenVINO is known to this package alone, and to the process in which
+an exported file is run.
 """
 
-from featcache.networks.engines.base import Compiled, Images, Outputs, in_order
+from featcache.networks.engines.base import (
+    MODELS_FOLDER,
+    Compiled,
+    ConversionCache,
+    Images,
+    Outputs,
+    in_order,
+)
 from featcache.networks.engines.choice import (
     DEVICES,
-    MODELS_FOLDER,
     RUNTIMES,
-    Kept,
     check_options,
     compile_frozen,
     gpus,
 )
 from featcache.networks.engines.openvino import write as write_openvino
-from featcache.networks.engines.parity import Agreement, agree
+from featcache.networks.engines.parity import Closeness, agree
 from featcache.networks.engines.tensorflow import constant_graph
 
 __all__ = [
     "DEVICES",
     "MODELS_FOLDER",
     "RUNTIMES",
-    "Agreement",
+    "Closeness",
     "Compiled",
+    "ConversionCache",
     "Images",
-    "Kept",
     "Outputs",
     "agree",
     "check_options",

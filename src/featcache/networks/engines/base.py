@@ -1,10 +1,12 @@
-"""What every runtime offers: to start a batch now, and to have its outputs later."""
+"""What every engine offers: to start a batch now, and to have its outputs later."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,8 +14,19 @@ import numpy as np
 Images = Any  # (b, height, width, 3) float32, NumPy or TensorFlow
 Outputs = tuple[np.ndarray, ...]  # (b, …) float32, one array an output of the model
 
+MODELS_FOLDER = ".models"  # in a cache folder: the converted models
+
 Key = TypeVar("Key")
 Started = TypeVar("Started")
+
+
+@dataclass(frozen=True)
+class ConversionCache:
+    """Where converted models are kept, and what says which one this is."""
+
+    folder: Path
+    weights: str  # digest of the weights
+    graph: dict[str, Any]  # everything else that determines the graph, as JSON types
 
 
 class Compiled(ABC):

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featcache.core.checks import check_choice
 from featcache.core.errors import BackboneError, SpecError, one_line
 from featcache.core.spec import PRECISIONS
 from featcache.core.tensorflow import import_tensorflow
-from featcache.networks.engines.base import Compiled
+from featcache.networks.engines.base import Compiled, ConversionCache
 
 if TYPE_CHECKING:
     import keras
 
 DEVICES = ("auto", "cpu", "gpu")
-MODELS_FOLDER = ".models"  # in a cache folder: the converted models
 RUNTIMES = ("auto", "tensorflow", "openvino")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Where converted models are kept, and what says which one this is."""
-
-    folder: Path
-    weights: str  # digest of the weights
-    graph: dict[str, Any]  # everything else that determines the graph, as JSON types
 
 
 def check_options(runtime: str, device: str, precision: str) -> None:
@@ -53,7 +41,7 @@ def compile_frozen(
     runtime: str = "auto",
     device: str = "auto",
     precision: str = "float32",
-    kept: Kept | None = None,
+    kept: ConversionCache | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Compiled:
     """Return a model compiled for this machine; `agree` says whether it gives what Keras gives.

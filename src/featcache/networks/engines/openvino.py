@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core import atomic
-from featcache.networks.engines.base import Compiled, Images, Outputs, padded
+from featcache.networks.engines.base import Compiled, ConversionCache, Images, Outputs, padded
 
 if TYPE_CHECKING:
     import keras
-
-    from featcache.networks.engines.choice import Kept
 
 # What OpenVINO calls a precision, what a CPU that has it says, and images a request.
 PRECISIONS = {
@@ -43,7 +41,7 @@ def can_compute(precision: str) -> bool:
     return capability in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compile_model(model: keras.Model, precision: str, kept: Kept | None) -> Compiled:
+def compile_model(model: keras.Model, precision: str, kept: ConversionCache | None) -> Compiled:
     """Return a model compiled for this CPU, converted only if it is not among the kept ones."""
     return OpenVINO(_kept_or_converted(model, kept), precision)
 
@@ -152,7 +150,7 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _kept_or_converted(model: keras.Model, kept: Kept | None) -> Any:
+def _kept_or_converted(model: keras.Model, kept: ConversionCache | None) -> Any:
     if kept is None:
         return _converted(model)
     folder = _folder(kept)
@@ -165,7 +163,7 @@ def _kept_or_converted(model: keras.Model, kept: Kept | None) -> Any:
     return network
 
 
-def _folder(kept: Kept) -> Path:
+def _folder(kept: ConversionCache) -> Path:
     versions = {
         name: importlib.metadata.version(name) for name in ("featcache", "openvino", "keras")
     }

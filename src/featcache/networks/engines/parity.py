@@ -18,14 +18,14 @@ N_IMAGES = 8  # of the first batch; enough to tell, and soon done where a networ
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Closeness:
     """How near a compiled model's outputs come to those of plain Keras in float32."""
 
     largest_difference: float  # over all rows, relative to the largest absolute value of a row
     cosine: float  # the lowest cosine similarity of a row
 
     @classmethod
-    def of(cls, got: Outputs, expected: Outputs) -> Agreement:
+    def of(cls, got: Outputs, expected: Outputs) -> Closeness:
         """Compare outputs row by row; what is finite in one only differs without limit."""
         differences, cosines = [0.0], [1.0]
         for one, other in zip(got, expected, strict=True):
@@ -53,7 +53,7 @@ def agree(
     images: Images,
     precision: str,
     say: Callable[[str], None],
-) -> tuple[Compiled, Agreement]:
+) -> tuple[Compiled, Closeness]:
     """Return a compiled model that agrees with Keras on real images, and how well it does.
 
     In float32 one that does not is replaced by TensorFlow without XLA, at last by Keras itself,
@@ -65,7 +65,7 @@ def agree(
     expected = tensorflow.plain(model)(some)
     # what compiles for a size is to compile for the one that follows, and once
     got = compiled(images if compiled.is_of_one_size else some)
-    found = Agreement.of(tuple(output[: len(some)] for output in got), expected)
+    found = Closeness.of(tuple(output[: len(some)] for output in got), expected)
     if precision != "float32":
         say(
             f"{precision} by {compiled.name}: cosine similarity to float32 {found.cosine:.4f} "
@@ -78,8 +78,8 @@ def agree(
             f"Going on with TensorFlow, which is slower."
         )
         compiled = tensorflow.compile_model(model, precision, compiled.devices, use_xla=False)
-        found = Agreement.of(compiled(some), expected)
+        found = Closeness.of(compiled(some), expected)
         if not found.holds:
             compiled = tensorflow.plain(model)
-            found = Agreement.of(compiled(some), expected)
+            found = Closeness.of(compiled(some), expected)
     return compiled, found

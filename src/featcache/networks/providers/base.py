@@ -1,0 +1,63 @@
+"""What a family of networks says of itself: its names, and how one becomes a Keras model.
+
+A family is one file here with a `PROVIDER`, and one line in the registry. Nothing outside that
+file knows a name of the family, where its weights come from or what its images look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.core.errors import SpecError, one_line
+
+if TYPE_CHECKING:
+    import keras
+
+DEFAULT = "efficientnet-lite0"  # its weights come with the installation
+Scheme = Callable[[Any], Any]  # a Keras tensor of RGB, 0 to 255, to what the network expects
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a network without building it."""
+
+    image_size: int | tuple[int, int]  # default side, or height and width, in pixels
+    preprocessing: str  # key of `registry.PREPROCESSING`
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A family of networks.
+
+    `build` takes a name, weights and (height, width), and returns the bare network without its
+    classifier. Weights are imagenet, random or an absolute path. It raises SpecError for images
+    that the network does not take, and BackboneError for weights that cannot be had or are of
+    another architecture.
+
+    `weights_path` takes a name and weights, and returns where they lie, or None where only
+    building tells them. It raises BackboneError where they are not installed.
+
+    `again` takes the name and the digest of the weights that a spec has, and returns what to ask
+    for to have that network again; for most that is the name.
+    """
+
+    entries: Mapping[str, Entry]
+    build: Callable[[str, str, tuple[int, int]], keras.Model]
+    weights_path: Callable[[str, str], Path | None]
+    preprocessing: Mapping[str, Scheme] = field(default_factory=dict)  # of this family alone
+    again: Callable[[str, str], Any] = lambda name, digest: name
+
+
+def size_error(name: str, image_size: tuple[int, int], error: BaseException) -> SpecError:
+    """Return the error for images that a network does not take."""
+    height, width = image_size
+    return SpecError(f"{name} does not take images of {height} x {width} pixels: {short(error)}")
+
+
+def short(error: BaseException) -> str:
+    """Return an error's text on one line of at most 200 characters."""
+    text = one_line(error) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,119 @@
+"""All of keras.applications. Keras downloads the ImageNet weights, once a machine."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.core.errors import BackboneError
+from featcache.core.tensorflow import import_keras
+from featcache.networks import initial_weights
+from featcache.networks.providers.base import DEFAULT, Entry, Provider, short, size_error
+
+if TYPE_CHECKING:
+    import keras
+
+# name, factory in keras.applications, default side in pixels; by preprocessing
+_NETWORKS = {
+    "caffe": (
+        ("resnet50", "ResNet50", 224),
+        ("resnet101", "ResNet101", 224),
+        ("resnet152", "ResNet152", 224),
+        ("vgg16", "VGG16", 224),
+        ("vgg19", "VGG19", 224),
+    ),
+    "tf": (
+        ("resnet50-v2", "ResNet50V2", 224),
+        ("resnet101-v2", "ResNet101V2", 224),
+        ("resnet152-v2", "ResNet152V2", 224),
+        ("mobilenet", "MobileNet", 224),
+        ("mobilenet-v2", "MobileNetV2", 224),
+        ("inception-v3", "InceptionV3", 299),
+        ("inception-resnet-v2", "InceptionResNetV2", 299),
+        ("xception", "Xception", 299),
+        ("nasnet-mobile", "NASNetMobile", 224),
+        ("nasnet-large", "NASNetLarge", 331),
+    ),
+    "torch": (
+        ("densenet121", "DenseNet121", 224),
+        ("densenet169", "DenseNet169", 224),
+        ("densenet201", "DenseNet201", 224),
+    ),
+    "included": (
+        ("mobilenet-v3-small", "MobileNetV3Small", 224),
+        ("mobilenet-v3-large", "MobileNetV3Large", 224),
+        ("efficientnet-b0", "EfficientNetB0", 224),
+        ("efficientnet-b1", "EfficientNetB1", 240),
+        ("efficientnet-b2", "EfficientNetB2", 260),
+        ("efficientnet-b3", "EfficientNetB3", 300),
+        ("efficientnet-b4", "EfficientNetB4", 380),
+        ("efficientnet-b5", "EfficientNetB5", 456),
+        ("efficientnet-b6", "EfficientNetB6", 528),
+        ("efficientnet-b7", "EfficientNetB7", 600),
+        ("efficientnet-v2-b0", "EfficientNetV2B0", 224),
+        ("efficientnet-v2-b1", "EfficientNetV2B1", 240),
+        ("efficientnet-v2-b2", "EfficientNetV2B2", 260),
+        ("efficientnet-v2-b3", "EfficientNetV2B3", 300),
+        ("efficientnet-v2-s", "EfficientNetV2S", 384),
+        ("efficientnet-v2-m", "EfficientNetV2M", 480),
+        ("efficientnet-v2-l", "EfficientNetV2L", 480),
+        ("convnext-tiny", "ConvNeXtTiny", 224),
+        ("convnext-small", "ConvNeXtSmall", 224),
+        ("convnext-base", "ConvNeXtBase", 224),
+        ("convnext-large", "ConvNeXtLarge", 224),
+        ("convnext-xlarge", "ConvNeXtXLarge", 224),
+    ),
+}
+FACTORIES = {name: factory for members in _NETWORKS.values() for name, factory, _ in members}
+
+
+def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
+    """Return a network of keras.applications; see `Provider`."""
+    factory = getattr(import_keras().applications, FACTORIES[name])
+    try:
+        # Keras prints its download on stdout, which belongs to results, and warns that weights
+        # were trained at another size, which was asked for
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*input_shape", UserWarning)
+            backbone = factory(
+                weights="imagenet" if weights == "imagenet" else None,
+                include_top=False,
+                input_shape=(*image_size, 3),
+            )
+    except ValueError as error:
+        raise size_error(name, image_size, error) from error
+    except Exception as error:  # get_file raises bare Exception when the network is down
+        raise BackboneError(_no_download(name, error)) from error
+    if weights != "imagenet":
+        initial_weights.put(backbone, name, weights)
+    return backbone
+
+
+def weights_path(name: str, weights: str) -> Path | None:
+    """Return where the weights lie, unless Keras is yet to download or we to draw them."""
+    return None if weights in initial_weights.WORDS else Path(weights)
+
+
+def _no_download(name: str, error: Exception) -> str:
+    text = short(error)
+    url = next((word.rstrip(":") for word in text.split() if word.startswith("http")), "")
+    file = url.rsplit("/", 1)[-1] or "the file"
+    return (
+        f"The ImageNet weights of {name} could not be downloaded. Put {file} into "
+        f"~/.keras/models/ by hand{f' (from {url})' if url else f' ({text})'}, "
+        f"give --weights PATH, or use {DEFAULT}, which needs no download."
+    )
+
+
+PROVIDER = Provider(
+    {
+        name: Entry(side, preprocessing)
+        for preprocessing, members in _NETWORKS.items()
+        for name, _, side in members
+    },
+    build,
+    weights_path,
+)
