@@ -90,17 +90,18 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The registry with a made-up family of two quick networks, of 40 and 56 pixels."""
     from featcache.core.tensorflow import import_keras
-    from featcache.networks import registry
+    from featcache.networks import initial_weights, registry
     from featcache.networks.providers.base import Entry, Provider
 
     keras = import_keras()
     filters = {"small-5": 5, "small-6": 6}
 
     def build(name: str, weights: str, image_size: tuple[int, int]) -> Any:
-        keras.utils.set_random_seed(filters[name])
         inputs = keras.Input((*image_size, 3))
         x = keras.layers.Conv2D(filters[name], 3, strides=3, name="first")(inputs)
-        return keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=name)
+        model = keras.Model(inputs, keras.layers.ReLU(name="second")(x), name=name)
+        initial_weights.put(model, name, weights)
+        return model
 
     entries = {"small-5": Entry(40, "tf"), "small-6": Entry(56, "tf")}
     family = Provider(entries, build, lambda name, weights: None)

@@ -17,7 +17,7 @@ from featcache.core.errors import SourceError, SpecError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import augment, decoding, loading, openers, sources
-from featcache.networks import backbones
+from featcache.networks import backbones, registry
 from featcache.store import cleaning, part_writer
 
 
@@ -179,7 +179,7 @@ def test_one_file_or_several_is_two_functions(photos, tiny_backbone):
 
 
 def test_two_names_for_the_same_are_one_file(photos, extract_all, two_backbones, monkeypatch):
-    monkeypatch.setattr(backbones, "DEFAULT", "small-5")
+    monkeypatch.setattr(registry, "DEFAULT", "small-5")
     (done,) = extract_all(photos, [None, "small-5", "small-5"], weights="random")
     assert done.n_computed == 21
 

@@ -8,6 +8,7 @@ import pytest
 from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
 from featcache.networks import backbones, registry
+from featcache.networks.providers import keras_applications
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.float32)
 SEEDS = ("resnet50", "vgg16", "mobilenet-v2", "inception-v3", "efficientnet-b0")
@@ -16,7 +17,7 @@ SEEDS = ("resnet50", "vgg16", "mobilenet-v2", "inception-v3", "efficientnet-b0")
 def test_catalogue_has_all_of_keras_applications():
     applications = import_keras().applications
     offered = {name for name in dir(applications) if name[0].isupper()}
-    assert {entry.factory for entry in registry.CATALOGUE.values()} - {""} == offered
+    assert set(keras_applications.FACTORIES.values()) == offered
 
 
 def test_names_are_kebab_case():
@@ -33,13 +34,13 @@ def keras_module(factory):
     return importlib.import_module("keras.applications.mobilenet_v3")
 
 
-@pytest.mark.parametrize("name", [n for n, entry in registry.CATALOGUE.items() if entry.factory])
+@pytest.mark.parametrize("name", keras_applications.FACTORIES)
 def test_preprocessing_equals_that_of_keras(name):
-    entry = registry.CATALOGUE[name]
+    entry = registry.find(name)
     keras = import_keras()
     inputs = keras.Input((40, 40, 3))
     ours = keras.Model(inputs, registry.PREPROCESSING[entry.preprocessing](inputs))(PIXELS)
-    theirs = keras_module(entry.factory).preprocess_input(PIXELS.copy())
+    theirs = keras_module(keras_applications.FACTORIES[name]).preprocess_input(PIXELS.copy())
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=2e-5)
 
 
@@ -53,7 +54,7 @@ def test_preprocessing_equals_that_of_keras(name):
     ],
 )
 def test_size_without_top(name, layers, parameters):
-    size = registry.CATALOGUE[name].image_size
+    size = registry.find(name).image_size
     backbone = backbones.build(name, "random", (size, size))
     assert len(backbone.layers) == layers
     assert backbone.count_params() == parameters
@@ -73,8 +74,8 @@ def test_trainable_parameters_on_resnet50(hidden, trainable):
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_default_size_is_the_networks_own(name):
-    entry = registry.CATALOGUE[name]
-    factory = getattr(import_keras().applications, entry.factory)
+    entry = registry.find(name)
+    factory = getattr(import_keras().applications, keras_applications.FACTORIES[name])
     with_top = factory(weights=None, include_top=True)
     assert with_top.input_shape[1] == entry.image_size
 

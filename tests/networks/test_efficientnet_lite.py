@@ -9,14 +9,15 @@ from sklearn.datasets import load_sample_images
 
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.networks import registry
+from featcache.networks import registry, torch_file
 from featcache.networks.providers import efficientnet_lite
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = efficientnet_lite.build((224, 224), include_top=True)
-    efficientnet_lite.load_weights(model, efficientnet_lite.weights_path())
+    model = efficientnet_lite.network("efficientnet-lite0", (224, 224), include_top=True)
+    path = efficientnet_lite.weights_path("efficientnet-lite0", "imagenet")
+    efficientnet_lite.load_weights(model, "efficientnet-lite0", path)
     return model
 
 
@@ -50,7 +51,7 @@ def test_it_knows_two_photographs(classifier, photo, classes, probability):
     assert probabilities[best[0]] == pytest.approx(probability, abs=0.005)
 
 
-def torch_file(tensors, storages) -> bytes:
+def torch_bytes(tensors, storages) -> bytes:
     """Write the legacy format by hand; `tensors` maps names to (storage key, shape, strides)."""
     out = io.BytesIO()
 
@@ -104,16 +105,16 @@ def torch_file(tensors, storages) -> bytes:
 
 def test_strides_are_honoured(tmp_path):
     file = tmp_path / "w.pth"
-    file.write_bytes(torch_file({"w": ("0", (2, 3), (1, 2))}, {"0": range(6)}))
-    got = efficientnet_lite.read_torch_file(file)["w"]
+    file.write_bytes(torch_bytes({"w": ("0", (2, 3), (1, 2))}, {"0": range(6)}))
+    got = torch_file.read(file)["w"]
     assert got.tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
     file = tmp_path / "w.pth"
-    file.write_bytes(torch_file({"w": ("0", (2, 4), (4, 1))}, {"0": range(6)}))
+    file.write_bytes(torch_bytes({"w": ("0", (2, 4), (4, 1))}, {"0": range(6)}))
     with pytest.raises(ValueError, match="beyond its storage"):
-        efficientnet_lite.read_torch_file(file)
+        torch_file.read(file)
 
 
 class Evil:
@@ -128,13 +129,13 @@ class Evil:
         b"not a pickle",
         pickle.dumps(Evil(), 2),
         pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(Evil(), 2),
-        torch_file({"w": ("0", (2,), (1,))}, {"0": range(2)}),
+        torch_bytes({"w": ("0", (2,), (1,))}, {"0": range(2)}),
     ],
 )
 def test_foreign_files_are_refused_and_run_nothing(tmp_path, capsys, data):
     file = tmp_path / "w.pth"
     file.write_bytes(data)
-    model = efficientnet_lite.build((32, 32))
+    model = efficientnet_lite.network("efficientnet-lite0", (32, 32))
     with pytest.raises(BackboneError, match=r"w\.pth"):
-        efficientnet_lite.load_weights(model, file)
+        efficientnet_lite.load_weights(model, "efficientnet-lite0", file)
     assert "must not run" not in capsys.readouterr().out

@@ -92,8 +92,9 @@ def test_several_devices_take_batches_in_turn(tmp_path, tiny_backbone):
     """Two logical CPUs stand for two GPUs; they must be made before TensorFlow starts."""
     code = f"""
 import numpy as np
-from featcache import backbones, quiet, runtime
-from featcache.runtime import tensorflow
+from featcache.core.tensorflow import import_tensorflow
+from featcache.networks import backbones, engines
+from featcache.networks.engines import tensorflow
 tf = import_tensorflow()
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -123,7 +124,7 @@ def test_both_runtimes_agree_for_every_seed(name):
     """Real weights for efficientnet-lite0, random ones for others; natural images for all."""
     weights = "imagenet" if name == "efficientnet-lite0" else "random"
     resolved = backbones.resolve(name, weights=weights)
-    size = registry.CATALOGUE[name].image_size
+    size = registry.find(name).image_size
     backbone = resolved.backbone or backbones.build(name, weights, (size, size))
     model = backbones.frozen_extractor(backbone, resolved.spec)
     from sklearn.datasets import load_sample_images
