@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import featcache as fc
 from featcache import heads
 from featcache.data import splits
-from featcache.selection import fold_work, nested_cv, ranking
+from featcache.selection import fold_work, nested_cv, ranking, search
 from featcache.selection.candidates import Candidate
-from featcache.selection.dataset import Data
+from featcache.selection.comparison import BEST, SIMPLE, Comparison
+from featcache.selection.folds import FoldedData
 
 N_FOLDS = 4
 SHARED = {"task": "classification", "class_weight": None, "seed": 0}
@@ -24,7 +25,7 @@ def inline(calls):
     return ((call.key, call.function(*call.arguments)) for call in calls)
 
 
-def plan(names, prefer="best", n_outputs=3, calibrates=False):
+def comparison(names, prefer="best", n_outputs=3, calibrates=False):
     chosen = [
         Candidate(
             name,
@@ -33,7 +34,7 @@ def plan(names, prefer="best", n_outputs=3, calibrates=False):
         )
         for name in names
     ]
-    return nested_cv.Plan(
+    return Comparison(
         task="classification",
         metric="accuracy",
         n_outputs=n_outputs,
@@ -52,7 +53,7 @@ def made(n=80, d=6, v=1, seed=0):
     centres = rng.standard_normal((3, d))
     views = centres[y][:, None] + 1.5 * rng.standard_normal((n, v, d))
     folds = (np.arange(n) % N_FOLDS).astype(np.int16)
-    return Data(
+    return FoldedData(
         views=(views.astype(np.float32),),
         y=y,
         folds=folds[None],
@@ -63,7 +64,9 @@ def made(n=80, d=6, v=1, seed=0):
 
 
 def compared(data, names, tmp_path, **options):
-    return nested_cv.search_and_fit(data, plan(names, **options), tmp_path, inline, lambda n: None)
+    return nested_cv.search_and_fit(
+        data, comparison(names, **options), tmp_path, inline, lambda n: None
+    )
 
 
 @pytest.mark.parametrize("fold", range(N_FOLDS))
@@ -243,12 +246,12 @@ def test_permuted_labels_give_chance(name, tmp_path, monkeypatch):
     ],
 )
 def test_pick(scores, best, simple):
-    assert nested_cv.pick(np.array(scores), nested_cv.BEST) == best
-    assert nested_cv.pick(np.array(scores), nested_cv.SIMPLE) == simple
+    assert search.pick(np.array(scores), BEST) == best
+    assert search.pick(np.array(scores), SIMPLE) == simple
 
 
 def test_slow_heads_look_at_a_part_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(nested_cv, "ENOUGH_ROWS", 5)
+    monkeypatch.setattr(search, "ENOUGH_ROWS", 5)
     seen = []
     fit = fold_work._fit
 

@@ -1,16 +1,13 @@
-"""What heads are compared on: matrices of features, what is to be learnt, and the folds.
+"""What there is to learn: labelled rows of feature files, or of plain arrays.
 
-Features are read once, a block at a time, into a scratch file that every process maps into its
-memory, so that a matrix is in memory once however many processes fit heads.
+No feature is read here; `folds` reads them, block by block.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,48 +17,34 @@ import numpy as np
 from featcache import store
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.labels import UNLABELLED, Annotations
-from featcache.data import splits
 from featcache.scoring.leaderboard import FeatureSet
 
 BLOCK = 4096
 LARGEST = 1e15  # of a feature or target
-SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
 
-
-Part = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
+Reader = Callable[[], Iterator[np.ndarray]]  # gives blocks (m, v, d) of a set's chosen rows
 
 
 @dataclass(frozen=True)
-class Source:
+class Dataset:
     """What there is to learn from, before its features are read."""
 
     sets: tuple[FeatureSet, ...]
-    readers: tuple[Any, ...]  # one a set: gives blocks (m, v, d) of its chosen rows
+    readers: tuple[Reader, ...]  # one per set
     annotations: Annotations  # of the chosen rows
     digests: np.ndarray  # (n, 16) uint8 of the chosen rows
     ids: tuple[str, ...] | None  # names of the chosen rows, for messages
     rows: tuple[np.ndarray, ...]  # (n,) the chosen rows in each set's own file
     path: Path | None = None  # of the first file, as the caller named it
 
-
-@dataclass(frozen=True)
-class Data:
-    """Matrices in scratch files, and who is in which fold; row numbers are those of a matrix."""
-
-    views: tuple[np.ndarray, ...]  # of each set (n, v, d), the clean view first
-    y: np.ndarray  # (n,) class indices, or (n, k)
-    folds: np.ndarray  # (repeats, n) int16: outer fold of each training row, -1 for held-out rows
-    train: np.ndarray  # (n_train,) int64
-    test: np.ndarray  # (n_test,) int64
-    units: np.ndarray  # (n,) int64: rows of one unit, copies or a group, are never parted
-
     @property
-    def n_folds(self) -> int:
-        """Folds of each repeat."""
-        return int(self.folds.max()) + 1
+    def output_names(self) -> tuple[str, ...]:
+        """What the outputs of a head are called: classes, labels or targets."""
+        about = self.annotations
+        return about.target_names if about.task == "regression" else about.class_names
 
 
-def of_files(files: Sequence[store.Features]) -> Source:
+def of_files(files: Sequence[store.Features]) -> Dataset:
     """Return what several feature files of the same images have in common.
 
     Raises
@@ -93,7 +76,7 @@ def of_files(files: Sequence[store.Features]) -> Source:
         raise HeadError(_nothing_labelled(first))
     _check_same_labels(files, rows)
     names = _names([_name_of(file, files) for file in files])
-    return Source(
+    return Dataset(
         sets=tuple(
             FeatureSet(name, file.content, file.shape[1], file.path.resolve(), file.spec)
             for name, file in zip(names, files, strict=True)
@@ -109,8 +92,8 @@ def of_files(files: Sequence[store.Features]) -> Source:
 
 def of_arrays(
     X: Any, y: Any, task: str | None = None, groups: Sequence[Any] | None = None
-) -> Source:
-    """Return plain arrays as a source; what is to be learnt is recognised as scikit-learn does.
+) -> Dataset:
+    """Return plain arrays as a dataset; what is to be learnt is recognised as scikit-learn does.
 
     Parameters
     ----------
@@ -145,77 +128,10 @@ def of_arrays(
         for start in range(0, len(X), BLOCK):
             yield X[start : start + BLOCK, None]
 
-    return Source((whole,), (read,), about, digests, None, (np.arange(len(X)),))
+    return Dataset((whole,), (read,), about, digests, None, (np.arange(len(X)),))
 
 
-def prepare(source: Source, part: Part, cv: int, repeats: int, seed: int, scratch: Path) -> Data:
-    """Part the rows, then read every matrix once into a file in `scratch`.
-
-    Raises
-    ------
-    HeadError
-        When folds cannot be made, or features are not all finite numbers.
-    """
-    about = source.annotations
-    train, test = np.flatnonzero(part["train"] | part["val"]), np.flatnonzero(part["test"])
-    if not len(train):
-        raise HeadError("There are no labelled training images. Add some to train/ and extract.")
-    folds = np.full((repeats, len(about)), -1, np.int16)
-    learnt = about.take(train)
-    for repeat in range(repeats):
-        # far from the seeds next to it, so that seed 1 does not repeat what seed 0 did second
-        parts = splits.folds(learnt, source.digests[train], cv, (seed + 1_000_003 * repeat) % 2**32)
-        for number, (_, tested) in enumerate(parts):
-            folds[repeat, train[tested]] = number
-    views = tuple(
-        _mapped(reader, one, source, scratch / f"{number}.npy")
-        for number, (reader, one) in enumerate(zip(source.readers, source.sets, strict=True))
-    )
-    units = splits.units(source.digests, about.groups)
-    return Data(views, about.y, folds, train, test, units)
-
-
-def warnings_of(source: Source, part: Part) -> tuple[str, ...]:
-    """Return what a reader of the scores should know of the data, a sentence each."""
-    about, found = source.annotations, []
-    if about.task == "classification":
-        counts = np.bincount(
-            about.labels[part["train"] | part["val"]], minlength=len(about.class_names)
-        )
-        least, most = counts.argmin(), counts.argmax()
-        smallest = f"Class '{about.class_names[least]}' has {counts[least]} training images"
-        if counts[most] > IMBALANCE * max(counts[least], 1):
-            found.append(
-                f"{smallest}, '{about.class_names[most]}' has {counts[most]}: look at "
-                f"balanced-accuracy, and try --class-weight balanced."
-            )
-        elif counts[least] < SMALL_CLASS:
-            found.append(f"{smallest}: what is said of it is uncertain.")
-    if about.groups is not None and about.splits is not None:
-        sides: dict[str, set[bool]] = {}
-        for group, split in zip(about.groups, about.splits, strict=True):
-            sides.setdefault(group, set()).add(split == "test")
-        both = [group for group, found_in in sides.items() if group and len(found_in) == 2]
-        if both:
-            found.append(
-                f"{len(both)} groups are in the given test part and among those learnt from, so "
-                f"the held-out score is too good: {', '.join(repr(one) for one in both[:3])}."
-            )
-    pairs = splits.shared(about, source.digests)
-    if pairs:
-        named = "; ".join(
-            f"'{source.ids[test]}' is '{source.ids[learnt]}'" if source.ids else f"row {test}"
-            for learnt, test in pairs[:3]
-        )
-        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-        found.append(
-            f"{len(pairs)} of the given test images are also among those learnt from, so the "
-            f"held-out score is too good: {named}{more}."
-        )
-    return tuple(found)
-
-
-def _reader(file: store.Features, rows: np.ndarray) -> Any:
+def _reader(file: store.Features, rows: np.ndarray) -> Reader:
     """Return a function that yields the chosen rows of a file, with all views."""
     wanted = np.zeros(len(file), bool)
     wanted[rows] = True
@@ -229,38 +145,6 @@ def _reader(file: store.Features, rows: np.ndarray) -> Any:
             yield some if some.ndim == 3 else some[:, None]
 
     return read
-
-
-def _mapped(reader: Any, one: FeatureSet, source: Source, path: Path) -> np.ndarray:
-    """Write a matrix to a scratch file, refusing what is no number, and map it read-only."""
-    start, n = 0, len(source.annotations)
-    with path.open("wb") as file:
-        for block in reader():
-            if not start:
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(block.dtype),
-                    "fortran_order": False,
-                    "shape": (n, *block.shape[1:]),
-                }
-                np.lib.format.write_array_header_1_0(file, header)
-                header_end = file.tell()
-            # of larger ones the squares are infinite in float32
-            usable = (np.abs(block, dtype=np.float32) < LARGEST).all(axis=(1, 2))
-            if not usable.all():
-                row = start + int(np.flatnonzero(~usable)[0])
-                what = f"'{source.ids[row]}'" if source.ids else f"row {row}"
-                where = f" in '{one.path}'" if one.path else ""
-                raise HeadError(
-                    f"The features of {what}{where} are not all finite numbers below "
-                    f"{LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
-                    f"mend what made them."
-                )
-            # written, not mapped: pages of a mapping would count as this process's memory
-            np.ascontiguousarray(block).tofile(file)
-            start += len(block)
-            if file.tell() != header_end + start * block[0].nbytes:  # tofile does not tell
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path.parent))
-    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _common(files: Sequence[store.Features]) -> tuple[np.ndarray, ...]:

@@ -1,28 +1,35 @@
 """Every head on the same folds: search, leaderboard, fitted heads and a report on disk.
 
-Settings are chosen by nested cross-validation on the training part (`nested`), so that the score
+Settings are chosen by nested cross-validation on the training part (`nested_cv`), so that the score
 of an outer fold is of a head that never saw it, its settings included. What ships is fitted on the
 whole training part; the selected head alone is scored on the held-out part, once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featcache import store
-from featcache.core import atomic, locks, progress
+from featcache.core import atomic, progress
 from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
 from featcache.data import splits
 from featcache.scoring import leaderboard, metrics
 from featcache.scoring.leaderboard import Leaderboard
-from featcache.selection import candidates, dataset, learning_curve, nested_cv, ranking
+from featcache.selection import (
+    candidates,
+    folds,
+    heads_folder,
+    learning_curve,
+    nested_cv,
+    ranking,
+)
+from featcache.selection.comparison import BEST, SIMPLE, Comparison, as_json
+from featcache.selection.dataset import Dataset, of_arrays, of_files
 from featcache.selection.parallel import processes
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
@@ -36,7 +43,7 @@ def fit_heads(
     cv: int = 5,
     repeats: int = 1,
     metric: str | None = None,
-    prefer: str = nested_cv.BEST,
+    prefer: str = BEST,
     class_weight: str | None = None,
     calibrate: str | None = None,
     learning_curve: bool = False,
@@ -96,30 +103,30 @@ def fit_heads(
     """
     cv, repeats = (whole_number(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
     seed = whole_number("seed", seed, 0)
-    check_choice("prefer", prefer, (nested_cv.BEST, nested_cv.SIMPLE))
+    check_choice("prefer", prefer, (BEST, SIMPLE))
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
     splits.check_seed(seed)
-    source = _source(features, task, groups)
-    about = source.annotations
+    dataset = _opened(features, task, groups)
+    about = dataset.annotations
     metric = metrics.check(metric, about.task)
     if calibrate is not None and about.task != "classification":
         raise SpecError(f"calibrate is for classification; the task here is {about.task}.")
-    part = splits.parts(about, source.digests, seed)
-    n_views = max(1 if one.spec is None else one.spec.views for one in source.sets)
+    parts = splits.parts(about, dataset.digests, seed)
+    n_views = max(1 if one.spec is None else one.spec.views for one in dataset.sets)
     chosen, left_out = candidates.choose(
         names,
         task=about.task,
-        n_rows=int((part["train"] | part["val"]).sum()) * n_views,
+        n_rows=int((parts["train"] | parts["val"]).sum()) * n_views,
         metric=metric,
         class_weight=class_weight,
         calibrate=calibrate,
         seed=seed,
         dense=dense,
     )
-    folder = _folder(source) if folder is None else _checked(Path(folder))
+    folder = heads_folder.beside(dataset) if folder is None else heads_folder.checked(Path(folder))
     request = {
-        "features": sorted(one.content for one in source.sets),
+        "features": sorted(one.content for one in dataset.sets),
         "cv": cv,
         "repeats": repeats,
         "metric": metric,
@@ -129,20 +136,20 @@ def fit_heads(
         "calibrate": calibrate,
         "curve": learning_curve,
         "heads": {
-            one.name: None if one.is_own else [nested_cv.as_json(params) for params in one.settings]
+            one.name: None if one.is_own else [as_json(params) for params in one.settings]
             for one in chosen
         },
         "versions": _versions(),
     }
     is_known = not overwrite and not any(one.is_own for one in chosen)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, show_progress):
+    with heads_folder.alone(folder, show_progress):
         board = leaderboard.load_if_same(folder, request) if is_known else None
         if board is None:
-            plan = nested_cv.Plan(
+            comparison = Comparison(
                 task=about.task,
                 metric=metric,
-                n_outputs=len(_output_names(source)),
+                n_outputs=len(dataset.output_names),
                 prefer=prefer,
                 seed=seed,
                 candidates=tuple(chosen),
@@ -150,7 +157,7 @@ def fit_heads(
                 moments_travel=backend == "loky",
             )
             board = _compare(
-                source, part, plan, request, left_out, folder, jobs, backend, show_progress
+                dataset, parts, comparison, request, left_out, folder, jobs, backend, show_progress
             )
         if report and not (folder / "report.html").exists():
             from featcache.report import write_report
@@ -159,41 +166,11 @@ def fit_heads(
     return board
 
 
-def _checked(folder: Path) -> Path:
-    """Return the folder; raise SpecError where its place is taken by something else than heads."""
-    folder = Path(os.path.abspath(folder)) if folder.name in ("", ".", "..") else folder
-    if not folder.exists() and not folder.is_symlink():
-        return folder
-    foreign = [folder.name]
-    if folder.is_dir() and not folder.is_symlink():
-        foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
-        if not foreign and (leaderboard.is_folder(folder) or not any(folder.iterdir())):
-            return folder
-    raise SpecError(
-        f"'{folder}' is no folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
-        f"and would be replaced. Name one that does not exist."
-    )
-
-
-def _is_ours(path: Path) -> bool:
-    known = ("leaderboard.json", "leaderboard.csv", "out_of_fold.npz", "report.html")
-    return path.is_file() and (path.name in known or path.suffix in (".skops", ".keras"))
-
-
-def _alone(folder: Path, show_progress: bool) -> AbstractContextManager[None]:
-    """Wait for another process that fits heads into the same folder, and keep others waiting."""
-
-    def busy() -> None:
-        progress.note(f"Another process fits heads into '{folder}'; waiting for it.", show_progress)
-
-    return locks.locked(folder.with_name(f".{folder.name}.lock"), busy)
-
-
-def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> dataset.Source:
+def _opened(features: Any, task: str | None, groups: Sequence[Any] | None) -> Dataset:
     is_pair = isinstance(features, tuple) and len(features) == 2
     if is_pair and not all(isinstance(one, (str, os.PathLike, store.Features)) for one in features):
         X, y = features
-        return dataset.of_arrays(X, y, task, groups)
+        return of_arrays(X, y, task, groups)
     if task is not None or groups is not None:
         raise SpecError("task and groups are for plain arrays; a feature file has its own.")
     several = features if isinstance(features, (list, tuple)) else [features]
@@ -202,30 +179,13 @@ def _source(features: Any, task: str | None, groups: Sequence[Any] | None) -> da
         raise SpecError("No feature file was given.")
     if len({one.content for one in opened}) < len(opened):
         raise SpecError("The same features were given twice; give each feature file once.")
-    return dataset.of_files(opened)
-
-
-def _folder(source: dataset.Source) -> Path:
-    first = source.sets[0]
-    if source.path is None:
-        store.prepare(Path("cache"))
-        return Path("cache", f"arrays-{first.content[:8]}", "arrays.heads")
-    if len(source.sets) == 1:
-        return source.path.with_suffix(".heads")
-    contents = "".join(sorted(one.content for one in source.sets))
-    digest = hashlib.blake2b(contents.encode(), digest_size=4).hexdigest()
-    return source.path.with_name(f"{len(source.sets)}-files-{digest}.heads")
-
-
-def _output_names(source: dataset.Source) -> tuple[str, ...]:
-    about = source.annotations
-    return about.target_names if about.task == "regression" else about.class_names
+    return of_files(opened)
 
 
 def _compare(
-    source: dataset.Source,
-    part: dataset.Part,
-    plan: nested_cv.Plan,
+    dataset: Dataset,
+    parts: folds.Parts,
+    comparison: Comparison,
     request: dict[str, Any],
     left_out: dict[str, str],
     folder: Path,
@@ -240,46 +200,49 @@ def _compare(
     ):
         made.mkdir(parents=True)
         scratch.mkdir()
-        ready = dataset.prepare(source, part, request["cv"], request["repeats"], plan.seed, scratch)
-        total = nested_cv.n_calls(ready, plan)
+        data = folds.prepare(
+            dataset, parts, request["cv"], request["repeats"], comparison.seed, scratch
+        )
+        total = nested_cv.n_calls(data, comparison)
         with (
             processes(jobs, backend) as run,
             progress.bar("Fitting", total, "fits", show_progress) as advance,
         ):
-            found = nested_cv.search_and_fit(ready, plan, made, run, advance)
+            found = nested_cv.search_and_fit(data, comparison, made, run, advance)
             for one in found:
                 for message in one.messages:
                     progress.note(f"{one.candidate.name}: {message}", show_progress)
-            several = len(source.sets) > 1
             names = [
-                f"{source.sets[one.features].name}/{one.candidate.name}"
-                if several
+                f"{dataset.sets[one.features].name}/{one.candidate.name}"
+                if len(dataset.sets) > 1
                 else one.candidate.name
                 for one in found
             ]
-            judged = ranking.judge(ready, plan, found, names, made, request["calibrate"])
-            curve = learning_curve.curve(ready, plan, judged[0], run) if request["curve"] else None
-        judged[0], test = ranking.score_held_out(ready, plan, judged[0], made)
+            judged = ranking.judge(data, comparison, found, names, made, request["calibrate"])
+            curve = None
+            if request["curve"]:
+                curve = learning_curve.curve(data, comparison, judged[0], run)
+        judged[0], test = ranking.score_held_out(data, comparison, judged[0], made)
         first = judged[0].fitted.features
         # the selected head's features come first, since the predictions name their rows
-        order = sorted(range(len(source.sets)), key=lambda number: number != first)
+        order = sorted(range(len(dataset.sets)), key=lambda number: number != first)
         results = [replace(one.result, features=order.index(one.result.features)) for one in judged]
         board = Leaderboard(
             folder=folder,
-            features=tuple(source.sets[number] for number in order),
-            task=plan.task,
-            metric=plan.metric,
-            class_names=_output_names(source),
+            features=tuple(dataset.sets[number] for number in order),
+            task=comparison.task,
+            metric=comparison.metric,
+            class_names=dataset.output_names,
             results=tuple(results),
             request=request,
-            n_train=len(ready.train),
-            n_test=len(ready.test),
-            warnings=dataset.warnings_of(source, part),
+            n_train=len(data.train),
+            n_test=len(data.test),
+            warnings=folds.warnings_of(dataset, parts),
             left_out=left_out,
             learning_curve=curve,
         )
-        rows = source.rows[first]
-        leaderboard.write(board, ranking.predictions(ready, rows, judged, test), made)
+        rows = dataset.rows[first]
+        leaderboard.write(board, ranking.predictions(data, rows, judged, test), made)
     return board
 
 

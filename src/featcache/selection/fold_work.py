@@ -22,11 +22,11 @@ from featcache.heads.training_rows import Moments, TrainingRows, total
 from featcache.scoring import metrics
 from featcache.selection.candidates import Candidate
 
-Known = dict[tuple[str, int], Moments]  # (kind of preprocessing, fold) -> moments
+KnownMoments = dict[tuple[str, int], Moments]  # (kind of preprocessing, fold) -> moments
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One fit: which head, and which folds are kept from it."""
 
     candidate: Candidate
@@ -36,7 +36,7 @@ class Job:
     metric: str
     n_outputs: int
     at_most: int | None = None  # rows learnt from, a stratified part; None is all
-    known: Known | None = None
+    known: KnownMoments | None = None
     seed: int = 0
 
 
@@ -56,7 +56,7 @@ def fold_moments(
     )
 
 
-def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job) -> np.ndarray:
+def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob) -> np.ndarray:
     """Fit settings without two folds; return their scores on each, (n_settings, 2)."""
     scores = np.full((len(job.settings), len(job.without)), np.nan)
     fitted = list(_fit(views, y, folds, job))
@@ -75,7 +75,7 @@ def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job) 
 
 
 def predict_fold(
-    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob
 ) -> tuple[np.ndarray, str, list[str]]:
     """Fit one setting without one fold; return its outputs on that fold's rows, their kind, and
     what was warned of."""
@@ -87,7 +87,7 @@ def predict_fold(
 
 
 def predict_pair(
-    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit what two outer folds chose, without both; return outputs on the first and the second.
 
@@ -106,7 +106,7 @@ def predict_pair(
 
 
 def fit_finally(
-    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob
 ) -> tuple[str, bytes, float, str, list[str], heads.Head | None]:
     """Fit to the whole training part; return a file's name and content, seconds, the kind of
     outputs, what was warned of, and a head of the user's own."""
@@ -129,7 +129,7 @@ def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
 
 
 def _fit(
-    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: Job, quiet: bool = True
+    views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob, quiet: bool = True
 ) -> list[heads.Head]:
     chosen = np.flatnonzero((folds >= 0) & ~np.isin(folds, job.without))
     known = None

@@ -9,8 +9,8 @@ import numpy as np
 
 from featcache.scoring import metrics, statistics
 from featcache.selection import fold_work
-from featcache.selection.dataset import Data
-from featcache.selection.nested_cv import Plan, job_of
+from featcache.selection.comparison import Comparison, job_of
+from featcache.selection.folds import FoldedData
 from featcache.selection.parallel import Call, Run
 from featcache.selection.ranking import LEVEL, Judged, sizes
 
@@ -18,7 +18,7 @@ SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # of the rows of an outer fold to lea
 HALF = SHARES.index(0.5)
 
 
-def curve(data: Data, plan: Plan, selected: Judged, run: Run) -> dict[str, Any]:
+def curve(data: FoldedData, comparison: Comparison, selected: Judged, run: Run) -> dict[str, Any]:
     """Return scores of the selected head for parts of the training rows, on the outer folds.
 
     Each part holds the smaller ones. The settings are those that the folds chose with all rows.
@@ -35,34 +35,38 @@ def curve(data: Data, plan: Plan, selected: Judged, run: Run) -> dict[str, Any]:
     for place, count in enumerate(counts[:-1]):
         for fold in range(data.n_folds):
             setting = one.fold_chosen.get((0, fold), 0)
-            job = replace(job_of(plan, one, (setting,), (fold,), None), at_most=count)
+            job = replace(job_of(comparison, one, (setting,), (fold,), None), at_most=count)
             arguments = (data.views[one.features], data.y, folds, job)
             calls.append(Call((place, fold), fold_work.predict_fold, arguments))
     scores = np.full((len(SHARES), data.n_folds), np.nan)
     for (place, fold), (outputs, kind, _) in run(calls):
         scores[place, fold] = metrics.score_one(
-            _metric(plan, kind), plan.task, data.y[folds == fold], outputs, kind
+            _metric(comparison, kind), comparison.task, data.y[folds == fold], outputs, kind
         )
     for fold in range(data.n_folds):
         outputs = one.outputs[0, fold]
         scores[-1, fold] = metrics.score_one(
-            _metric(plan, one.output), plan.task, data.y[folds == fold], outputs, one.output
+            _metric(comparison, one.output),
+            comparison.task,
+            data.y[folds == fold],
+            outputs,
+            one.output,
         )
     return {
-        "metric": _metric(plan, one.output),
+        "metric": _metric(comparison, one.output),
         "n_train": counts,
         "scores": scores.tolist(),
-        "verdict": _verdict(_metric(plan, one.output), scores, counts, data),
+        "verdict": _verdict(_metric(comparison, one.output), scores, counts, data),
     }
 
 
-def _metric(plan: Plan, kind: str) -> str:
+def _metric(comparison: Comparison, kind: str) -> str:
     """Return the metric, or the task's own where the raw outputs do not allow it."""
-    needs = plan.metric in metrics.NEEDS_PROBABILITIES and kind == "scores"
-    return metrics.DEFAULT[plan.task] if needs else plan.metric
+    needs = comparison.metric in metrics.NEEDS_PROBABILITIES and kind == "scores"
+    return metrics.DEFAULT[comparison.task] if needs else comparison.metric
 
 
-def _verdict(metric: str, scores: np.ndarray, counts: list[int], data: Data) -> str:
+def _verdict(metric: str, scores: np.ndarray, counts: list[int], data: FoldedData) -> str:
     """Return what the last doubling of the rows brought, and whether it is more than chance."""
     sign = metrics.better(metric)
     gains = sign * (scores[-1] - scores[HALF])

@@ -14,8 +14,8 @@ from featcache.heads import calibration
 from featcache.heads.outputs import outputs_of
 from featcache.scoring import metrics, statistics
 from featcache.scoring.leaderboard import OutOfFold, Result
-from featcache.selection.dataset import Data
-from featcache.selection.nested_cv import SIMPLE, Fitted, Plan, params_of
+from featcache.selection.comparison import SIMPLE, Comparison, Fitted, params_of
+from featcache.selection.folds import FoldedData
 
 LEVEL = 0.05  # heads are told apart from the best below this p-value
 
@@ -31,8 +31,8 @@ class Judged:
 
 
 def judge(
-    data: Data,
-    plan: Plan,
+    data: FoldedData,
+    comparison: Comparison,
     found: list[Fitted],
     names: list[str],
     folder: Path,
@@ -44,21 +44,26 @@ def judge(
     standard error of the best.
     """
     judged = [
-        _judge_one(data, plan, one, name, folder, calibrate)
+        _judge_one(data, comparison, one, name, folder, calibrate)
         for one, name in zip(found, names, strict=True)
     ]
-    sign = metrics.better(plan.metric)
+    sign = metrics.better(comparison.metric)
     means = [sign * one.result.mean for one in judged]
     order = sorted(range(len(judged)), key=lambda i: (math.isnan(means[i]), -means[i], i))
     judged = [judged[i] for i in order]
-    if plan.prefer == SIMPLE:
+    if comparison.prefer == SIMPLE:
         first = _simplest(judged, order, sign)
         judged.insert(0, judged.pop(first))
-    return _compared(data, plan, judged)
+    return _compared(data, comparison, judged)
 
 
 def _judge_one(
-    data: Data, plan: Plan, one: Fitted, name: str, folder: Path, calibrate: str | None
+    data: FoldedData,
+    comparison: Comparison,
+    one: Fitted,
+    name: str,
+    folder: Path,
+    calibrate: str | None,
 ) -> Judged:
     repeats, k = len(data.folds), data.n_folds
     outputs = [
@@ -74,16 +79,16 @@ def _judge_one(
         through = [_calibrated(data, one, repeat, calibrate) for repeat in range(repeats)]
         kind = heads.PROBABILITIES
     per_fold = [
-        metrics.score(plan.task, y[here], through[repeat][here], kind)
+        metrics.score(comparison.task, y[here], through[repeat][here], kind)
         for repeat in range(repeats)
         for here in (data.folds[repeat, data.train] == fold for fold in range(k))
     ]
     scores = {
         metric: tuple(float(fold[metric]) for fold in per_fold)
-        for metric in metrics.METRICS[plan.task]
+        for metric in metrics.METRICS[comparison.task]
     }
-    main = np.array(scores[plan.metric])
-    low, high = _within(plan.metric, *statistics.interval(main, *sizes(data)))
+    main = np.array(scores[comparison.metric])
+    low, high = _within(comparison.metric, *statistics.interval(main, *sizes(data)))
     result = Result(
         name=name,
         head=one.candidate.name,
@@ -119,7 +124,7 @@ def _within(metric: str, low: float, high: float) -> tuple[float, float]:
     return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
-def _joined(data: Data, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
+def _joined(data: FoldedData, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
     """Return the outputs of all training rows, in the order of `data.train`."""
     place = np.full(len(data.y), -1)
     place[data.train] = np.arange(len(data.train))
@@ -129,7 +134,7 @@ def _joined(data: Data, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndar
     return joined
 
 
-def _calibrated(data: Data, one: Fitted, repeat: int, calibrate: str) -> np.ndarray:
+def _calibrated(data: FoldedData, one: Fitted, repeat: int, calibrate: str) -> np.ndarray:
     """Return probabilities of all training rows, by maps that saw nothing of a row's own fold.
 
     The map of a fold is fitted on what models without that fold and another say of the other,
@@ -146,7 +151,7 @@ def _calibrated(data: Data, one: Fitted, repeat: int, calibrate: str) -> np.ndar
     return _joined(data, repeat, maps)
 
 
-def sizes(data: Data) -> tuple[int, int]:
+def sizes(data: FoldedData) -> tuple[int, int]:
     """Return how many rows an outer fold learns from and is tested on, as the t-test takes them."""
     n_test = len(data.train) // data.n_folds
     return len(data.train) - n_test, n_test
@@ -160,16 +165,18 @@ def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
     return min(near, key=lambda place: order[place])
 
 
-def _compared(data: Data, plan: Plan, judged: list[Judged]) -> list[Judged]:
+def _compared(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> list[Judged]:
     """Return the results with their difference from the first, and tests of it."""
     best, others = judged[0], judged[1:]
     units = _units(data, data.train)
     t_tests, mcnemars = [], []
     for one in others:
-        differences = np.subtract(best.result.scores[plan.metric], one.result.scores[plan.metric])
+        differences = np.subtract(
+            best.result.scores[comparison.metric], one.result.scores[comparison.metric]
+        )
         t_tests.append(statistics.corrected_t_test(differences, *sizes(data)))
         mcnemars.append(math.nan)
-        if plan.metric == "accuracy":
+        if comparison.metric == "accuracy":
             ours, theirs = (_right(data, each) for each in (best, one))
             # copies and images of one group count once, for the head that is right more often
             ahead = np.array([ours[rows].sum() - theirs[rows].sum() for rows in units])
@@ -188,20 +195,20 @@ def _compared(data: Data, plan: Plan, judged: list[Judged]) -> list[Judged]:
     return compared
 
 
-def _units(data: Data, rows: np.ndarray) -> list[np.ndarray]:
+def _units(data: FoldedData, rows: np.ndarray) -> list[np.ndarray]:
     """Return the places in `rows` of each unit: of copies of one image, or of one group."""
     _, unit_of = np.unique(data.units[rows], return_inverse=True)
     order = np.argsort(unit_of, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(unit_of[order])) + 1)
 
 
-def _right(data: Data, one: Judged) -> np.ndarray:
+def _right(data: FoldedData, one: Judged) -> np.ndarray:
     said = one.outputs if one.calibrated is None else one.calibrated
     return np.asarray(said.argmax(axis=1) == data.y[data.train])
 
 
 def score_held_out(
-    data: Data, plan: Plan, selected: Judged, folder: Path
+    data: FoldedData, comparison: Comparison, selected: Judged, folder: Path
 ) -> tuple[Judged, np.ndarray]:
     """Return the selected head's result with its held-out scores, and its outputs there.
 
@@ -212,7 +219,7 @@ def score_held_out(
     if head is None:
         params = one.candidate.settings[one.chosen]
         head = one.candidate.kind(**params).restore(folder / one.file)
-    (outputs,) = outputs_of([head], data.views[one.features], data.test, plan.n_outputs)
+    (outputs,) = outputs_of([head], data.views[one.features], data.test, comparison.n_outputs)
     result = selected.result
     through = outputs
     if result.calibration is not None:
@@ -220,21 +227,25 @@ def score_held_out(
     y = data.y[data.test]
     if not len(y):
         return selected, outputs
-    scores = metrics.score(plan.task, y, through, result.output)
+    scores = metrics.score(comparison.task, y, through, result.output)
 
     # copies and images of one group say one thing: they are drawn together
     units = _units(data, data.test)
 
     def resampled(drawn: np.ndarray) -> float:
         rows = np.concatenate([units[unit] for unit in drawn])
-        return metrics.score_one(plan.metric, plan.task, y[rows], through[rows], result.output)
+        return metrics.score_one(
+            comparison.metric, comparison.task, y[rows], through[rows], result.output
+        )
 
-    low, high = statistics.bootstrap(resampled, len(units), plan.seed)
+    low, high = statistics.bootstrap(resampled, len(units), comparison.seed)
     result = replace(result, test=scores, test_low=low, test_high=high)
     return replace(selected, result=result), through
 
 
-def predictions(data: Data, rows: np.ndarray, judged: list[Judged], test: np.ndarray) -> OutOfFold:
+def predictions(
+    data: FoldedData, rows: np.ndarray, judged: list[Judged], test: np.ndarray
+) -> OutOfFold:
     """Return what a report needs of the predictions; `rows` are those of the feature file."""
     return OutOfFold(
         rows=rows[data.train],

@@ -1,0 +1,143 @@
+"""A dataset in matrices, and which rows learn and judge in which fold.
+
+Features are read once, a block at a time, into a scratch file that every process maps into its
+memory, so that a matrix is in memory once however many processes fit heads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featcache.core.errors import HeadError
+from featcache.data import splits
+from featcache.scoring.leaderboard import FeatureSet
+from featcache.selection.dataset import LARGEST, Dataset, Reader
+
+SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
+
+Parts = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
+
+
+@dataclass(frozen=True)
+class FoldedData:
+    """Matrices in scratch files, and who is in which fold; row numbers are those of a matrix."""
+
+    views: tuple[np.ndarray, ...]  # of each set (n, v, d), the clean view first
+    y: np.ndarray  # (n,) class indices, or (n, k)
+    folds: np.ndarray  # (repeats, n) int16: outer fold of each training row, -1 for held-out rows
+    train: np.ndarray  # (n_train,) int64
+    test: np.ndarray  # (n_test,) int64
+    units: np.ndarray  # (n,) int64: rows of one unit, copies or a group, are never parted
+
+    @property
+    def n_folds(self) -> int:
+        """Folds of each repeat."""
+        return int(self.folds.max()) + 1
+
+
+def prepare(
+    dataset: Dataset, parts: Parts, cv: int, repeats: int, seed: int, scratch: Path
+) -> FoldedData:
+    """Part the rows, then read every matrix once into a file in `scratch`.
+
+    Raises
+    ------
+    HeadError
+        When folds cannot be made, or features are not all finite numbers.
+    """
+    about = dataset.annotations
+    train, test = np.flatnonzero(parts["train"] | parts["val"]), np.flatnonzero(parts["test"])
+    if not len(train):
+        raise HeadError("There are no labelled training images. Add some to train/ and extract.")
+    folds = np.full((repeats, len(about)), -1, np.int16)
+    learnt = about.take(train)
+    for repeat in range(repeats):
+        # far from the seeds next to it, so that seed 1 does not repeat what seed 0 did second
+        drawn = splits.folds(
+            learnt, dataset.digests[train], cv, (seed + 1_000_003 * repeat) % 2**32
+        )
+        for number, (_, tested) in enumerate(drawn):
+            folds[repeat, train[tested]] = number
+    views = tuple(
+        _mapped(reader, one, dataset, scratch / f"{number}.npy")
+        for number, (reader, one) in enumerate(zip(dataset.readers, dataset.sets, strict=True))
+    )
+    units = splits.units(dataset.digests, about.groups)
+    return FoldedData(views, about.y, folds, train, test, units)
+
+
+def warnings_of(dataset: Dataset, parts: Parts) -> tuple[str, ...]:
+    """Return what a reader of the scores should know of the data, a sentence each."""
+    about, found = dataset.annotations, []
+    if about.task == "classification":
+        counts = np.bincount(
+            about.labels[parts["train"] | parts["val"]], minlength=len(about.class_names)
+        )
+        least, most = counts.argmin(), counts.argmax()
+        smallest = f"Class '{about.class_names[least]}' has {counts[least]} training images"
+        if counts[most] > IMBALANCE * max(counts[least], 1):
+            found.append(
+                f"{smallest}, '{about.class_names[most]}' has {counts[most]}: look at "
+                f"balanced-accuracy, and try --class-weight balanced."
+            )
+        elif counts[least] < SMALL_CLASS:
+            found.append(f"{smallest}: what is said of it is uncertain.")
+    if about.groups is not None and about.splits is not None:
+        sides: dict[str, set[bool]] = {}
+        for group, split in zip(about.groups, about.splits, strict=True):
+            sides.setdefault(group, set()).add(split == "test")
+        both = [group for group, found_in in sides.items() if group and len(found_in) == 2]
+        if both:
+            found.append(
+                f"{len(both)} groups are in the given test part and among those learnt from, so "
+                f"the held-out score is too good: {', '.join(repr(one) for one in both[:3])}."
+            )
+    pairs = splits.shared(about, dataset.digests)
+    if pairs:
+        named = "; ".join(
+            f"'{dataset.ids[test]}' is '{dataset.ids[learnt]}'" if dataset.ids else f"row {test}"
+            for learnt, test in pairs[:3]
+        )
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        found.append(
+            f"{len(pairs)} of the given test images are also among those learnt from, so the "
+            f"held-out score is too good: {named}{more}."
+        )
+    return tuple(found)
+
+
+def _mapped(reader: Reader, one: FeatureSet, dataset: Dataset, path: Path) -> np.ndarray:
+    """Write a matrix to a scratch file, refusing what is no number, and map it read-only."""
+    start, n = 0, len(dataset.annotations)
+    with path.open("wb") as file:
+        for block in reader():
+            if not start:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(block.dtype),
+                    "fortran_order": False,
+                    "shape": (n, *block.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+                header_end = file.tell()
+            # of larger ones the squares are infinite in float32
+            usable = (np.abs(block, dtype=np.float32) < LARGEST).all(axis=(1, 2))
+            if not usable.all():
+                row = start + int(np.flatnonzero(~usable)[0])
+                what = f"'{dataset.ids[row]}'" if dataset.ids else f"row {row}"
+                where = f" in '{one.path}'" if one.path else ""
+                raise HeadError(
+                    f"The features of {what}{where} are not all finite numbers below "
+                    f"{LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
+                    f"mend what made them."
+                )
+            # written, not mapped: pages of a mapping would count as this process's memory
+            np.ascontiguousarray(block).tofile(file)
+            start += len(block)
+            if file.tell() != header_end + start * block[0].nbytes:  # tofile does not tell
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path.parent))
+    return np.asarray(np.load(path, mmap_mode="r"))
