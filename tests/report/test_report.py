@@ -28,27 +28,6 @@ from featcache.scoring import leaderboard
 # Findings: numbers that can be counted by hand, or that scikit-learn gives as well
 
 
-def test_scores_of_each_class():
-    y, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 0])
-    counts = findings.confusion(y, predicted, 4)
-    assert counts.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    first, _, third, absent = findings.per_class(counts)
-    assert (first["precision"], first["recall"], first["support"]) == (0.5, 2 / 3, 3)
-    assert np.isnan(third["precision"])
-    assert (third["recall"], third["f1"]) == (0, 0)
-    assert np.isnan([absent["recall"], absent["f1"]]).all()
-
-
-def test_scores_of_each_label_and_target():
-    y, p = np.array([[1, 0], [0, 0], [1, 0]]), np.array([[0.9, 0.2], [0.6, 0.1], [0.3, 0.4]])
-    first, second = findings.per_label(y, p, 0.5)
-    assert (first["precision"], first["recall"], first["support"]) == (0.5, 0.5, 2)
-    assert first["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
-    assert np.isnan([second["average_precision"], second["recall"]]).all()
-    scores = findings.per_target(np.array([[0.0], [2.0]]), np.array([[1.0], [2.0]]))
-    assert scores == [{"mae": 0.5, "rmse": np.sqrt(0.5), "r2": 0.5, "bias": 0.5}]
-
-
 def test_label_suspects_are_the_labels_that_were_changed():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 400)

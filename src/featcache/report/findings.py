@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.scoring import metrics
-
 BLOCK = 1024
 
 
@@ -34,56 +32,6 @@ class Pair:
     test: int
     similarity: float  # cosine of the centred features
     is_copy: bool  # the same bytes
-
-
-def confusion(y: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return (k, k) int64: how many images of each class (row) were taken for which (column)."""
-    flat = np.bincount(y * n_classes + predicted, minlength=n_classes**2)
-    return flat.reshape(n_classes, n_classes)
-
-
-def per_class(counts: np.ndarray) -> list[dict[str, float]]:
-    """Return precision, recall, F1 and support of each class of a confusion matrix (k, k)."""
-    found = []
-    for number in range(len(counts)):
-        right = int(counts[number, number])
-        predicted, support = int(counts[:, number].sum()), int(counts[number].sum())
-        found.append(_scores(right, predicted, support))
-    return found
-
-
-def per_label(y: np.ndarray, outputs: np.ndarray, threshold: float) -> list[dict[str, float]]:
-    """Return precision, recall, F1, average precision and support of each label.
-
-    Parameters
-    ----------
-    y : (n, k) of 0 and 1.
-    outputs : (n, k); a label is predicted from `threshold` on.
-    """
-    found = []
-    for truth, output in zip(y.T.astype(bool), outputs.T, strict=True):
-        positive = output >= threshold
-        one = _scores(int((truth & positive).sum()), int(positive.sum()), int(truth.sum()))
-        precision = metrics.average_precision(truth, output) if truth.any() else float("nan")
-        found.append(one | {"average_precision": precision})
-    return found
-
-
-def per_target(y: np.ndarray, values: np.ndarray) -> list[dict[str, float]]:
-    """Return mean absolute error, root mean squared error, R2 and bias of each target (n, k)."""
-    found = []
-    for truth, value in zip(y.T.astype(np.float64), values.T.astype(np.float64), strict=True):
-        residual = value - truth
-        spread = ((truth - truth.mean()) ** 2).sum()
-        found.append(
-            {
-                "mae": float(np.abs(residual).mean()),
-                "rmse": float(np.sqrt((residual**2).mean())),
-                "r2": float(1 - (residual**2).sum() / spread) if spread > 0 else float("nan"),
-                "bias": float(residual.mean()),
-            }
-        )
-    return found
 
 
 def thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -185,16 +133,6 @@ def sample(strata: np.ndarray, n: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     return np.sort(order[np.linspace(0, len(order) - 1, n).round().astype(int)])
-
-
-def _scores(right: int, predicted: int, support: int) -> dict[str, float]:
-    both = predicted + support
-    return {
-        "precision": right / predicted if predicted else float("nan"),
-        "recall": right / support if support else float("nan"),
-        "f1": 2 * right / both if both else float("nan"),
-        "support": support,
-    }
 
 
 def _directions(X: np.ndarray, mean: np.ndarray) -> np.ndarray:

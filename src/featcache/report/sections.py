@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.tasks import TASKS
 from featcache.report import charts, findings
 from featcache.report.curves import mean
 from featcache.report.material import (
@@ -18,6 +19,7 @@ from featcache.report.material import (
     Material,
     label_suspects,
 )
+from featcache.scoring import confusion
 from featcache.scoring.leaderboard import Leaderboard, Result, number, setting
 
 N_MISTAKES, N_SUSPECTS, N_CONFUSED = 24, 50, 12
@@ -106,20 +108,14 @@ def classes(material: Material) -> Values:
     board, n = material.board, material.n_train
     y, outputs = material.unseen.y, material.outputs[:n]
     made: Values = {"figures": {}, "pairs": []}
-    keys: tuple[str, ...]
+    keys = TASKS[board.task].scores_of_each
+    scores, counts = confusion.of_each(board.task, y, outputs, material.best.output)
     if board.task == REGRESSION:
-        keys, scores = ("mae", "rmse", "r2", "bias"), findings.per_target(y, outputs)
         for place, name in enumerate(board.class_names[:MAX_TARGETS]):
             figure = charts.predicted_and_true(y[:, place], outputs[:, place], name, board.seed)
             made["figures"][f"target-{place}"] = figure
         made["n_targets_left_out"] = max(len(board.class_names) - MAX_TARGETS, 0)
-    elif board.task == MULTI_LABEL:
-        keys = ("precision", "recall", "f1", "average_precision", "support")
-        scores = findings.per_label(y, outputs, material.threshold)
-    else:
-        keys = ("precision", "recall", "f1", "support")
-        counts = findings.confusion(y, material.predicted[:n], len(board.class_names))
-        scores = findings.per_class(counts)
+    if counts is not None:
         made["figures"]["confusion"] = charts.confusion(counts, board.class_names)
         made["pairs"] = _confused(counts, board.class_names)
     made["columns"] = [key.replace("_", " ") for key in keys]
@@ -230,15 +226,11 @@ def _forest(low: float, high: float, mean: float) -> Values:
 
 
 def _confused(counts: np.ndarray, names: Sequence[str]) -> list[Values]:
-    off = counts.copy()
-    np.fill_diagonal(off, 0)
-    most = np.argsort(-off, axis=None, kind="stable")[:N_CONFUSED]
     found = []
-    for given, predicted in zip(*np.unravel_index(most, off.shape), strict=True):
-        if n := int(off[given, predicted]):
-            share = n / counts[given].sum()
-            found.append(
-                {"given": names[given], "predicted": names[predicted], "n": n}
-                | {"share": f"{share:.0%}", "value": share}
-            )
+    for given, predicted, n in confusion.most_confused(counts)[:N_CONFUSED]:
+        share = n / counts[given].sum()
+        found.append(
+            {"given": names[given], "predicted": names[predicted], "n": n}
+            | {"share": f"{share:.0%}", "value": share}
+        )
     return found

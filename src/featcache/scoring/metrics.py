@@ -10,38 +10,26 @@ from collections.abc import Callable
 import numpy as np
 
 from featcache.core.errors import SpecError
-from featcache.core.tasks import THRESHOLD
+from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, first_of
 
-METRICS: dict[str, tuple[str, ...]] = {
-    "classification": (
-        "accuracy",
-        "balanced-accuracy",
-        "macro-f1",
-        "log-loss",
-        "roc-auc",
-        "ece",
-    ),
-    "multi-label": ("map", "micro-f1", "macro-f1"),
-    "regression": ("mae", "rmse", "r2"),
-}
-DEFAULT = {"classification": "accuracy", "multi-label": "map", "regression": "rmse"}
+METRICS = {name: task.metrics for name, task in TASKS.items()}
+DEFAULT = {name: task.default_metric for name, task in TASKS.items()}
 LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
 NEEDS_PROBABILITIES = frozenset({"log-loss", "ece"})
 N_BINS = 15  # of the reliability diagram and of ece
 
 
 def score(task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> dict[str, float]:
-    """Return every metric of a task, in the order of `METRICS`; NaN where one is undefined.
+    """Return every metric of a task, in its own order; NaN where one is undefined.
 
     Parameters
     ----------
-    task : classification, multi-label or regression.
-    y : (n,) int, columns of `outputs`, for classification; (n, n_labels) of 0 and 1 for
-        multi-label; (n, n_targets) float for regression.
+    task : name of one.
+    y : as the task's `TargetKind` says; classes are columns of `outputs`.
     outputs : (n, n_outputs) float.
     kind : "probabilities", "scores" or "values"; what the outputs are.
     """
-    return {name: score_one(name, task, y, outputs, kind) for name in METRICS[task]}
+    return {name: score_one(name, task, y, outputs, kind) for name in TASKS[task].metrics}
 
 
 def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> float:
@@ -49,22 +37,11 @@ def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: st
 
     A class or label without both positive and negative rows has no roc-auc or average precision
     and is left out of the mean; without any there is none. Fewer than two rows have no r2. log-loss
-    and ece are undefined for scores. Predicted is the class of the largest output, or the labels
-    from `THRESHOLD` on.
+    and ece are undefined for scores.
     """
-    if not len(y) or (name in NEEDS_PROBABILITIES and kind != "probabilities"):
+    if not len(y) or (name in NEEDS_PROBABILITIES and kind != PROBABILITIES):
         return float("nan")
-    if task == "classification":
-        return _CLASSIFICATION[name](y, outputs)
-    if task == "regression":
-        return _REGRESSION[name](y, outputs)
-    if name == "map":
-        return _column_mean(average_precision, y == 1, outputs)
-    said = outputs >= THRESHOLD[kind]
-    hits, sizes = (said & (y == 1)).sum(axis=0), said.sum(axis=0) + (y == 1).sum(axis=0)
-    if name == "micro-f1":
-        hits, sizes = hits.sum(keepdims=True), sizes.sum(keepdims=True)
-    return float(np.mean(2 * hits / np.maximum(sizes, 1)))
+    return _FORMULAS[TASKS[task].kind][name](y, outputs, kind)
 
 
 def better(name: str) -> int:
@@ -81,10 +58,11 @@ def check(name: str | None, task: str) -> str:
         When the task has no such metric.
     """
     if name is None:
-        return DEFAULT[task]
-    if name not in METRICS[task]:
+        return TASKS[task].default_metric
+    known = TASKS[task].metrics
+    if name not in known:
         raise SpecError(
-            f"metric must be one of {', '.join(METRICS[task])} for a {task} task; got '{name}'."
+            f"metric must be one of {', '.join(known)} for a {task} task; got '{name}'."
         )
     return name
 
@@ -166,7 +144,7 @@ def _column_mean(
     return float(np.mean([one(positive[:, column], scores[:, column]) for column in columns]))
 
 
-def _accuracy(y: np.ndarray, outputs: np.ndarray) -> float:
+def _accuracy(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     return float(np.mean(outputs.argmax(axis=1) == y))
 
 
@@ -177,42 +155,62 @@ def _counts(y: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return hits, support, np.bincount(said, minlength=n)
 
 
-def _balanced_accuracy(y: np.ndarray, outputs: np.ndarray) -> float:
-    hits, support, _ = _counts(y, outputs)
+def _balanced_accuracy(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
+    hits, support, _said = _counts(y, outputs)
     return float(np.mean(hits[support > 0] / support[support > 0]))
 
 
-def _macro_f1(y: np.ndarray, outputs: np.ndarray) -> float:
+def _f1_of_classes(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     hits, support, said = _counts(y, outputs)
     sizes = support + said
     return float(np.mean(2 * hits[sizes > 0] / sizes[sizes > 0]))
 
 
-def _log_loss(y: np.ndarray, outputs: np.ndarray) -> float:
+def _log_loss(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     # always float64's, so that heads of either precision are judged alike
     eps = np.finfo(np.float64).eps
     p = outputs[np.arange(len(y)), y].astype(np.float64)
     return float(-np.mean(np.log(np.clip(p, eps, 1 - eps))))
 
 
-def _roc_auc(y: np.ndarray, outputs: np.ndarray) -> float:
+def _roc_auc(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     return _column_mean(area_under_roc, y[:, None] == np.arange(outputs.shape[1]), outputs)
 
 
-def _ece(y: np.ndarray, outputs: np.ndarray) -> float:
+def _ece(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in reliability(y, outputs)]
     return float(sum(gaps) / len(y))
 
 
-def _mae(y: np.ndarray, outputs: np.ndarray) -> float:
+def _mean_average_precision(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
+    return _column_mean(average_precision, y == 1, outputs)
+
+
+def _hits_of_labels(y: np.ndarray, outputs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each label how many rows are hit, and how many have it and are said to, added."""
+    said = outputs >= first_of(TargetKind.LABELS).threshold(kind)
+    return (said & (y == 1)).sum(axis=0), said.sum(axis=0) + (y == 1).sum(axis=0)
+
+
+def _micro_f1(y: np.ndarray, outputs: np.ndarray, kind: str) -> float:
+    hits, sizes = _hits_of_labels(y, outputs, kind)
+    return float(2 * hits.sum() / max(sizes.sum(), 1))
+
+
+def _f1_of_labels(y: np.ndarray, outputs: np.ndarray, kind: str) -> float:
+    hits, sizes = _hits_of_labels(y, outputs, kind)
+    return float(np.mean(2 * hits / np.maximum(sizes, 1)))
+
+
+def _mae(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     return float(np.mean(np.abs(outputs - y)))
 
 
-def _rmse(y: np.ndarray, outputs: np.ndarray) -> float:
+def _rmse(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     return float(np.mean(np.sqrt(np.mean((outputs - y) ** 2, axis=0))))
 
 
-def _r2(y: np.ndarray, outputs: np.ndarray) -> float:
+def _r2(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     """Return 1 - residual / total; of a constant target 1 where it is hit and 0 elsewhere."""
     if len(y) < 2:
         return float("nan")
@@ -222,13 +220,20 @@ def _r2(y: np.ndarray, outputs: np.ndarray) -> float:
     return float(np.mean(1 - np.where(varies, ratio, residual > 0)))
 
 
-_Metric = Callable[[np.ndarray, np.ndarray], float]
-_CLASSIFICATION: dict[str, _Metric] = {
-    "accuracy": _accuracy,
-    "balanced-accuracy": _balanced_accuracy,
-    "macro-f1": _macro_f1,
-    "log-loss": _log_loss,
-    "roc-auc": _roc_auc,
-    "ece": _ece,
+# (y, outputs, what they are) -> score; a task names those of its kind that it is judged by
+_FORMULAS: dict[TargetKind, dict[str, Callable[[np.ndarray, np.ndarray, str], float]]] = {
+    TargetKind.CLASS: {
+        "accuracy": _accuracy,
+        "balanced-accuracy": _balanced_accuracy,
+        "macro-f1": _f1_of_classes,
+        "log-loss": _log_loss,
+        "roc-auc": _roc_auc,
+        "ece": _ece,
+    },
+    TargetKind.LABELS: {
+        "map": _mean_average_precision,
+        "micro-f1": _micro_f1,
+        "macro-f1": _f1_of_labels,
+    },
+    TargetKind.NUMBERS: {"mae": _mae, "rmse": _rmse, "r2": _r2},
 }
-_REGRESSION: dict[str, _Metric] = {"mae": _mae, "rmse": _rmse, "r2": _r2}

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.tasks import THRESHOLD
 from featcache.heads.base import said
-from featcache.report import findings
-from featcache.scoring import metrics, statistics
+from featcache.scoring import confusion, metrics, statistics
 
 N_RESAMPLES = 1000
 # Outputs, rows times columns, up to which a metric is resampled; more take minutes, and intervals
@@ -64,23 +62,8 @@ def each(
     task: str, y: np.ndarray, outputs: np.ndarray, output: str, names: tuple[str, ...]
 ) -> tuple[list[dict[str, Any]], np.ndarray | None]:
     """Return the scores of every class, label or target, and the confusion matrix of classes."""
-    counts = None
-    if task == "classification":
-        counts = findings.confusion(y, outputs.argmax(axis=1), outputs.shape[1])
-        found = findings.per_class(counts)
-    elif task == "multi-label":
-        found = findings.per_label(y, outputs, THRESHOLD[output])
-    else:
-        found = findings.per_target(y, outputs)
+    found, counts = confusion.of_each(task, y, outputs, output)
     return [{"name": name} | one for name, one in zip(names, found, strict=True)], counts
-
-
-def confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return (true class, predicted class, images) of every kind of mistake, most first."""
-    wrong = counts - np.diag(np.diag(counts))
-    true, predicted = np.nonzero(wrong)
-    found = zip(true.tolist(), predicted.tolist(), wrong[true, predicted].tolist(), strict=True)
-    return sorted(found, key=lambda one: -one[2])
 
 
 def weakest(found: list[dict[str, Any]]) -> dict[str, Any] | None:

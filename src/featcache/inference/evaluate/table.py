@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.inference.evaluate.scoring import confused
+from featcache.scoring.confusion import most_confused
 
 if TYPE_CHECKING:
     from featcache.inference.evaluate.records import Evaluation
@@ -78,7 +78,7 @@ def _confusion(one: Evaluation, counts: np.ndarray) -> Any:
     names = one.class_names
     if len(names) > MATRIX_CLASSES:
         made = _plain_table("most often mistaken", "for", "images")
-        for true, predicted, n in confused(counts)[:SHOWN_MISTAKES]:
+        for true, predicted, n in most_confused(counts)[:SHOWN_MISTAKES]:
             made.add_row(Text(names[true]), Text(names[predicted]), str(n))
         return made
     numbers = [str(number) for number in range(1, len(names) + 1)]

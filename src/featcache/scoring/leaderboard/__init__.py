@@ -1,15 +1,9 @@
 """The outcome of comparing heads: scores with their uncertainty, and a folder of fitted heads."""
 
-from featcache.scoring.leaderboard.records import (
-    BOARD_VERSION,
-    FeatureSet,
-    FittedHead,
-    Leaderboard,
-    OutOfFold,
-    Result,
-)
+from featcache.scoring.leaderboard.board import BOARD_VERSION, FittedHead, Leaderboard
+from featcache.scoring.leaderboard.printing import number, setting
+from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 from featcache.scoring.leaderboard.saving import BOARD_FILE, is_folder, load, load_if_same, write
-from featcache.scoring.leaderboard.table import number, setting
 
 __all__ = [
     "BOARD_FILE",

@@ -15,15 +15,9 @@ from featcache.core import atomic
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
-from featcache.scoring.leaderboard.records import (
-    BOARD_VERSION,
-    OUT_OF_FOLD_FILE,
-    FeatureSet,
-    Leaderboard,
-    OutOfFold,
-    Result,
-)
-from featcache.scoring.leaderboard.table import setting
+from featcache.scoring.leaderboard.board import BOARD_VERSION, OUT_OF_FOLD_FILE, Leaderboard
+from featcache.scoring.leaderboard.printing import setting
+from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
 BOARD_FILE = "leaderboard.json"
 NoneType = type(None)

@@ -1,37 +1,32 @@
-"""A leaderboard as a table for the terminal."""
+"""Results as a table for the terminal, and numbers and settings as text."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from featcache.scoring.leaderboard.records import Leaderboard, Result
+from featcache.core.tasks import TASKS
+from featcache.scoring.leaderboard.results import Result
 
-# what is shown beside the metric that was optimised: the first that is another one
-BESIDE = {
-    "classification": ("balanced-accuracy", "accuracy"),
-    "multi-label": ("micro-f1", "map"),
-    "regression": ("r2", "rmse"),
-}
 SHORT = {"balanced-accuracy": "balanced"}
 
 
-def table(board: Leaderboard) -> Any:
-    """Return a rich table, one line a head; those level with the first are marked with =."""
+def table(results: Sequence[Result], metric: str, task: str) -> Any:
+    """Return a rich table, one line per head; those level with the first are marked with =."""
     from rich.table import Table
     from rich.text import Text
 
-    beside = next(metric for metric in BESIDE[board.task] if metric != board.metric)
+    beside = next(name for name in TASKS[task].shown_metrics if name != metric)
     # without lines, so that it fits into 80 columns and reads the same where there is only ASCII
     made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     made.add_column("head", no_wrap=True)
     made.add_column("setting", overflow="fold")
-    for column in (f"{board.metric} (95 %)", SHORT.get(beside, beside), "p", "held out", "fit"):
+    for column in (f"{metric} (95 %)", SHORT.get(beside, beside), "p", "held out", "fit"):
         made.add_column(column, justify="right", no_wrap=True)
-    for row, result in enumerate(board.results):
+    for row, result in enumerate(results):
         level = " =" if row and result.is_level else ""
         made.add_row(
             Text(f"{result.name}{level}"),
@@ -39,7 +34,7 @@ def table(board: Leaderboard) -> Any:
             f"{number(result.mean)} ({number(result.low, 2)}-{number(result.high, 2)})",
             number(float(np.mean(result.scores[beside]))),
             "" if row == 0 else p_value(result),
-            "-" if result.test is None else number(result.test[board.metric]),
+            "-" if result.test is None else number(result.test[metric]),
             f"{result.fit_s:.2f} s",
             style="bold" if row == 0 else ("" if result.is_level else "dim"),
         )

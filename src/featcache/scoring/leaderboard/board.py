@@ -1,8 +1,7 @@
-"""The outcome of comparing heads: scores with their uncertainty, and a folder of fitted heads."""
+"""A leaderboard: the results of all heads, and the heads themselves in its folder."""
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,64 +15,11 @@ from featcache import heads
 from featcache.core import atomic
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.keys import digest_file
-from featcache.core.spec import ExtractionSpec
+from featcache.scoring.leaderboard import printing
+from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
 BOARD_VERSION = 2
 OUT_OF_FOLD_FILE = "out_of_fold.npz"
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """One matrix of features that heads were fitted on."""
-
-    name: str  # of its backbone, as a rule
-    content: str  # digest of all that a head could learn from
-    n_features: int
-    path: Path | None = None  # of the feature file; None for plain arrays
-    spec: ExtractionSpec | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one head did on one set of features. Differences and p-values are against the best."""
-
-    name: str  # the head, or FEATURES/HEAD where there are several sets of features
-    head: str  # name in heads.CATALOGUE, or of an estimator of the user's own
-    features: int  # index into the leaderboard's features
-    params: dict[str, Any]  # the setting it was fitted with; all else is the head's default
-    fold_params: tuple[dict[str, Any], ...]  # what each outer fold's own search chose
-    output: str  # probabilities, scores or values
-    scores: dict[str, tuple[float, ...]]  # metric -> score of each outer fold, NaN where undefined
-    mean: float  # of the leaderboard's metric over the outer folds
-    std: float  # standard deviation over them
-    low: float  # 95 % interval of the mean
-    high: float
-    difference: float  # mean of the best minus this mean
-    p_t_test: float  # corrected resampled t-test, Holm-adjusted; NaN for the best
-    p_mcnemar: float  # exact, on out-of-fold classes, Holm-adjusted; NaN where there are none
-    is_level: bool  # neither test tells it from the best
-    fit_s: float  # seconds to fit on the whole training part
-    file: str  # in the folder of the leaderboard
-    file_digest: str  # BLAKE2b-128 of it
-    test: dict[str, float] | None = None  # scores of the held-out part; of the selected head alone
-    test_low: float = math.nan  # 95 % bootstrap interval of the leaderboard's metric
-    test_high: float = math.nan
-    calibration: dict[str, Any] | None = None  # map from outputs to probabilities, if asked for
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """What every head said of training images that it had not seen."""
-
-    rows: np.ndarray  # (n,) int64: rows of the features
-    y: np.ndarray  # (n,) class indices, or (n, k)
-    folds: (
-        np.ndarray
-    )  # (n,) int64: the outer fold, of the first repeat, that each row was tested in
-    outputs: dict[str, np.ndarray]  # name of a result -> (n, n_outputs), as its head gives them
-    calibrated: dict[str, np.ndarray]  # the same through calibration that did not see the fold
-    test_rows: np.ndarray  # (m,) int64
-    test_outputs: np.ndarray  # (m, n_outputs) of the selected head
 
 
 @dataclass(frozen=True)
@@ -210,9 +156,7 @@ class Leaderboard:
         return plain
 
     def __rich__(self) -> Any:
-        from featcache.scoring.leaderboard.table import table
-
-        return table(self)
+        return printing.table(self.results, self.metric, self.task)
 
     def __str__(self) -> str:
         from rich.console import Console
