@@ -38,16 +38,16 @@ from typing import Any
 import numpy as np
 import page
 import photos
+from featcache.extraction.computing import Work
+from featcache.extraction.inventory import look
+from featcache.extraction.targets import Target
 
 import featcache as fc
 from featcache import extraction
 from featcache.core.spec import MAX_PIXELS
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading, openers, sources
-from featcache.extraction.computing import Work
-from featcache.extraction.inventory import look
 from featcache.extraction.networks import Network, Settings
-from featcache.extraction.targets import Target
 from featcache.models import stitching
 from featcache.networks import backbones, engines
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import decoding, loading, openers, sources
+from featcache.data import decoding, image_ops, loading, openers
+from featcache.data.listing import list_images
 
 SPEC = ExtractionSpec("tiny", "00", (24, 24), "tf")
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -102,7 +103,7 @@ def test_turned_in_tensorflow_to_pillows_very_pixels(orientation, progressive):
     data = turned_jpeg(orientation, progressive=progressive)
     assert decoding.plain_orientation(data) == orientation
     image = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")
-    got = loading.turned(image, tf.constant(orientation)).numpy()
+    got = image_ops.turned(image, tf.constant(orientation)).numpy()
     np.testing.assert_array_equal(got, decoding.decode(data))
 
 
@@ -145,16 +146,15 @@ def test_too_many_pixels():
 
 
 def load(source, rows, **options):
-    scanned = sources.scan(source, loading.plain_orientation)
+    listing = list_images(source)
     failures: dict[int, str] = {}
-    settings = {"spec": SPEC, "batch_size": 4}
+    settings = {"specs": [SPEC], "batch_size": 4}
     got = {}
-    for numbers, batch in loading.batches(
-        source, scanned, rows, failures=failures, **(settings | options)
-    ):
-        assert batch.shape[1:] == (24, 24, 3)
-        assert len(batch) <= 4
-        got.update(zip(numbers.tolist(), batch, strict=True))
+    for batch in loading.batches(listing, rows, **(settings | options)):
+        assert batch.clean.shape[1:] == (24, 24, 3)
+        assert len(batch.clean) <= 4
+        failures.update((row, one.reason) for row, one in batch.failures.items())
+        got.update(zip(batch.rows.tolist(), batch.clean, strict=True))
     return got, failures
 
 
@@ -170,7 +170,7 @@ def test_batches_give_every_row_its_own_pixels(tmp_path):
     assert set(failures) == bad
     assert set(got) == set(range(len(source))) - bad
     for row, pixels in got.items():
-        expected = loading.resize(decoding.decode(source.get(row)), (24, 24), "bilinear")
+        expected = image_ops.resize(decoding.decode(source.get(row)), (24, 24), "bilinear")
         np.testing.assert_array_equal(pixels, expected)
 
 
@@ -178,5 +178,5 @@ def test_antialias_differs_when_shrinking(photos):
     source = openers.open_source(photos)
     assert not np.allclose(
         load(source, [0])[0][0],
-        load(source, [0], spec=replace(SPEC, resize="antialias"))[0][0],
+        load(source, [0], specs=[replace(SPEC, resize="antialias")])[0][0],
     )

@@ -13,7 +13,8 @@ from odd_images import ALL_BAD, ALL_GOOD, BAD, EITHER, GOOD, MAX_PIXELS, PASSED_
 
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import loading, openers, sources
+from featcache.data import image_ops, loading, openers
+from featcache.data.listing import list_images
 from featcache.networks import backbones
 
 # Levels of 255, at the network's size. None: Pillow decodes all but plain JPEG and PNG files, and
@@ -44,7 +45,7 @@ def not_dividing(n: int) -> int:
 
 def at_size(one: Expected) -> np.ndarray:
     with import_tensorflow().device("/CPU:0"):  # where `tf.data` resizes
-        return loading.resize(one.pixels, SIZE, "bilinear").numpy()
+        return image_ops.resize(one.pixels, SIZE, "bilinear").numpy()
 
 
 def as_tar(root: Path, expected: dict[str, Expected]) -> Path:
@@ -109,20 +110,18 @@ def test_every_file_is_a_row_or_a_failure_and_a_second_run_a_hit(
 def test_pixels_of_row_i_are_those_of_image_i(kind, root, expected):
     source = openers.open_source(root if kind == "folder" else as_tar(root, expected))
     ids = [id_.removeprefix(f"{root.name}.tar/") for id_ in source.ids]
-    scanned = sources.scan(source, lambda data: loading.plain_orientation(data, MAX_PIXELS))
-    rows = [row for row in range(len(source)) if row not in scanned.unreadable]
+    listing = list_images(source, MAX_PIXELS)
+    rows = [row for row in range(len(source)) if row not in listing.unreadable]
     failures: dict[int, str] = {}
     differences: dict[str, float] = {}
-    for numbers, batch in loading.batches(
-        source,
-        scanned,
+    for batch in loading.batches(
+        listing,
         rows,
-        spec=ExtractionSpec("tiny", "00", SIZE, "tf"),
+        specs=[ExtractionSpec("tiny", "00", SIZE, "tf")],
         batch_size=not_dividing(len(rows)),
-        failures=failures,
-        max_pixels=MAX_PIXELS,
     ):
-        for row, pixels in zip(numbers.tolist(), batch, strict=True):
+        failures.update((row, one.reason) for row, one in batch.failures.items())
+        for row, pixels in zip(batch.rows.tolist(), batch.clean, strict=True):
             assert ids[row] not in differences  # every row comes once
             one = expected[ids[row]]
             wrong = np.inf if one.pixels is None else np.abs(pixels - at_size(one)).max()

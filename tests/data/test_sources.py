@@ -10,6 +10,7 @@ from conftest import make_image, make_photos
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.labels import UNLABELLED
 from featcache.data import openers, sources
+from featcache.data.listing import list_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -95,8 +96,8 @@ def test_two_files_of_one_id_are_named(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     touch(tmp_path, "a/1.png")
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
-    scanned = sources.scan(openers.open_source(tmp_path), lambda data: True)
-    assert scanned.unreadable == {1: "not a regular file"}
+    listing = list_images(openers.open_source(tmp_path))
+    assert listing.unreadable == {1: "not a regular file"}
 
 
 def test_link_loops_end(tmp_path):
@@ -163,27 +164,27 @@ def test_limit_keeps_every_class(photos):
         assert path.endswith(id_)
 
 
-def test_scan_gives_digests_in_row_order(photos):
+def test_a_listing_gives_digests_in_row_order(photos):
     source = openers.open_source(photos)
     done = []
-    scanned = sources.scan(source, lambda data: data[:2] == b"\xff\xd8", done.append)
+    listing = list_images(source, advance=done.append)
     assert sum(done) == len(source)
-    assert not scanned.unreadable
+    assert not listing.unreadable
     for row, path in enumerate(source.paths):
-        assert scanned.digests[row].tobytes() == sources.digest(Path(path).read_bytes())
-        assert scanned.orientations[row] == path.endswith(".jpg")
+        assert listing.digests[row].tobytes() == sources.digest(Path(path).read_bytes())
+        assert listing.orientations[row] == 1
 
 
 def test_a_file_that_vanishes_is_reported_not_raised(photos):
     source = openers.open_source(photos)
     Path(source.paths[3]).unlink()
-    scanned = sources.scan(source, lambda data: True)
-    assert list(scanned.unreadable) == [3]
-    assert not scanned.digests[3].any()
-    assert np.all(scanned.digests[[2, 4]].any(axis=1))
+    listing = list_images(source)
+    assert list(listing.unreadable) == [3]
+    assert not listing.digests[3].any()
+    assert np.all(listing.digests[[2, 4]].any(axis=1))
 
 
 def test_make_photos_differ(tmp_path):
     source = openers.open_source(make_photos(tmp_path / "p"))
-    scanned = sources.scan(source, lambda data: True)
-    assert len(np.unique(scanned.digests, axis=0)) == len(source)
+    listing = list_images(source)
+    assert len(np.unique(listing.digests, axis=0)) == len(source)

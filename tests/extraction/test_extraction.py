@@ -14,7 +14,7 @@ from conftest import CLASSES, make_image, wrap_runs
 
 from featcache import store
 from featcache.core.errors import SourceError, SpecError, StoreError
-from featcache.data import decoding, loading, sources
+from featcache.data import decoding, image_ops, listing, loading
 from featcache.networks import backbones
 from featcache.store import part_writer
 
@@ -27,7 +27,7 @@ def one_by_one(root, ids, backbone_path):
     rows = []
     for id_ in ids:
         pixels = decoding.decode((Path(root) / id_).read_bytes())
-        rows.append(extractor(loading.resize(pixels, (32, 32), "bilinear")[None])[0])
+        rows.append(extractor(image_ops.resize(pixels, (32, 32), "bilinear")[None])[0])
     return np.stack(rows)
 
 
@@ -80,8 +80,9 @@ def test_a_hit_decodes_nothing_and_does_not_import_tensorflow(photos, extract, t
     path = extract(photos).features.path
     code = f"""
 import sys
-from featcache import decoding, extraction, images
-decoding.decode = images.stacks = None
+from featcache import extraction
+from featcache.data import decoding, loading
+decoding.decode = loading.batches = None
 done = extraction.run(
     {str(photos)!r}, weights={str(tiny_backbone)!r}, cache_dir={str(path.parent.parent)!r}
 )
@@ -133,8 +134,8 @@ def test_files_that_did_not_change_are_not_read_again(photos, extract, monkeypat
     make_image(photos / "pear" / "pear ü2.jpg", (9, 9, 9), 500, (30, 30))
     (photos / "pear" / "pear ü1.jpg").touch()
     looked_at = []
-    digest = sources.table.digest
-    monkeypatch.setattr(sources.base, "digest", lambda data: looked_at.append(1) or digest(data))
+    digest = listing.digest
+    monkeypatch.setattr(listing, "digest", lambda data: looked_at.append(1) or digest(data))
     done = extract(photos)
     assert len(looked_at) == 2
     assert done.n_computed == 1
@@ -324,14 +325,14 @@ def test_an_image_that_changes_meanwhile_gets_no_row_of_its_old_digest(
 ):
     changing = photos / "pear" / "pear ü1.jpg"
     before = changing.read_bytes()
-    stacks = loading.stacks
+    batches = loading.batches
 
     def change_first(*args, **options):
         changing.write_bytes((photos / "apple" / "apple ü1.jpg").read_bytes())
-        yield from stacks(*args, **options)
+        yield from batches(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "stacks", change_first)
+        patch.setattr(loading, "batches", change_first)
         features = extract(photos).features
     assert [failure.reason for failure in features.failures] == ["it changed while it was read"]
     changing.write_bytes(before)

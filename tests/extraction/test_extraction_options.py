@@ -124,14 +124,14 @@ def test_a_file_that_vanishes_before_it_is_read_is_a_failure_and_comes_back(
 ):
     gone = photos / "apple" / "apple ü1.jpg"
     data = gone.read_bytes()
-    stacks = loading.stacks
+    batches = loading.batches
 
     def vanish_first(*args, **options):
         gone.unlink()
-        yield from stacks(*args, **options)
+        yield from batches(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "stacks", vanish_first)
+        patch.setattr(loading, "batches", vanish_first)
         done = extract(photos)
     assert [one.id for one in done.features.failures] == ["apple/apple ü1.jpg"]
     assert "No such file" in done.features.failures[0].reason

@@ -14,8 +14,9 @@ import featcache as fc
 from featcache import extraction, store
 from featcache.core.errors import HeadError, StoreError
 from featcache.core.tensorflow import import_keras
-from featcache.data import loading, openers, sources
-from featcache.extraction import assembling
+from featcache.data import loading, openers
+from featcache.data.listing import list_images
+from featcache.extraction.repair import repair
 from featcache.networks import backbones
 from featcache.store import hdf5, integrity
 
@@ -39,12 +40,10 @@ def expected_maps(tiny_backbone, photos, features):
     model = keras.models.load_model(tiny_backbone, compile=False)
     samples = openers.open_source(photos)
     assert samples.ids == features.ids
-    scanned = sources.scan(samples, loading.plain_orientation)
+    listing, rows = list_images(samples), range(len(samples))
     found = np.zeros((len(samples), *MAP), np.float32)
-    for rows, batch in loading.batches(
-        samples, scanned, range(len(samples)), spec=features.spec, batch_size=5, failures={}
-    ):
-        found[rows] = model(batch, training=False)
+    for batch in loading.batches(listing, rows, specs=[features.spec], batch_size=5):
+        found[batch.rows] = model(batch.clean, training=False)
     return found
 
 
@@ -121,7 +120,7 @@ def test_damage_is_named_and_mended(small_chunks, maps, images_run):
     np.testing.assert_array_equal(damaged.read_rows(np.array([20, 0])), before[[20, 0]])
     images_run.clear()
     damage = store.Damage(((4, 7), (12, 15)), ())
-    assert assembling.repair(maps.path, show_progress=False) == (damage, 8)
+    assert repair(maps.path, show_progress=False) == (damage, 8)
     assert sum(images_run) == 8
     np.testing.assert_allclose(store.Features(maps.path).X, before, rtol=1e-5, atol=1e-6)
 

@@ -16,7 +16,8 @@ from featcache import extraction, heads, store
 from featcache.core.errors import SourceError, SpecError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import augment, decoding, loading, openers, sources
+from featcache.data import augment, decoding, image_ops, loading, openers
+from featcache.data.listing import list_images
 from featcache.networks import backbones, registry
 from featcache.store import cleaning, part_writer
 
@@ -36,13 +37,13 @@ def extract_all(tmp_path):
 def decoded(monkeypatch):
     """How often each file's bytes are asked for to be decoded, by TensorFlow or Pillow."""
     counted: Counter[int] = Counter()
-    stacks = loading.stacks
+    batches = loading.batches
 
-    def counting(source, scanned, rows, **options):
-        counted.update(rows)
-        return stacks(source, scanned, rows, **options)
+    def counting(listing, rows, **options):
+        counted.update(listing.source.ids[row] for row in rows)
+        return batches(listing, rows, **options)
 
-    monkeypatch.setattr(loading, "stacks", counting)
+    monkeypatch.setattr(loading, "batches", counting)
     return counted
 
 
@@ -310,7 +311,7 @@ def test_a_flipped_view_is_the_flipped_image(photos, extract, tiny_backbone):
     n_mirrored = 0
     for id_, digest, row in zip(features.ids, features.digests, features.views, strict=True):
         pixels = decoding.decode((photos / id_).read_bytes())
-        image = np.asarray(loading.resize(pixels, (32, 32), "bilinear"))
+        image = np.asarray(image_ops.resize(pixels, (32, 32), "bilinear"))
         mirrored = augment.draws(digest, (1,))[0, 0] < 0.5
         n_mirrored += bool(mirrored)
         expected = extractor((image[:, ::-1] if mirrored else image)[None])[0]
@@ -360,7 +361,7 @@ def test_draws_are_uniform_and_the_same_for_ever():
 
 
 def test_a_damaged_chunk_of_views_is_found_and_mended(photos, extract, images_run):
-    from featcache.extraction import assembling
+    from featcache.extraction.repair import repair
 
     features = extract(photos, views=3).features
     before = features.views
@@ -375,12 +376,12 @@ def test_a_damaged_chunk_of_views_is_found_and_mended(photos, extract, images_ru
         _ = damaged.views
     damage = store.verify(damaged)
     assert damage.rows == ((0, 20),)
-    assert assembling.repair(features.path, show_progress=False) == (damage, 21)
+    assert repair(features.path, show_progress=False) == (damage, 21)
     np.testing.assert_allclose(store.Features(features.path).views, before, rtol=1e-4, atol=1e-5)
 
 
 def test_salvage_keeps_the_whole_views(photos, extract, monkeypatch, images_run):
-    from featcache.extraction import assembling
+    from featcache.extraction.repair import repair
     from featcache.store import hdf5
 
     monkeypatch.setattr(hdf5, "CHUNK_ROWS", 7)
@@ -391,7 +392,7 @@ def test_salvage_keeps_the_whole_views(photos, extract, monkeypatch, images_run)
     data[offset + 40] ^= 1
     features.path.write_bytes(data)
     images_run.clear()
-    assert assembling.repair(features.path, show_progress=False)[1] == 7
+    assert repair(features.path, show_progress=False)[1] == 7
     assert sum(images_run) == 21
     assert not store.verify(store.Features(features.path))
 
@@ -516,18 +517,16 @@ def test_both_decoders_scale_to_the_same_pixels(tmp_path):
     large(root / "b" / "small.jpg", (100, 90))
     source = openers.open_source(root)
     spec = ExtractionSpec("tiny", "00", (32, 32), "tf", decode_scale=True)
-    scanned = sources.scan(source, loading.plain_orientation)
-    assert scanned.orientations[source.ids.index("b/rotated.jpg")] == 6
-    assert not scanned.orientations[source.ids.index("b/xmp.jpg")]
+    listing = list_images(source)
+    assert listing.orientations[source.ids.index("b/rotated.jpg")] == 6
+    assert not listing.orientations[source.ids.index("b/xmp.jpg")]
     seen = {}
-    for numbers, batch in loading.batches(
-        source, scanned, range(6), spec=spec, batch_size=2, failures={}
-    ):
-        seen.update(zip(numbers.tolist(), batch, strict=True))
+    for batch in loading.batches(listing, range(6), specs=[spec], batch_size=2):
+        seen.update(zip(batch.rows.tolist(), batch.clean, strict=True))
     assert len(seen) == 6
     for row, pixels in seen.items():
         by_pillow = decoding.decode(source.get(row), side=32)
-        expected = loading.resize(by_pillow, (32, 32), "bilinear")
+        expected = image_ops.resize(by_pillow, (32, 32), "bilinear")
         np.testing.assert_array_equal(pixels, expected)
 
 

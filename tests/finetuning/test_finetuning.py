@@ -592,7 +592,7 @@ def test_rows_are_looked_up_by_what_the_image_is(stitched, tmp_path, photos):
     features = store.Features(next((tmp_path / "cache").rglob("*.h5")))
     rows = boundary.rows_in(features, given)
     assert rows.tolist() == list(range(21))
-    digests = given.scanned.digests.copy()
+    digests = given.listing.digests.copy()
     digests[3] += 1
-    other = replace(given, scanned=replace(given.scanned, digests=digests))
+    other = replace(given, listing=replace(given.listing, digests=digests))
     assert boundary.rows_in(features, other)[3] == -1

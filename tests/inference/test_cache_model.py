@@ -37,8 +37,8 @@ from PIL import Image
 from featcache import extraction, store
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
-from featcache.data import loading, sources
-from featcache.extraction import assembling
+from featcache.data import listing, loading
+from featcache.extraction.repair import repair
 from featcache.networks import backbones, engines
 from featcache.store import hdf5, part_writer, writing
 
@@ -329,13 +329,13 @@ class CacheMachine(RuleBasedStateMachine):
             self._damage(file, chunk, 3)
         with self._watched(stop_after):
             if not file.damaged:
-                damage, n_computed = assembling.repair(file.path, show_progress=False)
+                damage, n_computed = repair(file.path, show_progress=False)
                 assert (bool(damage), n_computed) == (False, 0)
                 self._was_computed(set())
                 return
             if not seen.good:
                 with pytest.raises(SourceError):
-                    assembling.repair(file.path, show_progress=False)
+                    repair(file.path, show_progress=False)
                 self._verify(target)  # it is left as it is; its whole rows may lie in parts now
                 kept = parts_in(file.path.with_name(f"{file.path.name}.parts"))
                 assert kept in (self._parts(target), self._parts(target) | file.whole_rows())
@@ -344,7 +344,7 @@ class CacheMachine(RuleBasedStateMachine):
             self._parts(target).update(file.whole_rows())
             missing = self._missing(seen, {one for one in self.files if one != target})
             try:
-                damage, n_computed = assembling.repair(file.path, show_progress=False)
+                damage, n_computed = repair(file.path, show_progress=False)
             except KeyboardInterrupt:
                 self._was_killed(target, missing)
                 if not file.path.exists():
@@ -630,26 +630,27 @@ def interrupted(function: Callable[..., Any] | None = None) -> Callable[..., Any
     return run
 
 
-def stacks(
-    source: sources.Source,
-    scanned: sources.Scan,
+def batches(
+    listed: listing.Listing,
     rows: list[int],
     *,
     specs: list[ExtractionSpec],
     batch_size: int,
-    failures: dict[int, str],
     **_: Any,
-) -> Iterator[tuple[np.ndarray, tuple[np.ndarray]]]:
-    """Stand in for `images.stacks`, in the same order: TensorFlow would trace two graphs a run."""
-    decoded = []
-    for row in sorted(rows, key=lambda row: not scanned.orientations[row]):
+) -> Iterator[loading.Batch]:
+    """Stand in for `loading.batches`, in its order: TensorFlow would trace two graphs a run."""
+    decoded, failures = [], {}
+    for row in sorted(rows, key=lambda row: not listed.orientations[row]):
         try:
-            decoded.append((row, loading.pixels(source, row, specs[0])))
+            decoded.append((row, loading.pixels(listed.source, row, specs[0])))
         except loading.UnreadableImageError as error:
-            failures[row] = str(error)
+            failures[row] = listing.Unusable(str(error))
     for start in range(0, len(decoded), batch_size):
         numbers, pixels = zip(*decoded[start : start + batch_size], strict=True)
-        yield np.array(numbers), (np.stack(pixels)[:, None],)
+        yield loading.Batch(np.array(numbers), (np.stack(pixels)[:, None],), {})
+    if failures:
+        nothing = (np.zeros((0, 1, SIDE, SIDE, 3)),)
+        yield loading.Batch(np.zeros(0, np.int64), nothing, failures)
 
 
 def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -658,14 +659,14 @@ def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.M
     with zipfile.ZipFile(weights, "w") as file:  # just enough to have a size and a digest
         layers = [{"config": {"batch_shape": [None, SIDE, SIDE, 3]}}]
         file.writestr("config.json", json.dumps({"config": {"layers": layers}}))
-    digest = sources.table.digest
-    monkeypatch.setattr(sources.base, "digest", lambda raw: read.append(1) or digest(raw))
+    digest = listing.digest
+    monkeypatch.setattr(listing, "digest", lambda raw: read.append(1) or digest(raw))
     monkeypatch.setattr(backbones, "build", lambda *arguments: None)
     monkeypatch.setattr(backbones, "frozen_extractor", lambda *arguments: None)
     perfect = engines.Closeness(0.0, 1.0)
     monkeypatch.setattr(engines, "agree", lambda compiled, *others: (compiled, perfect))
     monkeypatch.setattr(engines, "compile_frozen", lambda *arguments, **options: backbone)
-    monkeypatch.setattr(loading, "stacks", stacks)
+    monkeypatch.setattr(loading, "batches", batches)
     # most of the time that a small file takes
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))

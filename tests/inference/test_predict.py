@@ -18,7 +18,6 @@ from stitched_models import make_model, outputs_of
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import sources
 from featcache.inference import predict
 from featcache.inference.predict import model, writing
 from featcache.models import card
@@ -108,9 +107,9 @@ def test_blocks_are_restored_to_the_order_that_was_given(model_path, photos, mon
     whole = run(model_path, wanted, features=True)
     monkeypatch.setattr(model, "BLOCK_ROWS", 5)
     seen = []
-    scan = sources.scan
+    look = model.list_images
     monkeypatch.setattr(
-        sources, "scan", lambda source, *more: seen.append(len(source)) or scan(source, *more)
+        model, "list_images", lambda source, *more: seen.append(len(source)) or look(source, *more)
     )
     stream = fc.load(model_path, **NO_CACHE).stream(wanted, features=True, show_progress=False)
     first = next(stream)

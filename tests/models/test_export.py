@@ -17,7 +17,8 @@ from PIL import Image
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError, StitchError
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import loading, sources
+from featcache.data import loading
+from featcache.data.listing import list_images
 from featcache.inference import predict
 from featcache.models import card
 from featcache.models import export as exporting
@@ -273,12 +274,10 @@ def test_files_are_decoded_as_the_pipeline_does(tmp_path, extract, decode_scale)
         Image.fromarray(pixels).save(path.with_suffix(".jpg"))
     spec = extract(photos, decode_scale=decode_scale).features.spec
     samples = fc.open_source(photos)
-    scanned = sources.scan(samples, loading.plain_orientation)
+    listing, every = list_images(samples), range(len(samples))
     load = writers.decoder(spec)
-    for rows, batch in loading.batches(
-        samples, scanned, range(len(samples)), spec=spec, batch_size=4, failures={}
-    ):
-        for row, expected in zip(rows.tolist(), batch, strict=True):
+    for batch in loading.batches(listing, every, specs=[spec], batch_size=4):
+        for row, expected in zip(batch.rows.tolist(), batch.clean, strict=True):
             np.testing.assert_allclose(load(samples.get(row)), expected, atol=1e-3)
 
 

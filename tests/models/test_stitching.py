@@ -14,7 +14,7 @@ import featcache as fc
 from featcache import heads
 from featcache.core.errors import SourceError, SpecError, StitchError
 from featcache.core.tensorflow import import_keras
-from featcache.data import loading, openers
+from featcache.data import image_ops, loading, openers
 from featcache.heads.dense import Dense
 from featcache.models import card, stitching
 from featcache.networks import backbones
@@ -52,7 +52,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
     source = openers.open_source("example:clipart").limit(9)
     rows = [clipart.ids.index(id_) for id_ in source.ids]
     decoded = [loading.pixels(source, row, clipart.spec) for row in range(len(source))]
-    batch = np.stack([loading.resize(one, (224, 224), "bilinear") for one in decoded])
+    batch = np.stack([image_ops.resize(one, (224, 224), "bilinear") for one in decoded])
     paths, outputs = [], []
     for name in STITCHED:
         # every image through the best model, a good part of them through the others
@@ -273,7 +273,7 @@ def test_several_labels_and_targets(of_task, photos, tmp_path):
     source = openers.open_source(photos)
     places = [source.ids.index(features.ids[row]) for row in rows]
     decoded = [loading.pixels(source, place, features.spec) for place in places]
-    batch = np.stack([loading.resize(one, (32, 32), "bilinear") for one in decoded])
+    batch = np.stack([image_ops.resize(one, (32, 32), "bilinear") for one in decoded])
     for name in able:
         paths.append(tmp_path / f"{name}.keras")
         fc.stitch(board[name], paths[-1], show_progress=False)
@@ -477,7 +477,7 @@ def test_the_features_of_a_stitched_model_are_found(features, board, photos, tmp
     source = openers.open_source(photos)
     row = features.ids.index("pear/pear ü1.jpg")
     pixels = loading.pixels(source, source.ids.index("pear/pear ü1.jpg"), features.spec)
-    batch = np.asarray(loading.resize(pixels, (32, 32), "bilinear"))[None]
+    batch = np.asarray(image_ops.resize(pixels, (32, 32), "bilinear"))[None]
     for model in (made, keras.models.load_model(out)):
         inner = keras.Model(model.inputs[0], stitching.features_of(model))
         np.testing.assert_allclose(

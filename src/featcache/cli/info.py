@@ -70,9 +70,9 @@ def verify(
             f"Feature file '{path}' is damaged: {damage}. Run `featcache verify --repair` to "
             f"compute just that again."
         )
-    from featcache.extraction import assembling
+    from featcache.extraction.repair import repair as repair_file
 
-    damage, n_computed = assembling.repair(path)
+    damage, n_computed = repair_file(path)
     values = {
         "path": str(path),
         "damaged": True,

@@ -1,4 +1,4 @@
-"""Images of a source to batches at the networks' sizes.
+"""Images of a listing to batches at the networks' sizes.
 
 Plain JPEG and PNG files are decoded by TensorFlow inside `tf.data` and turned upright. Whatever
 TensorFlow would read otherwise than a person sees it (alpha, palettes, CMYK, 16 bits) and every
@@ -9,11 +9,11 @@ says why not. Both are resized by the same TensorFlow op. No normalisation here;
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -21,124 +21,90 @@ import numpy as np
 
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import augment, decoding
-from featcache.data.decoding import UnreadableImageError, VanishedImageError, plain_orientation
-from featcache.data.sources import Scan, Source
-
-__all__ = ["MAX_PIXELS", "UnreadableImageError", "batches", "pixels", "plain_orientation", "resize"]
+from featcache.data import decoding
+from featcache.data.decoding import UnreadableImageError, VanishedImageError
+from featcache.data.image_ops import decode, turned
+from featcache.data.listing import Listing, Unusable
+from featcache.data.recipe import CLEAN, Recipe
+from featcache.data.sources import Source
 
 Decoded = Union[np.ndarray, UnreadableImageError]
-CLEAN = (0,)
+Arrays = tuple[np.ndarray, tuple[np.ndarray, ...]]  # row numbers, images at each size
 PARALLEL = os.cpu_count() or 1  # images in work at once
 
 
-def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
-    """Return a TensorFlow image (..., height, width, 3) as float32 at `image_size`.
+@dataclass(frozen=True)
+class Batch:
+    """Images of some rows, for every spec, and which rows turned out unusable on the way."""
 
-    The aspect ratio is not kept, as in `keras.utils.image_dataset_from_directory`. `method` is
-    "bilinear" or "antialias" (bilinear with a wider filter when shrinking; better, slower).
-    """
-    tf = import_tensorflow()
-    return tf.image.resize(image, image_size, "bilinear", antialias=method == "antialias")
+    rows: np.ndarray  # (b,) int64; the last batch may be of failures alone
+    images: tuple[np.ndarray, ...]  # for each spec (b, n_views, height, width, 3) float32
+    failures: Mapping[int, Unusable]  # by row, since the batch before
+
+    @property
+    def clean(self) -> np.ndarray:
+        """The first view for the first spec, (b, height, width, 3)."""
+        return self.images[0][:, 0]
 
 
 def batches(
-    source: Source,
-    scanned: Scan,
-    rows: Sequence[int],
-    *,
-    spec: ExtractionSpec,
-    batch_size: int,
-    failures: dict[int, str],
-    max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yield (row numbers, images) for `rows` of a source: the plain ones in order, then the rest.
-
-    Parameters
-    ----------
-    scanned : what `sources.scan(source, plain_orientation)` gave.
-    rows : row numbers to load.
-    spec : says the size and how it is reached, and what lies under transparent pixels.
-    failures : filled with the reason for every row that could not be loaded. One whose file could
-        no longer be read loses its digest in `scanned`: it says nothing about that content.
-    max_pixels : larger images are failures.
-
-    Yields
-    ------
-    (b,) int64 and (b, height, width, 3) float32, b <= `batch_size`.
-    """
-    for numbers, (images,) in stacks(
-        source,
-        scanned,
-        rows,
-        specs=[spec],
-        batch_size=batch_size,
-        failures=failures,
-        max_pixels=max_pixels,
-    ):
-        yield numbers, images[:, 0]
-
-
-def stacks(
-    source: Source,
-    scanned: Scan,
+    listing: Listing,
     rows: Sequence[int],
     *,
     specs: Sequence[ExtractionSpec],
-    view_numbers: tuple[int, ...] = CLEAN,
+    views: tuple[int, ...] = CLEAN,
     batch_size: int,
-    failures: dict[int, str],
-    max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
-    """Yield what `batches` does for several specs and views; each image is decoded once.
+) -> Iterator[Batch]:
+    """Yield the images of `rows`, the plain ones in order, then the rest; each is decoded once.
 
     Parameters
     ----------
+    rows : row numbers of the listing.
     specs : the images of each; they differ in nothing about images but `image_size`, and not in
         that with `decode_scale`, which goes by it.
-    view_numbers : which views to make, 0 is the clean one.
-    batch_size : images a batch, all views counted.
-
-    Yields
-    ------
-    (b,) int64, and for each spec (b, n_views, height, width, 3) float32.
+    views : which views to make, 0 is the clean one.
+    batch_size : images a batch at most, all views counted.
     """
-    recipe = _Recipe(
+    recipe = Recipe(
         spec=specs[0],
         sizes=tuple(dict.fromkeys(spec.image_size for spec in specs)),
-        views=view_numbers,
-        digests=scanned.digests,
-        batch_size=max(1, batch_size // len(view_numbers)),
+        views=views,
+        digests=listing.digests,
+        batch_size=max(1, batch_size // len(views)),
     )
     assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
     place = [recipe.sizes.index(spec.image_size) for spec in specs]
-    in_graph = [row for row in rows if scanned.orientations[row]]
+    in_graph = [row for row in rows if listing.orientations[row]]
     # what TensorFlow fails on never arrives; it stays in `left` and Pillow has the last word
     left = dict.fromkeys(rows)
+    failed: deque[tuple[int, Unusable]] = deque()  # TensorFlow's threads add to it
     with decoding.own_limit():
         if in_graph:
-            for numbers, images in _decoded_by_tensorflow(source, scanned, in_graph, recipe):
+            for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
                 for row in numbers.tolist():
                     del left[row]
-                yield numbers, tuple(images[i] for i in place)
+                yield Batch(numbers, tuple(images[i] for i in place), {})
         if left:
 
             def readable() -> Iterator[tuple[int, np.ndarray]]:
-                for row, image in _in_threads(source, left, recipe, max_pixels):
+                for row, image in _in_threads(listing, left, recipe.spec):
                     if isinstance(image, np.ndarray):
                         yield row, image
-                        continue
-                    failures[row] = str(image)
-                    if isinstance(image, VanishedImageError):
-                        scanned.digests[row] = 0
+                    else:
+                        has_changed = isinstance(image, VanishedImageError)
+                        failed.append((row, Unusable(str(image), has_changed)))
 
-            for numbers, images in _decoded_already(readable, source.contents.dtype, recipe):
-                yield numbers, tuple(images[i] for i in place)
+            dtype = listing.source.contents.dtype
+            for numbers, images in _decoded_already(readable, dtype, recipe):
+                yield Batch(numbers, tuple(images[i] for i in place), dict(_drained(failed)))
+    if failed:
+        shapes = [(0, len(views), *spec.image_size, 3) for spec in specs]
+        nothing = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        yield Batch(np.zeros(0, np.int64), nothing, dict(_drained(failed)))
 
 
 def read(
-    source: Source,
-    scanned: Scan,
+    listing: Listing,
     rows: np.ndarray,
     *,
     spec: ExtractionSpec,
@@ -154,17 +120,10 @@ def read(
     block = np.zeros((len(rows), *spec.image_size, 3), np.float32)
     is_read = np.zeros(len(rows), bool)
     place = {row: number for number, row in enumerate(rows.tolist())}
-    for numbers, (stack,) in stacks(
-        source,
-        scanned,
-        [row for row in rows.tolist() if row not in scanned.unreadable],
-        specs=[spec],
-        view_numbers=(view,),
-        batch_size=batch_size,
-        failures={},
-    ):
-        places = [place[row] for row in numbers.tolist()]
-        block[places] = stack[:, 0]
+    readable = [row for row in rows.tolist() if row not in listing.unreadable]
+    for batch in batches(listing, readable, specs=[spec], views=(view,), batch_size=batch_size):
+        places = [place[row] for row in batch.rows.tolist()]
+        block[places] = batch.clean
         is_read[places] = True
     return block, is_read
 
@@ -194,65 +153,19 @@ def pixels(
     return decoding.composite(raw, spec.background)
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """What becomes of each decoded image."""
-
-    spec: ExtractionSpec  # for all but the size
-    sizes: tuple[tuple[int, int], ...]
-    views: tuple[int, ...]
-    digests: np.ndarray  # (n, 16) uint8 by row
-    batch_size: int
-
-    def made(self, row: Any, image: Any) -> tuple[Any, ...]:
-        """Return row and images (n_views, height, width, 3), one tensor a size."""
-        drawn = self._draws(row) if self.views != CLEAN else None
-        stacks = []
-        for size in self.sizes:
-            made = [self._view(image, size, place, drawn) for place in range(len(self.views))]
-            stack = made[0][None] if len(made) == 1 else import_tensorflow().stack(made)
-            stack.set_shape((len(self.views), *size, 3))
-            stacks.append(stack)
-        return (row, *stacks)
-
-    def _view(self, image: Any, size: tuple[int, int], place: int, drawn: Any) -> Any:
-        """One view; what is cheap on a small image comes after resizing."""
-        if self.views[place] == 0:
-            return resize(image, size, self.spec.resize)
-        ways, mine = self.spec.augment, drawn[place]
-        image = resize(
-            augment.crop(image, mine) if "crop" in ways else image, size, self.spec.resize
-        )
-        if "flip" in ways:
-            image = augment.flip(image, mine)
-        return augment.color(image, mine) if "color" in ways else image
-
-    def _draws(self, row: Any) -> Any:
-        tf = import_tensorflow()
-        drawn = tf.numpy_function(
-            lambda number: augment.draws(self.digests[number], self.views),
-            [row],
-            tf.float32,
-            stateful=False,
-        )
-        return tf.ensure_shape(drawn, (len(self.views), augment.N_DRAWS))
-
-    def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
-        """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
-        options = import_tensorflow().data.Options()
-        # tuning ends with a dataset only when its current period ends, and periods double: a run
-        # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
-        options.autotune.enabled = False
-        for numbers, *images in dataset.batch(self.batch_size).prefetch(2).with_options(options):
-            yield numbers.numpy(), tuple(stack.numpy() for stack in images)
+def _drained(failed: deque[tuple[int, Unusable]]) -> Iterator[tuple[int, Unusable]]:
+    with suppress(IndexError):
+        while True:
+            yield failed.popleft()
 
 
 def _decoded_by_tensorflow(
-    source: Source, scanned: Scan, rows: Sequence[int], recipe: _Recipe
-) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    listing: Listing, rows: Sequence[int], recipe: Recipe
+) -> Iterator[Arrays]:
     tf = import_tensorflow()
+    source = listing.source
     numbers = np.array(rows, np.int64)
-    orientations = scanned.orientations[numbers].astype(np.int32)
+    orientations = listing.orientations[numbers].astype(np.int32)
     if source.paths is not None:
         paths = [os.fsencode(source.paths[row]) for row in rows]
         dataset = tf.data.Dataset.from_tensor_slices((numbers, orientations, paths))
@@ -272,55 +185,6 @@ def _decoded_by_tensorflow(
     yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
 
-def decode(data: Any, spec: ExtractionSpec) -> Any:
-    """Return a plain JPEG or PNG file, a TensorFlow string, as (height, width, 3) uint8.
-
-    With `spec.decode_scale` a large JPEG is decoded at the ratio that `decoding` says.
-    """
-    tf = import_tensorflow()
-
-    def at(ratio: int) -> Any:
-        # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
-        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
-
-    if not spec.decode_scale:
-        return at(1)
-    side = max(spec.image_size)
-    shortest = tf.cond(
-        tf.image.is_jpeg(data),
-        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),
-        lambda: 0,
-    )
-    cases = [
-        (shortest >= decoding.shortest_side(ratio, side), functools.partial(at, ratio))
-        for ratio in decoding.RATIOS
-    ]
-    return tf.case(cases, default=lambda: at(1))
-
-
-def turned(image: Any, orientation: Any) -> Any:
-    """Return a TensorFlow image (height, width, 3) upright, by its EXIF orientation, 1 to 8.
-
-    Turning comes before resizing, as in Pillow's path, so that not a bit of the result differs. All
-    orientations are one gather; TensorFlow's transposition of bytes logs an error of oneDNN's.
-    """
-    tf = import_tensorflow()
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-
-    def is_in(*some: int) -> Any:
-        return tf.reduce_any(orientation == tf.constant(some))
-
-    rows, columns = tf.range(height), tf.range(width)
-    rows = tf.where(is_in(3, 4, 6, 7), rows[::-1], rows)
-    columns = tf.where(is_in(2, 3, 7, 8), columns[::-1], columns)
-    places = tf.cond(
-        is_in(5, 6, 7, 8),
-        lambda: rows[None, :] * width + columns[:, None],
-        lambda: rows[:, None] * width + columns[None, :],
-    )
-    return tf.gather(tf.reshape(image, (-1, 3)), places)
-
-
 def _read(
     source: Source, rows: np.ndarray, orientations: np.ndarray
 ) -> Iterator[tuple[int, int, Any]]:
@@ -333,8 +197,8 @@ def _read(
 
 
 def _decoded_already(
-    decoded: Callable[[], Iterator[tuple[int, np.ndarray]]], dtype: str, recipe: _Recipe
-) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    decoded: Callable[[], Iterator[tuple[int, np.ndarray]]], dtype: str, recipe: Recipe
+) -> Iterator[Arrays]:
     tf = import_tensorflow()
     signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None, None, 3), dtype))
     dataset = tf.data.Dataset.from_generator(decoded, output_signature=signature)
@@ -342,13 +206,14 @@ def _decoded_already(
 
 
 def _in_threads(
-    source: Source, rows: Iterable[int], recipe: _Recipe, max_pixels: int
+    listing: Listing, rows: Iterable[int], spec: ExtractionSpec
 ) -> Iterator[tuple[int, Decoded]]:
     """Yield rows in order with their pixels or the reason there are none, a few ahead."""
+    source = listing.source
 
     def attempt(row: int) -> Decoded:
         try:
-            return pixels(source, row, recipe.spec, max_pixels)
+            return pixels(source, row, spec, listing.max_pixels)
         except UnreadableImageError as error:
             return error
 

@@ -7,12 +7,13 @@ TensorFlow is imported only when something has to be computed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,19 @@ from featcache.core.errors import SpecError, StoreError
 from featcache.core.spec import MAX_PIXELS, MAX_VIEWS, ExtractionSpec
 from featcache.data import decoding, openers, sources
 from featcache.extraction import requested
-from featcache.extraction.assembling import assemble
-from featcache.extraction.computing import ON_ERROR, Work, stop_at_failure
-from featcache.extraction.inventory import known_stamps, look
-from featcache.extraction.networks import Settings
+from featcache.extraction.executors import Inline
+from featcache.extraction.listing import known_to_all, look
+from featcache.extraction.output import OutputFile, open_if_good
+from featcache.extraction.publish import Making, make, stop_at_failure
 from featcache.extraction.requested import Names
-from featcache.extraction.targets import Target, open_if_good
+from featcache.extraction.shards import Machine
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
 
 DEFAULT_CACHE = "cache"
 DEFAULT_SOURCE = "example:clipart"
 CHECKS = ("stat", "content")
+ON_ERROR = ("skip", "stop")
 
 
 @dataclass(frozen=True)
@@ -238,25 +240,20 @@ def run_all(
         backbones.resolve(name, layer=tap, memo=cache / MEMO_NAME, **spec_options)
         for name, tap in requested.combined(backbone, layer, spec_options.get("weights"))
     )
-    settings = Settings(
-        batch_size,
-        device,
-        runtime,
-        on_error == "stop",
-        show_progress,
-        cache / engines.MODELS_FOLDER,
-    )
-    return _run(
+    return _make_files(
         samples,
         every,
         cache,
-        settings,
-        max_pixels=max_pixels,
-        check=check,
-        wait=wait,
-        overwrite=overwrite,
-        explains=True,
-        started=started,
+        _Request(
+            machine=Machine(batch_size, device, runtime, cache / engines.MODELS_FOLDER),
+            max_pixels=max_pixels,
+            stop=on_error == "stop",
+            check=check,
+            wait=wait,
+            overwrite=overwrite,
+            show_progress=show_progress,
+        ),
+        started,
     )
 
 
@@ -285,108 +282,94 @@ def extract_network(
         As `extract`.
     """
     cache = Path(cache_dir)
-    models = cache / engines.MODELS_FOLDER
-    settings = Settings(batch_size, device, runtime, False, show_progress, models)
-    (done,) = _run(
-        openers.open_source(source),
-        [resolved],
-        cache,
-        settings,
+    request = _Request(
+        machine=Machine(batch_size, device, runtime, cache / engines.MODELS_FOLDER),
         max_pixels=max_pixels,
-        check="stat",
-        wait=True,
-        overwrite=False,
         explains=False,
-        started=time.monotonic(),
+        show_progress=show_progress,
     )
+    (done,) = _make_files(openers.open_source(source), [resolved], cache, request, time.monotonic())
     return done
 
 
-def _run(
-    samples: sources.Source,
+@dataclass(frozen=True)
+class _Request:
+    """How files are asked for."""
+
+    machine: Machine
+    max_pixels: int = MAX_PIXELS
+    stop: bool = False  # at the first failure
+    check: str = "stat"
+    wait: bool = True
+    overwrite: bool = False
+    explains: bool = True  # why a file was not there
+    show_progress: bool = True
+
+
+def _make_files(
+    source: sources.Source,
     every: Sequence[backbones.Resolved],
     cache: Path,
-    settings: Settings,
-    *,
-    max_pixels: int,
-    check: str,
-    wait: bool,
-    overwrite: bool,
-    explains: bool,
+    asked: _Request,
     started: float,
 ) -> list[Extraction]:
-    """Have the feature files of resolved networks; `explains` says why one was not there."""
-    stop, show_progress = settings.stop, settings.show_progress
-    path_suffix = f"-limit{samples.limited_to}" if samples.limited_to else ""
-    folder = store.source_folder(cache, samples.name, samples.origin)
+    """Have the feature files of resolved networks: those that are there, and the rest made."""
+    path_suffix = f"-limit{source.limited_to}" if source.limited_to else ""
+    folder = store.source_folder(cache, source.name, source.origin)
     paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
 
     published = [open_if_good(path) for path in paths]
-    known = _stamps_in_all(published) if check == "stat" else None
-    state = look(samples, max_pixels, known, show_progress)
-    if stop:
-        stop_at_failure(state.named_failures())
-    targets = [
-        Target(path, one, replace(state, failed=dict(state.failed)))
-        for path, one in zip(paths, every, strict=True)
-    ]
+    known = known_to_all(published) if asked.check == "stat" else None
+    listing = look(source, asked.max_pixels, known, asked.show_progress)
+    outputs = [OutputFile(path, one, listing) for path, one in zip(paths, every, strict=True)]
+    if asked.stop:
+        stop_at_failure(outputs[0].named_failures())
     files: dict[Path, store.Features] = {}
     todo = []
-    for mine, before in zip(targets, published, strict=True):
-        if before is not None and not overwrite and mine.found.is_all_in(before):
-            _tidy(mine.parts)
-            files[mine.path] = before
+    for output, before in zip(outputs, published, strict=True):
+        if before is not None and not asked.overwrite and output.is_all_in(before):
+            _tidy(output.parts)
+            files[output.path] = before
         else:
-            todo.append(mine)
-            if explains and not overwrite and before is None:
-                _say_why(folder, mine.spec, show_progress)
+            todo.append(output)
+            if asked.explains and not asked.overwrite and before is None:
+                _say_why(folder, output.spec, asked.show_progress)
+    how = Making(Inline(), asked.machine, asked.stop, asked.show_progress)
     with ExitStack() as stack:
         # always in the same order: two runs that want each other's files must not wait for ever
-        for path in sorted(mine.path for mine in todo):
-            stack.enter_context(
-                store.locked(path, wait, lambda text: progress.note(text, show_progress))
-            )
-        for mine in list(todo):
-            finished = open_if_good(mine.path)  # another process may have been quicker
-            if finished is not None and not overwrite and mine.found.is_all_in(finished):
-                mine.parts.clear()
-                files[mine.path] = finished
-                todo.remove(mine)
+        for path in sorted(output.path for output in todo):
+            say = functools.partial(progress.note, show=asked.show_progress)
+            stack.enter_context(store.locked(path, asked.wait, say))
+        for output in list(todo):
+            finished = open_if_good(output.path)  # another process may have been quicker
+            if finished is not None and not asked.overwrite and output.is_all_in(finished):
+                output.parts.clear()
+                files[output.path] = finished
+                todo.remove(output)
                 continue
-            mine.parts.sweep()
-            if overwrite:
-                mine.parts.clear()
-        work = Work(todo, settings)
-        files |= assemble(work, None if overwrite else cache)
-    if stop:
+            output.parts.sweep()
+            if asked.overwrite:
+                output.parts.clear()
+        if todo:
+            files |= make(todo, how, None if asked.overwrite else cache)
+    if asked.stop:
         for features in files.values():
             stop_at_failure((failure.id, failure.reason) for failure in features.failures)
     return [
         Extraction(
-            features=files[mine.path],
-            hit=mine not in todo,
-            n_computed=len(mine.computed),
-            n_reused=len(files[mine.path]) - len(mine.computed),
-            n_removed=len(set(before.ids) - set(samples.ids)) if before else 0,
-            n_failed=len(files[mine.path].failures),
-            n_passed_over=samples.n_passed_over,
+            features=files[output.path],
+            hit=output not in todo,
+            n_computed=len(output.computed),
+            n_reused=len(files[output.path]) - len(output.computed),
+            n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
+            n_failed=len(files[output.path].failures),
+            n_passed_over=source.n_passed_over,
             seconds=time.monotonic() - started,
-            computing_s=work.seconds,
-            waited_s=work.waited_s,
+            computing_s=how.costs.seconds,
+            waited_s=how.costs.waited_s,
         )
-        for mine, before in zip(targets, published, strict=True)
+        for output, before in zip(outputs, published, strict=True)
     ]
-
-
-def _stamps_in_all(
-    published: Sequence[store.Features | None],
-) -> dict[str, tuple[sources.Stamp, bytes]] | None:
-    """Return what is known of files that every target has: others must be read anyway."""
-    stamps = [known_stamps(features) for features in published if features is not None]
-    if len(stamps) < len(published):
-        return None
-    first, *others = stamps
-    return {id_: one for id_, one in first.items() if all(o.get(id_) == one for o in others)}
 
 
 def _tidy(parts: store.Parts) -> None:

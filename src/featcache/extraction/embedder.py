@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ from featcache import store
 from featcache.core import progress
 from featcache.core.checks import bad, check_choice, whole_number
 from featcache.core.errors import SourceError, StoreError
-from featcache.core.labels import unlabelled
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.data import decoding, openers, sources
-from featcache.extraction import CHECKS, DEFAULT_CACHE
-from featcache.extraction.assembling import assemble
-from featcache.extraction.computing import Work
-from featcache.extraction.inventory import TOO_NEW_NS, look
-from featcache.extraction.networks import Settings
-from featcache.extraction.targets import Target, open_if_good
+from featcache.extraction.api import CHECKS, DEFAULT_CACHE
+from featcache.extraction.executors import Inline
+from featcache.extraction.growing import GrowingFile
+from featcache.extraction.listing import TOO_NEW_NS, look
+from featcache.extraction.output import open_if_good
+from featcache.extraction.publish import Making, make
+from featcache.extraction.shards import Machine
 from featcache.networks import backbones, engines, registry
 from featcache.networks.weights import MEMO_NAME
 
@@ -160,22 +160,18 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         digests = self._digests(samples, places, X)
         with _writing:
             resolved = self._resolved()
-        damaged: set[Path] = set()
-        for _ in range(MAX_ATTEMPTS):
-            rows = store.Rows(self._lenders(resolved.spec, damaged))
+        attempts = store.Attempts(MAX_ATTEMPTS)
+        for _ in attempts:
+            rows = attempts.rows(self._lenders(resolved.spec))
             numbers = rows.find(digests)
             missing = np.flatnonzero(numbers < 0)
             if len(missing):
                 with _writing:
-                    failed = self._compute(samples, missing, digests, resolved, damaged)
+                    failed = self._compute(samples, missing, digests, resolved, attempts)
                 _stop_at(failed, places, X)
                 continue
-            try:
+            with attempts:  # other processes add rows
                 return rows.read(numbers[places])
-            except store.ReplacedFileError:
-                continue  # another process added rows meanwhile
-            except store.DamagedFileError as error:
-                damaged.add(error.path)
         raise StoreError(
             f"The rows of {len(places)} images changed in '{self.cache_dir}' {MAX_ATTEMPTS} times "
             f"while they were read. Does another program write there? Use another cache_dir."
@@ -240,8 +236,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         options = self._spec_options() | {"memo": Path(self.cache_dir) / MEMO_NAME}
         return backbones.resolve(self.backbone, weights=self.weights, **options)
 
-    def _lenders(self, spec: ExtractionSpec, damaged: Set[Path] = frozenset()) -> list[Path]:
-        return [path for path in store.of_spec(Path(self.cache_dir), spec) if path not in damaged]
+    def _lenders(self, spec: ExtractionSpec) -> list[Path]:
+        return store.of_spec(Path(self.cache_dir), spec)
 
     def _digests(self, samples: sources.Source, places: np.ndarray, X: Any) -> np.ndarray:
         """Return (n, 16) uint8; files unchanged since this process read them are not read."""
@@ -249,14 +245,13 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         known = {samples.ids[row]: _seen[path] for row, path in enumerate(paths) if path in _seen}
         if self.check == "content":
             known = {}
-        found = look(samples, self.max_pixels, known, self.show_progress)
-        _stop_at(found.failed, places, X)
-        digests = found.scanned.digests
+        listing = look(samples, self.max_pixels, known, self.show_progress)
+        _stop_at(listing.unreadable, places, X)
         for row, path in enumerate(paths):
-            stamp = found.scanned.stamp(row)
-            if stamp is not None and stamp[1] <= found.looked_at_ns - TOO_NEW_NS:
-                _seen[path] = (stamp, digests[row].tobytes())
-        return digests
+            stamp = listing.stamp(row)
+            if stamp is not None and stamp[1] <= listing.looked_at_ns - TOO_NEW_NS:
+                _seen[path] = (stamp, listing.digests[row].tobytes())
+        return np.array(listing.digests)
 
     def _compute(
         self,
@@ -264,7 +259,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         missing: np.ndarray,
         digests: np.ndarray,
         resolved: backbones.Resolved,
-        damaged: set[Path],
+        attempts: store.Attempts,
     ) -> dict[int, str]:
         """Add missing rows to the file that grows; return why samples failed, by number.
 
@@ -274,31 +269,31 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         path = store.source_folder(cache, FOLDER, store.EMBEDDER) / f"{spec.short_name}.h5"
         with store.locked(path, True, lambda text: progress.note(text, self.show_progress)):
             # again: another process may have been quicker
-            rows = store.Rows(self._lenders(spec, damaged))
+            rows = attempts.rows(self._lenders(spec))
             missing = missing[rows.find(digests[missing]) < 0]
             if not len(missing):
                 return {}
             mine = replace(samples.take(missing), name=FOLDER, origin=store.EMBEDDER)
             # a look that knows nothing also says which decoder each file is for
-            found = look(mine, self.max_pixels, None, self.show_progress)
-            digests[missing] = found.scanned.digests
-            if not found.failed:
-                target = _Growing(path, resolved, found)
-                target.parts.sweep()
-                settings = Settings(
+            listing = look(mine, self.max_pixels, None, self.show_progress)
+            digests[missing] = listing.digests
+            output = GrowingFile(path, resolved, listing)
+            if not output.failed:
+                output.parts.sweep()
+                machine = Machine(
                     batch_size=int(self.batch_size),
                     device=self.device,
                     runtime=self.runtime,
-                    show_progress=self.show_progress,
                     models=cache / engines.MODELS_FOLDER,
                 )
+                how = Making(Inline(), machine, show_progress=self.show_progress)
                 try:
-                    assemble(Work([target], settings), None)
-                    damaged.discard(path)  # there is a new one in its place
+                    make([output], how, None)
+                    attempts.damaged.discard(path)  # there is a new one in its place
                 except SourceError:
-                    if not found.failed:
+                    if not output.failed:
                         raise
-            return {int(missing[row]): reason for row, reason in found.failed.items()}
+            return {int(missing[row]): one.reason for row, one in output.failed.items()}
 
     def _n_features(self) -> int:
         with _writing:
@@ -306,46 +301,11 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         spec = resolved.spec
         for path in self._lenders(spec):
             if (features := open_if_good(path)) is not None:
-                return features.shape[1]
+                return int(features.shape[1])
         backbone = resolved.backbone or backbones.build(
             spec.backbone, resolved.weights, spec.image_size
         )
         return int(backbones.frozen_extractor(backbone, spec).output_shape[-1])
-
-
-@dataclass(eq=False)
-class _Growing(Target):
-    """A feature file that keeps the rows it had; ids are digests. Its lock is held."""
-
-    is_salvaged: bool = False
-
-    def rows(self, cache: Path | None, damaged: set[Path]) -> store.Rows:
-        """Return the rows of this file and its parts, which nobody else writes meanwhile."""
-        before = open_if_good(self.path)
-        if self.path in damaged and before is not None and not self.is_salvaged:
-            store.salvage(before, store.verify(before), self.parts)
-            self.is_salvaged = True
-        return store.Rows(path for path in [*self.parts.paths(), self.path] if path not in damaged)
-
-    def publish(self, rows: store.Rows) -> store.Features:
-        """Put the file in place with the rows it had and the new ones."""
-        new = self.found.table()
-        before = open_if_good(self.path)
-        if not new.ids:
-            return super().publish(rows) if before is None else before
-        digests = new.digests if before is None else np.concatenate([before.digests, new.digests])
-        digests = np.unique(digests, axis=0)
-        digests = digests[rows.find(digests) >= 0]  # what damage left
-        table = store.Table(
-            ids=tuple(digest.tobytes().hex() for digest in digests),
-            digests=digests,
-            annotations=unlabelled(len(digests)),
-            failures=(),
-            stamps=np.full((len(digests), 2), -1),
-        )
-        features = store.publish(self.path, self.spec, table, rows, self._provenance())
-        self.parts.clear()
-        return features
 
 
 def _open(X: Any) -> tuple[sources.Source, np.ndarray]:
@@ -394,7 +354,7 @@ def _kind(image: Any) -> str | None:
     return "array" if hasattr(image, "shape") and len(image.shape) else None
 
 
-def _stop_at(failed: dict[int, str], places: np.ndarray, X: Any) -> None:
+def _stop_at(failed: Mapping[int, str], places: np.ndarray, X: Any) -> None:
     """Raise SourceError for the first image of X that failed; `failed` is by sample."""
     for row, place in enumerate(places.tolist()):
         if place in failed:

@@ -16,7 +16,7 @@ import numpy as np
 from featcache import store
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import sources
+from featcache.data.listing import Listing
 from featcache.models.judged_on import Images
 
 BLOCK_BYTES = 256 << 20  # of images held at once, so that those that Pillow reads are shuffled too
@@ -153,14 +153,14 @@ class Live(Batches):
     def __init__(
         self,
         images: Images,
-        scanned: sources.Scan,
+        listing: Listing,
         run: Callable[[np.ndarray], np.ndarray],
         shape: tuple[int, ...],
         batch_size: int,
         seed: int,
     ):
         super().__init__(batch_size, seed)
-        self.images, self.scanned, self.run, self.shape = images, scanned, run, shape
+        self.images, self.listing, self.run, self.shape = images, listing, run, shape
 
     def views_of(self, rng: np.random.Generator, n: int) -> np.ndarray | None:
         # an image has a view of every number; each epoch learns from one that no other has
@@ -176,7 +176,7 @@ class Live(Batches):
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             block, is_read = self.images.read(
-                self.scanned, some, view=view, batch_size=self.batch_size
+                self.listing, some, view=view, batch_size=self.batch_size
             )
             places = np.flatnonzero(is_read)
             for first in range(0, len(places), self.batch_size):

@@ -130,7 +130,7 @@ def live(
 
     return Live(
         data.images.augmented(plan.augment if plan.end_to_end else ()),
-        data.scanned,
+        data.listing,
         run,
         shape,
         plan.batch_size,
@@ -143,7 +143,7 @@ def rows_in(features: store.Features, data: Data) -> np.ndarray:
     place = {id_: row for row, id_ in enumerate(features.ids)}
     found = np.array([place.get(id_, -1) for id_ in data.images.samples.ids], int)
     there = np.flatnonzero(found >= 0)
-    same = (features.digests[found[there]] == data.scanned.digests[there]).all(axis=1)
+    same = (features.digests[found[there]] == data.listing.digests[there]).all(axis=1)
     found[there[~same]] = -1
     return found
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.errors import SourceError
-from featcache.data import sources, splits
+from featcache.data import splits
+from featcache.data.listing import Listing
 from featcache.models import card, judged_on
 from featcache.models.matching import matched
 from featcache.models.taught import parts_of_model
@@ -22,7 +23,7 @@ class Data:
     """A source and which of its rows train, choose the epoch, and are held out."""
 
     images: judged_on.Images
-    scanned: sources.Scan
+    listing: Listing
     y: np.ndarray  # (n,) int64 columns of the outputs, or (n, n_outputs)
     train: np.ndarray  # rows
     validation: np.ndarray
@@ -32,7 +33,7 @@ class Data:
     @property
     def groups(self) -> np.ndarray:
         """(n,) int: rows with the same number must stay together."""
-        return splits.units(self.scanned.digests, self.images.samples.annotations.groups)
+        return splits.units(self.listing.digests, self.images.samples.annotations.groups)
 
     def without(self, rows: set[int]) -> Data:
         """Return the same without rows that cannot be used."""
@@ -47,7 +48,7 @@ class Data:
     @property
     def learnt(self) -> np.ndarray:
         """(n, 16) uint8: digests of the images that are not held out."""
-        return np.asarray(self.scanned.digests[np.concatenate([self.train, self.validation])])
+        return np.asarray(self.listing.digests[np.concatenate([self.train, self.validation])])
 
     def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> Data:
         """Return the same without images that are to judge, but taught the model."""
@@ -63,7 +64,7 @@ class Data:
         if parts is None:
             return self
         taught = parts["train"] | parts["val"]
-        seen = {row for row in self.test.tolist() if self.scanned.digests[row].tobytes() in taught}
+        seen = {row for row in self.test.tolist() if self.listing.digests[row].tobytes() in taught}
         if seen:
             progress.note(
                 f"{len(seen)} images that were to judge taught the model; they are left out.",
@@ -91,10 +92,10 @@ def open_data(
     images = judged_on.open_labelled(described, source, root, target)
     about = images.samples.annotations
     y, _ = matched(about, described, images.samples.origin, exactly=True)
-    scanned = images.scan()
-    part = splits.parts(about, scanned.digests, described.seed)
+    listing = images.listed()
+    part = splits.parts(about, listing.digests, described.seed)
     readable = np.ones(len(images), bool)
-    readable[list(scanned.unreadable)] = False
+    readable[list(listing.unreadable)] = False
     train = np.flatnonzero(part["train"] & readable)
     validation = np.flatnonzero(part["val"] & readable)
     is_new = not len(validation)
@@ -102,11 +103,11 @@ def open_data(
         # another salt than the held-out part's, else the same images would always come first
         some = about.take(train)
         held = splits.held_out(
-            some.strata, scanned.digests[train], described.seed + 1, groups=some.groups
+            some.strata, listing.digests[train], described.seed + 1, groups=some.groups
         )
         validation, train = train[held], train[~held]
     test = np.flatnonzero(part["test"] & readable)
-    return _checked(Data(images, scanned, y, train, validation, test, is_new))
+    return _checked(Data(images, listing, y, train, validation, test, is_new))
 
 
 def _checked(data: Data) -> Data:

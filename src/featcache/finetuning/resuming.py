@@ -79,7 +79,7 @@ def _request(described: card.Card, plan: Plan, data: Data) -> str:
     """Return everything that decides what training gives, as text."""
     images = hashlib.blake2b(digest_size=16)
     for rows in (data.train, data.validation, data.test):
-        images.update(data.scanned.digests[rows].tobytes())
+        images.update(data.listing.digests[rows].tobytes())
         images.update(data.y[rows].tobytes())
     values = {
         "model": described.model_digest,

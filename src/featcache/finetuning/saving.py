@@ -46,7 +46,7 @@ def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
         rows = rows[places]
     images = Live(
         job.data.images,
-        job.data.scanned,
+        job.data.listing,
         lambda batch: batch,
         read.input_shape[1:],
         stitching.BATCH_SIZE,

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from featcache.core.checks import check_choice
 from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.data import examples, loading, openers, sources, splits
+from featcache.data.listing import Listing, list_images
 from featcache.models.card import Card
 from featcache.models.matching import matched
 from featcache.models.taught import Parts
@@ -47,14 +47,13 @@ class Images:
         """Return the same images with views beside the clean one; without `ways` there are none."""
         return replace(self, spec=replace(self.spec, views=2, augment=ways)) if ways else self
 
-    def scan(self, advance: Callable[[int], None] = lambda n: None) -> sources.Scan:
+    def listed(self, advance: Callable[[int], None] = lambda n: None) -> Listing:
         """Look at every image once; `advance` is told how many were since last time."""
-        judge = functools.partial(loading.plain_orientation, max_pixels=self.max_pixels)
-        return sources.scan(self.samples, judge, advance)
+        return list_images(self.samples, self.max_pixels, advance=advance)
 
     def batches(
         self,
-        scanned: sources.Scan,
+        listing: Listing,
         rows: Sequence[int],
         *,
         batch_size: int,
@@ -64,18 +63,13 @@ class Images:
 
         `failures` is filled with the reason for every row that cannot be read.
         """
-        return loading.batches(
-            self.samples,
-            scanned,
-            rows,
-            spec=self.spec,
-            batch_size=batch_size,
-            failures=failures,
-            max_pixels=self.max_pixels,
-        )
+        for batch in loading.batches(listing, rows, specs=[self.spec], batch_size=batch_size):
+            failures.update((row, one.reason) for row, one in batch.failures.items())
+            if len(batch.rows):
+                yield batch.rows, batch.clean
 
     def read(
-        self, scanned: sources.Scan, rows: np.ndarray, *, view: int = 0, batch_size: int
+        self, listing: Listing, rows: np.ndarray, *, view: int = 0, batch_size: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return images of rows (n,) in their order, and which of them could be read.
 
@@ -83,23 +77,7 @@ class Images:
         -------
         (n, height, width, 3) float32, zeros where there is none, and (n,) bool.
         """
-        block = np.zeros((len(rows), *self.spec.image_size, 3), np.float32)
-        is_read = np.zeros(len(rows), bool)
-        place = {row: number for number, row in enumerate(rows.tolist())}
-        for numbers, (stack,) in loading.stacks(
-            self.samples,
-            scanned,
-            [row for row in rows.tolist() if row not in scanned.unreadable],
-            specs=[self.spec],
-            view_numbers=(view,),
-            batch_size=batch_size,
-            failures={},
-            max_pixels=self.max_pixels,
-        ):
-            places = [place[row] for row in numbers.tolist()]
-            block[places] = stack[:, 0]
-            is_read[places] = True
-        return block, is_read
+        return loading.read(listing, rows, spec=self.spec, view=view, batch_size=batch_size)
 
     def pixels(self, row: int) -> np.ndarray:
         """Return one image as upright RGB, (height, width, 3), as it is before resizing.
@@ -172,7 +150,7 @@ class Chosen:
     y: np.ndarray  # (n,) columns of the model's outputs, or (n, n_outputs)
     part: str  # one of SPLITS
     n_unlabelled: int  # images of the source that say nothing
-    scanned: sources.Scan | None  # None where nobody has looked at the files yet
+    listing: Listing | None  # None where nobody has looked at the files yet
     unreadable: dict[str, str]  # reason by id, of images whose part cannot be told
     absent: tuple[str, ...]  # what the model knows and the source does not have
 
@@ -211,14 +189,14 @@ def choose(
             f"what is right. Give labels by folders or by a manifest."
         )
     y, absent = matched(about, described, samples.origin)
-    scanned, unreadable = None, {}
+    listing, unreadable = None, {}
     rows = np.flatnonzero(known)
     if split != "all":
         with progress.bar("Reading", len(samples), "files", show_progress) as advance:
-            scanned = images.scan(advance)
-        unreadable = {samples.ids[row]: why for row, why in scanned.unreadable.items()}
-        rows = _rows_of(split, samples, scanned, described.seed, parts if is_own else None)
-        scanned = scanned.take(rows)
+            listing = images.listed(advance)
+        unreadable = {samples.ids[row]: why for row, why in listing.unreadable.items()}
+        rows = _rows_of(split, samples, listing, described.seed, parts if is_own else None)
+        listing = listing.take(rows)
     if not len(rows):
         raise SourceError(
             f"'{samples.origin}' has no labelled image in its {split} part. Choose another one "
@@ -229,21 +207,21 @@ def choose(
         y=y[rows],
         part=split,
         n_unlabelled=int(np.sum(~known)),
-        scanned=scanned,
+        listing=listing,
         unreadable=unreadable,
         absent=absent,
     )
 
 
 def _rows_of(
-    split: str, samples: sources.Source, scanned: sources.Scan, seed: int, parts: Parts | None
+    split: str, samples: sources.Source, listing: Listing, seed: int, parts: Parts | None
 ) -> np.ndarray:
     """Return the labelled rows of a part that could be read, ascending."""
     about = samples.annotations
     usable = about.is_known
-    usable[list(scanned.unreadable)] = False
+    usable[list(listing.unreadable)] = False
     rows = np.flatnonzero(usable)
-    digests = scanned.digests[rows]
+    digests = listing.digests[rows]
     if parts is None:
         mine = splits.parts(about.take(rows), digests, seed)[split]
     else:

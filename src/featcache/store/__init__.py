@@ -5,6 +5,7 @@ one; a part, like the file itself, is written under a temporary name, flushed to
 so that whatever exists under its own name is whole. Rows are found again by content digest.
 """
 
+from featcache.store.attempts import Attempts
 from featcache.store.columns import Failure, Table
 from featcache.store.disk_space import check_room, size_of
 from featcache.store.features import Features
@@ -24,6 +25,7 @@ from featcache.store.writing import publish
 
 __all__ = [
     "EMBEDDER",
+    "Attempts",
     "Damage",
     "DamagedFileError",
     "Failure",

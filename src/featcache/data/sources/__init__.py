@@ -4,16 +4,14 @@ The order is always that of the sorted ids, and every other column follows it. N
 here; a sample is its id, what is said about it, and the bytes that give it a digest.
 """
 
-from featcache.data.sources.base import DIGEST_BYTES, Scan, Source, digest, scan
+from featcache.data.sources.base import DIGEST_BYTES, Source, digest
 from featcache.data.sources.contents import Contents, Raw, Stamp
 
 __all__ = [
     "DIGEST_BYTES",
     "Contents",
     "Raw",
-    "Scan",
     "Source",
     "Stamp",
     "digest",
-    "scan",
 ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -129,103 +128,3 @@ def as_id(path: str) -> str:
     if os.sep != "/":
         path = path.replace(os.sep, "/")
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one look at every sample of a source gave."""
-
-    digests: np.ndarray  # (n, 16) uint8, zero where the file could not be read
-    orientations: np.ndarray  # (n,) uint8: EXIF's, 1 to 8, of what TensorFlow can decode; else 0
-    stamps: np.ndarray  # (n, 2) int64: size and time of each file before it was read, -1 unknown
-    unreadable: dict[int, str]  # reason by row
-
-    def take(self, rows: np.ndarray) -> Scan:
-        """Return the scan of `source.take(rows)`."""
-        place = {row: number for number, row in enumerate(rows.tolist())}
-        return Scan(
-            self.digests[rows],
-            self.orientations[rows],
-            self.stamps[rows],
-            {place[row]: reason for row, reason in self.unreadable.items() if row in place},
-        )
-
-    def stamp(self, row: int) -> Stamp | None:
-        """Return size and modification time of a file when it was scanned."""
-        size, time_ns = self.stamps[row].tolist()
-        return None if size < 0 else (size, time_ns)
-
-
-def _nothing(n: int) -> None:
-    """Show no progress."""
-
-
-def scan(
-    source: Source,
-    judge: Callable[[bytes], int],
-    advance: Callable[[int], None] = _nothing,
-    known: Mapping[str, tuple[Stamp, bytes]] | None = None,
-) -> Scan:
-    """Read every sample once, in threads; `judge` gives `Scan.orientations` from a file's bytes.
-
-    `known` gives stamp and digest by id, of a file that was read before: where size and
-    modification time are still the same it is not read again, and left to Pillow.
-    """
-    n = len(source)
-    result = Scan(
-        np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 2), -1), {}
-    )
-    if source.digests is not None:
-        result.digests[:] = source.digests
-        return result
-    unread: Iterable[int] = range(n)
-    if known:
-        unread = [row for row in unread if not _is_known(source, row, known, result)]
-        advance(n - len(unread))
-
-    def look(row: int) -> str:
-        """Fill in one row; return why that was not possible."""
-        try:
-            if (stamp := source.stamp(row)) is not None:
-                result.stamps[row] = stamp
-            raw = source.get(row)
-        except OSError as error:
-            return error.strerror or str(error)
-        result.digests[row] = np.frombuffer(digest(raw), np.uint8)
-        result.orientations[row] = judge(raw) if isinstance(raw, bytes) else 0
-        return ""
-
-    # hashing and reading release the interpreter lock, so threads use the disk and every core
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for row, reason in _bounded_map(pool, look, unread):
-            if reason:
-                result.unreadable[row] = reason
-            advance(1)
-    return result
-
-
-def _bounded_map(
-    pool: ThreadPoolExecutor, look: Callable[[int], str], rows: Iterable[int]
-) -> Iterator[tuple[int, str]]:
-    """Map in slices, so that a million pending results never exist at once."""
-    rows = list(rows)
-    for start in range(0, len(rows), 4096):
-        some = rows[start : start + 4096]
-        yield from zip(some, pool.map(look, some), strict=True)
-
-
-def _is_known(
-    source: Source, row: int, known: Mapping[str, tuple[Stamp, bytes]], result: Scan
-) -> bool:
-    """Take over a row whose stamp is still the one it was read with."""
-    seen = known.get(source.ids[row])
-    if seen is None:
-        return False
-    try:
-        if source.stamp(row) != seen[0]:
-            return False
-    except OSError:
-        return False
-    result.stamps[row] = seen[0]
-    result.digests[row] = np.frombuffer(seen[1], np.uint8)
-    return True

@@ -126,7 +126,7 @@ def _run(
     started = time.monotonic()
     with progress.bar("Evaluating", len(chosen.images.samples), "images", show_progress) as advance:
         for block in loaded.blocks(
-            chosen.images.samples, use_cache=False, scanned=chosen.scanned, advance=advance
+            chosen.images.samples, use_cache=False, listing=chosen.listing, advance=advance
         ):
             failures |= {n_done + place: why for place, why in block.failures.items()}
             n_done += len(block.outputs)

@@ -40,7 +40,7 @@ class Known:
     def __init__(self, cache_dir: Path, described: Card):
         self._cache_dir = cache_dir
         self._spec = described.spec
-        self._damaged: set[Path] = set()
+        self._attempts = store.Attempts(on_damage=_say)
         self._rows = self._look()
 
     def read(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,23 +48,23 @@ class Known:
 
         A file that turns out to be damaged is passed over, and said so.
         """
-        while True:
+        places = np.zeros(0, np.int64)
+        for _ in self._attempts:
             numbers = self._rows.find(digests)
             places = np.flatnonzero(numbers >= 0)
             if not len(places):
-                return places, np.zeros((0, 0), np.float32)
-            try:
+                break
+            with self._attempts:
                 return places, self._rows.read(numbers[places]).astype(np.float32, copy=False)
-            except store.DamagedFileError as error:
-                self._damaged.add(error.path)
-                progress.note(f"Passed over a file of cached features: {error}")
-            except store.ReplacedFileError:
-                pass  # its rows are looked up anew
-            self._rows = self._look()
+            self._rows = self._look()  # without a damaged file, or where its rows are by now
+        return places, np.zeros((0, 0), np.float32)
 
     def _look(self) -> store.Rows:
-        lenders = store.of_spec(self._cache_dir, self._spec)
-        return store.Rows(path for path in lenders if path not in self._damaged)
+        return self._attempts.rows(store.of_spec(self._cache_dir, self._spec))
+
+
+def _say(error: store.DamagedFileError) -> None:
+    progress.note(f"Passed over a file of cached features: {error}")
 
 
 class Head:

@@ -21,6 +21,7 @@ from featcache.core import progress
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_keras
 from featcache.data import sources
+from featcache.data.listing import Listing
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
 from featcache.inference.predict.prediction import Prediction, Wanted
@@ -175,7 +176,7 @@ class Model:
         *,
         features: bool = False,
         use_cache: bool = True,
-        scanned: sources.Scan | None = None,
+        listing: Listing | None = None,
         advance: Callable[[int], None] = lambda n: None,
     ) -> Iterator[Block]:
         """Yield the outputs of a source's images, block by block, in the order of its rows.
@@ -184,7 +185,7 @@ class Model:
         ----------
         features : yield the features, too.
         use_cache : run only the head for images whose features are in the cache folder.
-        scanned : what `sources.scan` found; None looks at each block when its turn comes.
+        listing : what `Images.listed` found; None looks at each block when its turn comes.
         advance : told how many images are done since last time.
         """
         n_features = self._features.shape[1]
@@ -193,13 +194,13 @@ class Model:
         for first in range(0, len(source), size):
             rows = np.arange(first, min(first + size, len(source)))
             some = judged_on.read_as(self.card, source.take(rows))
-            seen = some.scan() if scanned is None else scanned.take(rows)
+            seen = some.listed() if listing is None else listing.take(rows)
             yield self._block(some, seen, features, use_cache, advance)
 
     def _block(
         self,
         images: judged_on.Images,
-        scanned: sources.Scan,
+        listing: Listing,
         with_features: bool,
         use_cache: bool,
         advance: Callable[[int], None],
@@ -209,10 +210,10 @@ class Model:
         features = None
         if with_features:
             features = np.full((n, self._features.shape[1]), np.nan, np.float32)
-        failures = dict(scanned.unreadable)
+        failures = dict(listing.unreadable)
         from_cache = np.zeros(n, bool)
         if use_cache and self._known is not None:
-            places, some = self._known.read(scanned.digests)
+            places, some = self._known.read(listing.digests)
             if len(places):
                 from_cache[places] = True
                 outputs[places] = self._head(some)
@@ -221,23 +222,23 @@ class Model:
         advance(len(failures) + int(from_cache.sum()))
         left = [row for row in range(n) if row not in failures and not from_cache[row]]
         n_before = len(failures)
-        for rows, (embedded, given) in self._computed(images, scanned, left, failures):
+        for rows, (embedded, given) in self._computed(images, listing, left, failures):
             outputs[rows] = given
             if features is not None:
                 features[rows] = embedded
             advance(len(rows))
         advance(len(failures) - n_before)
-        return Block(outputs, features, from_cache, scanned.digests, failures)
+        return Block(outputs, features, from_cache, listing.digests, failures)
 
     def _computed(
         self,
         images: judged_on.Images,
-        scanned: sources.Scan,
+        listing: Listing,
         rows: list[int],
         failures: dict[int, str],
     ) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
         """Yield rows with features and outputs of the whole model, in whatever order."""
-        batches = images.batches(scanned, rows, batch_size=BATCH_SIZE, failures=failures)
+        batches = images.batches(listing, rows, batch_size=BATCH_SIZE, failures=failures)
         first = next(batches, None)
         if first is None:  # nothing is compiled where there is nothing to run
             return

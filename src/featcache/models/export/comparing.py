@@ -17,6 +17,7 @@ import numpy as np
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import sources, splits
+from featcache.data.listing import Listing
 from featcache.models import card, judged_on, stitching
 from featcache.models.export.writers import Format
 from featcache.models.matching import matched
@@ -111,13 +112,13 @@ def sample(
         raise SourceError(
             f"{error} Give images to compare on: `featcache export MODEL SOURCE`."
         ) from error
-    samples, scanned = found.samples, found.scan()
-    part = splits.parts(samples.annotations, scanned.digests, about.seed)
+    samples, listing = found.samples, found.listed()
+    part = splits.parts(samples.annotations, listing.digests, about.seed)
     held_out = np.flatnonzero(part["test"])
     others = np.setdiff1d(np.arange(len(samples)), held_out)
     chosen = _spread(held_out, max_images)
     chosen = np.concatenate([chosen, _spread(others, max_images - len(chosen))])
-    rows, pixels = _read(found, scanned, chosen)
+    rows, pixels = _read(found, listing, chosen)
     if not len(rows):
         raise SourceError(
             f"None of the images of '{samples.origin}' could be read, so the export cannot be "
@@ -126,10 +127,10 @@ def sample(
     representative = pixels[:0]
     if needs_training:
         train = np.flatnonzero(part["train"]) if part["train"].any() else np.arange(len(samples))
-        _, representative = _read(found, scanned, _spread(train, N_REPRESENTATIVE))
+        _, representative = _read(found, listing, _spread(train, N_REPRESENTATIVE))
     y, judged = _labels(samples, rows, part["test"], about)
     paths = samples.paths or ()
-    plain = np.flatnonzero(scanned.orientations[rows] == 1).tolist() if paths else []
+    plain = np.flatnonzero(listing.orientations[rows] == 1).tolist() if paths else []
     return Sample(
         images=pixels,
         outputs=_outputs(model, pixels),
@@ -209,8 +210,8 @@ def _spread(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def _read(
-    found: judged_on.Images, scanned: sources.Scan, rows: np.ndarray
+    found: judged_on.Images, listing: Listing, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return those rows that can be read, and their images (n, height, width, 3) float32."""
-    pixels, is_read = found.read(scanned, rows, batch_size=stitching.BATCH_SIZE)
+    pixels, is_read = found.read(listing, rows, batch_size=stitching.BATCH_SIZE)
     return rows[is_read], pixels[is_read]

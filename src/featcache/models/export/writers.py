@@ -20,7 +20,7 @@ from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tasks import THRESHOLD
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import loading
+from featcache.data import image_ops
 from featcache.models import card
 from featcache.networks import engines
 
@@ -111,11 +111,11 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
     def load(data: Any) -> Any:
         image = tf.cond(
             tf.image.is_jpeg(data),
-            lambda: tf.cast(loading.decode(data, spec), tf.float32),
+            lambda: tf.cast(image_ops.decode(data, spec), tf.float32),
             lambda: opaque(tf.io.decode_image(data, expand_animations=False)),
         )
         image = tf.ensure_shape(image, (None, None, 3))
-        return loading.resize(image, spec.image_size, spec.resize)
+        return image_ops.resize(image, spec.image_size, spec.resize)
 
     return load
 

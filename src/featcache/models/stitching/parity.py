@@ -18,7 +18,7 @@ from featcache.core import progress
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import sources
+from featcache.data.listing import Listing
 from featcache.heads.base import REGRESSION, close_calls, said
 from featcache.models import judged_on
 
@@ -110,8 +110,8 @@ def measure(
     wanted = np.arange(len(features))
     if len(wanted) > MAX_PARITY_IMAGES:
         wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
-    images, scanned, rows_of = _unchanged(features, wanted, source)
-    done, values, outputs = _run(model, layer, images, scanned, show_progress)
+    images, listing, rows_of = _unchanged(features, wanted, source)
+    done, values, outputs = _run(model, layer, images, listing, show_progress)
     return _judged(
         expected(rows_of[done]),
         values,
@@ -223,7 +223,7 @@ def _run(
     model: keras.Model,
     layer: str,
     images: judged_on.Images,
-    scanned: sources.Scan,
+    listing: Listing,
     show_progress: bool,
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Return which samples could be read, and for them the layer's values and the outputs."""
@@ -235,7 +235,7 @@ def _run(
     failures: dict[int, str] = {}
     with progress.bar("Parity", len(images), "images", show_progress) as advance:
         for numbers, batch in images.batches(
-            scanned, range(len(images)), batch_size=BATCH_SIZE, failures=failures
+            listing, range(len(images)), batch_size=BATCH_SIZE, failures=failures
         ):
             parts = (part.numpy() for part in run(batch))
             found.update(zip(numbers.tolist(), zip(*parts, strict=True), strict=True))
@@ -253,7 +253,7 @@ def _run(
 
 def _unchanged(
     features: store.Features, wanted: np.ndarray, source: Any
-) -> tuple[judged_on.Images, sources.Scan, np.ndarray]:
+) -> tuple[judged_on.Images, Listing, np.ndarray]:
     """Return the images that are still the cached ones, their scan, and their rows."""
     origin = features.provenance["source"]
     try:
@@ -268,6 +268,6 @@ def _unchanged(
     place = {id_: row for row, id_ in enumerate(images.samples.ids)}
     there = [row for row in wanted.tolist() if features.ids[row] in place]
     images = images.take(np.array([place[features.ids[row]] for row in there], int))
-    scanned = images.scan()
-    same = np.flatnonzero((scanned.digests == features.digests[there]).all(axis=1))
-    return images.take(same), scanned.take(same), np.array(there, int)[same]
+    listing = images.listed()
+    same = np.flatnonzero((listing.digests == features.digests[there]).all(axis=1))
+    return images.take(same), listing.take(same), np.array(there, int)[same]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,44 +14,59 @@ import numpy as np
 
 from featcache import store
 from featcache.core.errors import SourceError, StoreError
-from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
-from featcache.extraction.inventory import Inventory
+from featcache.data.listing import Listing, Unusable
+from featcache.extraction.listing import copies_of_failed, is_all_in, table_of, unreadable
 from featcache.networks import backbones
 
 
 @dataclass(eq=False)
-class Target:
-    """One feature file of a source."""
+class OutputFile:
+    """One feature file of a listing, and what became of its images so far."""
 
     path: Path
     resolved: backbones.Resolved
-    found: Inventory  # its `failed` is filled with what fails for this file
+    listing: Listing
     computed: set[int] = field(default_factory=set)  # rows that went through the backbone
-    ran: dict[str, Any] = field(default_factory=dict)  # what they went through, for provenance
+    ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
 
     def __post_init__(self) -> None:
-        self.parts = store.Parts(self.path, self.spec, self.found.samples.origin)
+        self.failed: dict[int, Unusable] = unreadable(self.listing)
+        self.parts = store.Parts(self.path, self.spec, self.listing.source.origin)
 
     @property
     def spec(self) -> ExtractionSpec:
         """What determines the numbers."""
         return self.resolved.spec
 
-    def rows(self, cache: Path | None, damaged: set[Path]) -> store.Rows:
+    def is_all_in(self, features: store.Features | None) -> bool:
+        """Return whether a file that is there has every image, as a row or as a failure."""
+        return features is not None and is_all_in(self.listing, self.failed, features)
+
+    def rows(self, cache: Path | None, attempts: store.Attempts) -> store.Rows:
         """Return every row that was ever computed with this spec; None uses this run's alone."""
-        lenders = [*self.parts.paths(), *(store.of_spec(cache, self.spec) if cache else ())]
-        return store.Rows(lender for lender in lenders if lender not in damaged)
+        return attempts.rows(
+            [*self.parts.paths(), *(store.of_spec(cache, self.spec) if cache else ())]
+        )
 
     def missing(self, rows: store.Rows) -> np.ndarray:
         """Return (n, views) bool: which embeddings are nowhere yet."""
-        missing: np.ndarray = rows.find_views(self.found.scanned.digests, self.spec) < 0
-        missing[list(self.found.failed)] = False
+        missing: np.ndarray = rows.find_views(self.listing.digests, self.spec) < 0
+        missing[list(self.failed)] = False
         return missing
 
-    def keys(self, numbers: np.ndarray, view: int) -> np.ndarray:
-        """Return the keys under which a view of these rows is kept, (m, 16) uint8."""
-        return view_keys(self.found.scanned.digests[numbers], view, self.spec.augment)
+    def fail_copies(self) -> None:
+        """Let the copies of failed images fail with them."""
+        self.failed |= copies_of_failed(self.listing, self.failed)
+
+    def has_nothing(self) -> bool:
+        """Return whether every image failed."""
+        return len(self.failed) == len(self.listing)
+
+    def named_failures(self) -> list[tuple[str, str]]:
+        """Return id and reason of what failed so far, in the order of the source."""
+        ids = self.listing.source.ids
+        return [(ids[row], one.reason) for row, one in sorted(self.failed.items())]
 
     def publish(self, rows: store.Rows) -> store.Features:
         """Put the file in place; every row is there.
@@ -62,27 +78,26 @@ class Target:
         DamagedFileError, ReplacedFileError
             When a file that was to lend rows cannot be read, or is another one by now.
         """
-        table = self.found.table()
+        table = table_of(self.listing, self.failed)
         if not table.ids:
             example = table.failures[0]
             raise SourceError(
-                f"None of the {len(self.found.samples)} images in "
-                f"'{self.found.samples.origin}' could be used for '{self.path.name}'; the first, "
-                f"'{example.id}': {example.reason}."
+                f"None of the {len(self.listing)} images in '{self.listing.source.origin}' could "
+                f"be used for '{self.path.name}'; the first, '{example.id}': {example.reason}."
             )
-        features = store.publish(self.path, self.spec, table, rows, self._provenance())
+        features = store.publish(self.path, self.spec, table, rows, self.provenance())
         self.parts.clear()  # every row of the source is in the file now
         return features
 
-    def _provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return what is worth knowing about a run but does not change its numbers."""
-        samples = self.found.samples
+        source = self.listing.source
         packages = ("tensorflow", "keras", "numpy", "h5py", "pillow")
         return {
-            "source": samples.origin,
-            "source_options": dict(samples.options),
-            "limit": samples.limited_to,
-            "max_pixels": self.found.max_pixels,
+            "source": source.origin,
+            "source_options": dict(source.options),
+            "limit": source.limited_to,
+            "max_pixels": self.listing.max_pixels,
             "weights": self.resolved.weights,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "python": platform.python_version(),

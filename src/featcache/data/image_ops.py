@@ -1,0 +1,69 @@
+"""TensorFlow's operations on an image: decode a plain file, turn it upright, resize it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
+from featcache.data import decoding
+
+
+def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
+    """Return a TensorFlow image (..., height, width, 3) as float32 at `image_size`.
+
+    The aspect ratio is not kept, as in `keras.utils.image_dataset_from_directory`. `method` is
+    "bilinear" or "antialias" (bilinear with a wider filter when shrinking; better, slower).
+    """
+    tf = import_tensorflow()
+    return tf.image.resize(image, image_size, "bilinear", antialias=method == "antialias")
+
+
+def decode(data: Any, spec: ExtractionSpec) -> Any:
+    """Return a plain JPEG or PNG file, a TensorFlow string, as (height, width, 3) uint8.
+
+    With `spec.decode_scale` a large JPEG is decoded at the ratio that `decoding` says.
+    """
+    tf = import_tensorflow()
+
+    def at(ratio: int) -> Any:
+        # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
+        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    if not spec.decode_scale:
+        return at(1)
+    side = max(spec.image_size)
+    shortest = tf.cond(
+        tf.image.is_jpeg(data),
+        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),
+        lambda: 0,
+    )
+    cases = [
+        (shortest >= decoding.shortest_side(ratio, side), functools.partial(at, ratio))
+        for ratio in decoding.RATIOS
+    ]
+    return tf.case(cases, default=lambda: at(1))
+
+
+def turned(image: Any, orientation: Any) -> Any:
+    """Return a TensorFlow image (height, width, 3) upright, by its EXIF orientation, 1 to 8.
+
+    Turning comes before resizing, as in Pillow's path, so that not a bit of the result differs. All
+    orientations are one gather; TensorFlow's transposition of bytes logs an error of oneDNN's.
+    """
+    tf = import_tensorflow()
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+
+    def is_in(*some: int) -> Any:
+        return tf.reduce_any(orientation == tf.constant(some))
+
+    rows, columns = tf.range(height), tf.range(width)
+    rows = tf.where(is_in(3, 4, 6, 7), rows[::-1], rows)
+    columns = tf.where(is_in(2, 3, 7, 8), columns[::-1], columns)
+    places = tf.cond(
+        is_in(5, 6, 7, 8),
+        lambda: rows[None, :] * width + columns[:, None],
+        lambda: rows[:, None] * width + columns[None, :],
+    )
+    return tf.gather(tf.reshape(image, (-1, 3)), places)

@@ -1,0 +1,69 @@
+"""What becomes of a decoded image inside `tf.data`: its views at the networks' sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featcache.core.spec import ExtractionSpec
+from featcache.core.tensorflow import import_tensorflow
+from featcache.data import augment
+from featcache.data.image_ops import resize
+
+CLEAN = (0,)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What becomes of each decoded image."""
+
+    spec: ExtractionSpec  # for all but the size
+    sizes: tuple[tuple[int, int], ...]
+    views: tuple[int, ...]
+    digests: np.ndarray  # (n, 16) uint8 by row
+    batch_size: int
+
+    def made(self, row: Any, image: Any) -> tuple[Any, ...]:
+        """Return row and images (n_views, height, width, 3), one tensor a size."""
+        drawn = self._draws(row) if self.views != CLEAN else None
+        stacks = []
+        for size in self.sizes:
+            made = [self._view(image, size, place, drawn) for place in range(len(self.views))]
+            stack = made[0][None] if len(made) == 1 else import_tensorflow().stack(made)
+            stack.set_shape((len(self.views), *size, 3))
+            stacks.append(stack)
+        return (row, *stacks)
+
+    def _view(self, image: Any, size: tuple[int, int], place: int, drawn: Any) -> Any:
+        """One view; what is cheap on a small image comes after resizing."""
+        if self.views[place] == 0:
+            return resize(image, size, self.spec.resize)
+        ways, mine = self.spec.augment, drawn[place]
+        image = resize(
+            augment.crop(image, mine) if "crop" in ways else image, size, self.spec.resize
+        )
+        if "flip" in ways:
+            image = augment.flip(image, mine)
+        return augment.color(image, mine) if "color" in ways else image
+
+    def _draws(self, row: Any) -> Any:
+        tf = import_tensorflow()
+        drawn = tf.numpy_function(
+            lambda number: augment.draws(self.digests[number], self.views),
+            [row],
+            tf.float32,
+            stateful=False,
+        )
+        return tf.ensure_shape(drawn, (len(self.views), augment.N_DRAWS))
+
+    def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+        """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
+        options = import_tensorflow().data.Options()
+        # tuning ends with a dataset only when its current period ends, and periods double: a run
+        # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
+        options.autotune.enabled = False
+        for numbers, *images in dataset.batch(self.batch_size).prefetch(2).with_options(options):
+            yield numbers.numpy(), tuple(stack.numpy() for stack in images)

@@ -1,0 +1,6 @@
+"""Who does the shards: here, one after the other, or an engine on many machines."""
+
+from featcache.extraction.executors.base import Executor, Run
+from featcache.extraction.executors.inline import Inline
+
+__all__ = ["Executor", "Inline", "Run"]

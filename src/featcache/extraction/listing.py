@@ -1,0 +1,109 @@
+"""A listing on its way to a feature file: what is known before, and its parting into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from featcache import store
+from featcache.core import progress
+from featcache.data import sources
+from featcache.data.listing import Known, Listing, Unusable, list_images
+
+TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
+
+Failed = Mapping[int, Unusable]  # by row of the listing
+
+
+def look(
+    source: sources.Source, max_pixels: int, known: Known | None, show_progress: bool
+) -> Listing:
+    """Look at every image once."""
+    with progress.bar("Reading", len(source), "files", show_progress) as advance:
+        return list_images(source, max_pixels, known=known, advance=advance)
+
+
+def unreadable(listing: Listing) -> dict[int, Unusable]:
+    """Return what failed before anything was computed."""
+    return {row: Unusable(reason) for row, reason in listing.unreadable.items()}
+
+
+def known_to_all(published: Sequence[store.Features | None]) -> Known | None:
+    """Return what is known of files that every feature file has: others must be read anyway."""
+    stamps = [_known_stamps(features) for features in published if features is not None]
+    if len(stamps) < len(published):
+        return None
+    first, *others = stamps
+    return {id_: one for id_, one in first.items() if all(o.get(id_) == one for o in others)}
+
+
+def _known_stamps(features: store.Features) -> dict[str, tuple[sources.Stamp, bytes]]:
+    """Return stamp and digest by id, of the rows whose stamp can be trusted."""
+    columns = zip(features.ids, features.stamps.tolist(), features.digests, strict=True)
+    return {
+        id_: ((size, time_ns), digest.tobytes())
+        for id_, (size, time_ns), digest in columns
+        if size >= 0
+    }
+
+
+def table_of(listing: Listing, failed: Failed) -> store.Table:
+    """Part a listing into rows and failures, both in the order of the source."""
+    source, digests = listing.source, listing.digests
+    good = np.array([row for row in range(len(listing)) if row not in failed], int)
+    nothing = bytes(sources.DIGEST_BYTES)
+    return store.Table(
+        ids=tuple(source.ids[row] for row in good.tolist()) if failed else source.ids,
+        digests=digests[good],
+        annotations=source.annotations.take(good),
+        failures=tuple(
+            store.Failure(
+                source.ids[row],
+                # the digest of what is gone says nothing; the next run looks at it afresh
+                nothing if one.has_changed else digests[row].tobytes(),
+                one.reason,
+            )
+            for row, one in sorted(failed.items())
+        ),
+        stamps=_trusted_stamps(listing)[good],
+    )
+
+
+def is_all_in(listing: Listing, failed: Failed, features: store.Features) -> bool:
+    """Return whether a file has every image, as a row or as the failure it still is."""
+    if not features.failures:
+        return table_of(listing, failed).matches(features.table)
+    if features.provenance.get("max_pixels") != listing.max_pixels:
+        return False  # what was too large may not be so any more
+    reasons = {(failure.id, failure.digest): failure.reason for failure in features.failures}
+    digests = (digest.tobytes() for digest in listing.digests)
+    keys = zip(listing.source.ids, digests, strict=True)
+    still = {row: Unusable(reasons[key]) for row, key in enumerate(keys) if key in reasons}
+    return table_of(listing, {**failed, **still}).matches(features.table)
+
+
+def copies_of_failed(listing: Listing, failed: Failed) -> dict[int, Unusable]:
+    """Return the copies of images that failed: only the first of them was tried."""
+    reasons = {
+        listing.digests[row].tobytes(): one
+        for row, one in failed.items()
+        if not one.has_changed and listing.digests[row].any()
+    }
+    if not reasons:
+        return {}
+    each = ((row, reasons.get(digest.tobytes())) for row, digest in enumerate(listing.digests))
+    return {row: one for row, one in each if one is not None and row not in failed}
+
+
+def first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the rows without those whose image was already named by an earlier row."""
+    _, first = np.unique(digests[rows], axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def _trusted_stamps(listing: Listing) -> np.ndarray:
+    """Return (n, 2) stamps, -1 where a file is so new that it may change unseen."""
+    stamps: np.ndarray = listing.stamps.copy()
+    stamps[stamps[:, 1] > listing.looked_at_ns - TOO_NEW_NS] = -1
+    return stamps

@@ -1,0 +1,212 @@
+"""From a shard to rows: images are read, go through the networks, become keys and features.
+
+`run` changes nothing that it is given and writes nothing: what a failure means, and where rows
+are kept, is for `publish` to say. Decoding and the networks overlap; so does whatever the caller
+does with the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from featcache.core.keys import view_keys
+from featcache.core.spec import ExtractionSpec
+from featcache.data import loading
+from featcache.data.listing import Listing, Unusable
+from featcache.extraction.networks import Network, Networks
+from featcache.extraction.shards import Pass, Shard
+from featcache.networks import engines
+
+Outputs = list[list[np.ndarray]]  # for each pass and each of its files (b, v, …)
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """Rows for one feature file, of one batch of images, or only what failed in between."""
+
+    file: int  # number of the feature file that wants them
+    n_images: int  # images that are done with these rows; of a batch the first file's rows say so
+    rows: np.ndarray  # (b,) int64: the images that were read, by row of the whole run's listing
+    keys: np.ndarray  # (m, 16) uint8: of each image and view that the file lacked
+    features: np.ndarray  # (m, …) in the dtype that is stored
+    failures: Mapping[int, Unusable] = field(default_factory=dict)  # by row as above
+    ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
+    spent_s: Mapping[str, float] = field(default_factory=dict)  # see `Stopwatch`
+
+
+class Stopwatch:
+    """Seconds by what was waited for: decoding, backbone; and preparing, which is building one."""
+
+    def __init__(self) -> None:
+        self.spent_s: dict[str, float] = {}
+
+    def add(self, what: str, seconds: float) -> None:
+        """Count seconds."""
+        self.spent_s[what] = self.spent_s.get(what, 0.0) + seconds
+
+    def taken(self) -> dict[str, float]:
+        """Return what was counted since the last call."""
+        taken, self.spent_s = self.spent_s, {}
+        return taken
+
+
+def run(shard: Shard, networks: Networks | None = None) -> Iterator[PartRows]:
+    """Yield the rows of a shard, batch by batch, and for each batch file by file.
+
+    Parameters
+    ----------
+    networks : where the networks of this process are; None builds them for this shard alone.
+    """
+    networks = Networks() if networks is None else networks
+    opened = [networks.of(one.network) for one in shard.passes]
+    watch = Stopwatch()
+    for rows, outputs, failures in _computed(shard, opened, watch):
+        if not len(rows):
+            yield from _only_failures(shard, failures, watch)
+            continue
+        n_images = len(rows)
+        for one, network, arrays in zip(shard.passes, opened, outputs, strict=True):
+            for place, array in enumerate(arrays):
+                part = _part(shard, one, place, rows, array, failures)
+                yield replace(part, n_images=n_images, ran=network.ran, spent_s=watch.taken())
+                n_images = 0
+
+
+def _computed(
+    shard: Shard, opened: list[Network], watch: Stopwatch
+) -> Iterator[tuple[np.ndarray, Outputs, Mapping[int, Unusable]]]:
+    """Yield rows of the shard with embeddings, and what failed since those before.
+
+    Without outputs there are failures alone.
+    """
+    machine = shard.passes[0].network.machine
+    batches = _timed(
+        loading.batches(
+            shard.listing,
+            range(len(shard)),
+            specs=[network.spec for network in opened],
+            views=shard.views,
+            batch_size=machine.batch_size,
+        ),
+        watch,
+    )
+    before = time.monotonic()
+    first = next(batches, None)
+    watch.add("backbone", time.monotonic() - before)
+    if first is None:
+        return
+    if not len(first.rows):  # nothing could be decoded, so no network is needed
+        yield first.rows, [], first.failures
+        return
+    before = time.monotonic()
+    for one, network, stack in zip(shard.passes, opened, first.images, strict=True):
+        network.check(stack[:, one.places[0]])
+    watch.add("preparing", time.monotonic() - before)
+
+    def start(batch: loading.Batch) -> Callable[[], Outputs]:
+        if not len(batch.rows):
+            return list
+        finish = []
+        for one, network, stack in zip(shard.passes, opened, batch.images, strict=True):
+            places = list(one.places)
+            finish.append(
+                network.start(stack if len(places) == stack.shape[1] else stack[:, places])
+            )
+        return lambda: [done() for done in finish]
+
+    ahead = max(network.compiled.ahead for network in opened)
+    keyed = ((batch, batch) for batch in itertools.chain([first], batches))
+    before = time.monotonic()
+    for batch, outputs in engines.in_order(keyed, start, ahead):
+        watch.add("backbone", time.monotonic() - before)
+        yield batch.rows, outputs, batch.failures
+        before = time.monotonic()
+    watch.add("backbone", time.monotonic() - before)
+
+
+def _timed(batches: Iterator[loading.Batch], watch: Stopwatch) -> Iterator[loading.Batch]:
+    """Pass batches on; what is waited for them is decoding, not the backbone."""
+    while True:
+        before = time.monotonic()
+        batch = next(batches, None)
+        waited = time.monotonic() - before
+        watch.add("decoding", waited)
+        watch.add("backbone", -waited)  # which is timed around it
+        if batch is None:
+            return
+        yield batch
+
+
+def _only_failures(
+    shard: Shard, failures: Mapping[int, Unusable], watch: Stopwatch
+) -> Iterator[PartRows]:
+    nothing, failed = np.zeros(0, np.int64), _by_row_of_run(shard, failures)
+    for file in (file for one in shard.passes for file in one.files):
+        no_keys = np.zeros((0, 16), np.uint8)
+        yield PartRows(file, 0, nothing, no_keys, nothing, failed, spent_s=watch.taken())
+
+
+def _by_row_of_run(shard: Shard, failures: Mapping[int, Unusable]) -> dict[int, Unusable]:
+    return {int(shard.rows[row]): why for row, why in failures.items()}
+
+
+def _part(
+    shard: Shard,
+    one: Pass,
+    place: int,
+    rows: np.ndarray,
+    array: np.ndarray,
+    failures: Mapping[int, Unusable],
+) -> PartRows:
+    """Return what the file of one output of a task gets of a batch (b, v, …)."""
+    spec = one.network.specs[place]
+    missing = one.missing[place][rows]  # (b, n_views)
+    embeddings = _as_stored(array, spec)
+    failed = dict(failures) | _unusable(shard.listing, rows, embeddings)
+    good = np.array([row not in failed for row in rows.tolist()], bool)
+    keys, features = [], []
+    for column, where in enumerate(one.places):
+        some = good & missing[:, where]
+        digests = shard.listing.digests[rows[some]]
+        keys.append(view_keys(digests, shard.views[where], spec.augment))
+        features.append(embeddings[some, column])
+    return PartRows(
+        file=one.files[place],
+        n_images=0,
+        rows=shard.rows[rows[good & missing.any(axis=1)]],
+        keys=np.concatenate(keys),
+        features=np.concatenate(features),
+        failures=_by_row_of_run(shard, failed),
+    )
+
+
+def _unusable(listing: Listing, rows: np.ndarray, embeddings: np.ndarray) -> dict[int, Unusable]:
+    """Return which images of a batch must not be kept, by row of the listing."""
+    finite = np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim)))
+    failed = {}
+    for row, is_finite in zip(rows.tolist(), finite.tolist(), strict=True):
+        if not is_finite:
+            failed[row] = Unusable(f"its features are not finite in {embeddings.dtype}")
+        elif not _is_unchanged(listing, row):
+            # its digest is of other bytes than its pixels
+            failed[row] = Unusable("it changed while it was read", has_changed=True)
+    return failed
+
+
+def _is_unchanged(listing: Listing, row: int) -> bool:
+    try:
+        return listing.source.stamp(row) == listing.stamp(row)
+    except OSError:
+        return False
+
+
+def _as_stored(embeddings: np.ndarray, spec: ExtractionSpec) -> np.ndarray:
+    """Convert to the stored dtype, in NumPy: HDF5's own conversion is many times slower."""
+    with np.errstate(over="ignore"):
+        return np.asarray(embeddings.astype(spec.dtype))
