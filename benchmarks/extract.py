@@ -38,18 +38,19 @@ from typing import Any
 import numpy as np
 import page
 import photos
-from featcache.extraction.computing import Work
-from featcache.extraction.inventory import look
-from featcache.extraction.targets import Target
 
 import featcache as fc
 from featcache import extraction
-from featcache.core.spec import MAX_PIXELS
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import loading, openers, sources
-from featcache.extraction.networks import Network, Settings
+from featcache.data import loading, openers
+from featcache.data.listing import list_images
+from featcache.extraction.executors import Inline
+from featcache.extraction.output import OutputFile
+from featcache.extraction.publish import Making, compute
+from featcache.extraction.shards import Machine, networks_of
 from featcache.models import stitching
 from featcache.networks import backbones, engines
+from featcache.networks.engines import openvino
 
 BATCH_SIZE = 32
 IN_MEMORY = 256  # images for the backbone alone
@@ -69,27 +70,22 @@ class Bench:
         self.resolved = [
             backbones.resolve(name, weights=weights_of(name), precision=precision) for name in names
         ]
-        self.settings = Settings(BATCH_SIZE, "cpu", chosen, show_progress=False)
-        self.networks: list[Network] | None = None
+        self.machine = Machine(BATCH_SIZE, "cpu", chosen)
+        self.executor = Inline()  # keeps what is compiled and compared with Keras
 
     def run(self) -> None:
         """List, read, hash, decode, run the backbones, write parts."""
         samples = openers.open_source(self.root)
-        found = look(samples, MAX_PIXELS, None, False)
-        targets = [
-            Target(self.cache / f"{one.spec.short_name}.h5", one, found) for one in self.resolved
+        listing = list_images(samples)
+        outputs = [
+            OutputFile(self.cache / f"{one.spec.short_name}.h5", one, listing)
+            for one in self.resolved
         ]
-        work = Work(targets, self.settings)
-        if self.networks is None:
-            self.networks = work.networks
-        else:  # compiled and compared with Keras before
-            for network, target in zip(self.networks, targets, strict=True):
-                network.targets = [target]
-            work.networks = self.networks
-        work.compute([np.ones((len(samples), 1), bool)] * len(targets))
-        for target in targets:
-            assert len(target.computed) == len(samples)
-            target.parts.clear()
+        missing = [np.ones((len(samples), 1), bool)] * len(outputs)
+        compute(outputs, missing, Making(self.executor, self.machine, show_progress=False))
+        for output in outputs:
+            assert len(output.computed) == len(samples)
+            output.parts.clear()
 
 
 def weights_of(name: str) -> str:
@@ -121,13 +117,10 @@ def decode(root: Path, name: str) -> Callable[[], Any]:
     """Decoding and resizing, and nothing else."""
     spec = backbones.resolve(name, weights=weights_of(name)).spec
     samples = openers.open_source(root)
-    scanned = sources.scan(samples, loading.plain_orientation)
-    rows = list(range(len(samples)))
+    listing, rows = list_images(samples), range(len(samples))
 
     def run() -> None:
-        for _ in loading.batches(
-            samples, scanned, rows, spec=spec, batch_size=BATCH_SIZE, failures={}
-        ):
+        for _ in loading.batches(listing, rows, specs=[spec], batch_size=BATCH_SIZE):
             pass
 
     return run
@@ -135,22 +128,15 @@ def decode(root: Path, name: str) -> Callable[[], Any]:
 
 def backbone_alone(bench: Bench, n: int) -> Callable[[], Any]:
     """The compiled backbone on images that lie in memory, as many as there are files."""
-    assert bench.networks is not None
-    (network,) = bench.networks
+    ((plan, _),) = networks_of(bench.resolved, bench.machine)
+    network = bench.executor.networks.of(plan)
     compiled = network.agreed
     assert compiled is not None
     samples = openers.open_source(bench.root).limit(min(n, IN_MEMORY))
-    scanned = sources.scan(samples, loading.plain_orientation)
+    listing, rows = list_images(samples), range(len(samples))
     some = [
-        batch
-        for _, batch in loading.batches(
-            samples,
-            scanned,
-            list(range(len(samples))),
-            spec=network.spec,
-            batch_size=BATCH_SIZE,
-            failures={},
-        )
+        batch.clean
+        for batch in loading.batches(listing, rows, specs=[network.spec], batch_size=BATCH_SIZE)
     ]
     n_batches = -(-n // BATCH_SIZE)
 
@@ -192,8 +178,11 @@ def one_backbone(
     benches = {
         TENSORFLOW: Bench(root, cache, [name], "float32", "tensorflow"),
         FLOAT32: Bench(root, cache, [name], "float32", "openvino"),
-        BFLOAT16: Bench(root, cache, [name], "bfloat16", "openvino"),
     }
+    alone = {FLOAT32: BACKBONE}
+    if openvino.can_compute("bfloat16"):
+        benches[BFLOAT16] = Bench(root, cache, [name], "bfloat16", "openvino")
+        alone[BFLOAT16] = BACKBONE16
     for bench in benches.values():
         bench.run()
     variants = {
@@ -201,18 +190,14 @@ def one_backbone(
         UNTUNED: tutorial(root, name, is_tuned=False),
         **{key: bench.run for key, bench in benches.items()},
         DECODE: decode(root, name),
-        BACKBONE: backbone_alone(benches[FLOAT32], n),
-        BACKBONE16: backbone_alone(benches[BFLOAT16], n),
+        **{key: backbone_alone(benches[bench], n) for bench, key in alone.items()},
         PREDICT: stitched(root, cache, name),
     }
     found = rates(variants, n, rounds)
     if torch is not None:
         found |= torch_rates(torch, root, name, rounds)
     median = {key: statistics.median(some) for key, some in found.items()}
-    limit = {
-        FLOAT32: 1 / (1 / median[DECODE] + 1 / median[BACKBONE]),
-        BFLOAT16: 1 / (1 / median[DECODE] + 1 / median[BACKBONE16]),
-    }
+    limit = {bench: 1 / (1 / median[DECODE] + 1 / median[key]) for bench, key in alone.items()}
     return {
         "backbone": name,
         "rates": median,

@@ -27,7 +27,7 @@ import numpy as np
 from featcache import extraction, store
 from featcache.core.errors import FeatcacheError
 from featcache.core.tensorflow import import_keras
-from featcache.extraction import assembling
+from featcache.extraction import repair as repairing
 from featcache.networks import engines
 from featcache.store import hdf5, part_writer
 
@@ -256,7 +256,7 @@ def repair(
     """Repair a feature file."""
     prepare(counts, say)
     events = count_events(Path(path).parent.parent, kill_at)
-    damage, n_computed = assembling.repair(Path(path), show_progress=False)
+    damage, n_computed = repairing.repair(Path(path), show_progress=False)
     return {"path": path, "damage": str(damage), "computed": n_computed, "events": dict(events)}
 
 
