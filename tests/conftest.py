@@ -104,7 +104,7 @@ def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return model
 
     entries = {"small-5": Entry(40, "tf"), "small-6": Entry(56, "tf")}
-    family = Provider(entries, build, lambda name, weights: None)
+    family = Provider(entries, build)
     for name in entries:
         monkeypatch.setitem(registry.CATALOGUE, name, family)
     return ["small-5", "small-6"]

@@ -14,9 +14,8 @@ from featcache.core.keys import digest_file
 from featcache.core.spec import BACKGROUND, ExtractionSpec
 from featcache.core.tensorflow import import_keras
 from featcache.networks import registry
-from featcache.networks.initial_weights import WORDS
 from featcache.networks.providers import keras_file, keras_model
-from featcache.networks.providers.base import Entry, size_error
+from featcache.networks.providers.base import WORDS, Entry, size_error
 from featcache.networks.taps import pooled, tapped
 from featcache.networks.weights import digest_of, recall, remember
 

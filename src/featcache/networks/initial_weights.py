@@ -14,8 +14,6 @@ from featcache.networks.providers.base import short
 if TYPE_CHECKING:
     import keras
 
-WORDS = ("imagenet", "random")  # what weights may be, other than a path
-
 
 def put(backbone: keras.Model, name: str, weights: str) -> None:
     """Put random weights, or those of a .keras or .weights.h5 file, into a network.

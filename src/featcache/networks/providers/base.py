@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 DEFAULT = "efficientnet-lite0"  # its weights come with the installation
+WORDS = ("imagenet", "random")  # what weights may be, other than a path
 Scheme = Callable[[Any], Any]  # a Keras tensor of RGB, 0 to 255, to what the network expects
 
 
@@ -26,6 +27,11 @@ class Entry:
 
     image_size: int | tuple[int, int]  # default side, or height and width, in pixels
     preprocessing: str  # key of `registry.PREPROCESSING`
+
+
+def given_path(name: str, weights: str) -> Path | None:
+    """Return the path that weights are, unless they are a word."""
+    return None if weights in WORDS else Path(weights)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Provider:
 
     entries: Mapping[str, Entry]
     build: Callable[[str, str, tuple[int, int]], keras.Model]
-    weights_path: Callable[[str, str], Path | None]
+    weights_path: Callable[[str, str], Path | None] = given_path
     preprocessing: Mapping[str, Scheme] = field(default_factory=dict)  # of this family alone
     again: Callable[[str, str], Any] = lambda name, digest: name
 

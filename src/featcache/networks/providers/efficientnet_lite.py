@@ -21,7 +21,7 @@ from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
 from featcache.networks import initial_weights, torch_file
 from featcache.networks.preprocessing import rescaled
-from featcache.networks.providers.base import Entry, Provider, size_error
+from featcache.networks.providers.base import Entry, Provider, given_path, size_error
 
 if TYPE_CHECKING:
     import keras
@@ -103,10 +103,8 @@ def weights_path(name: str, weights: str) -> Path | None:
     BackboneError
         When the package that carries them is not installed.
     """
-    if weights == "random":
-        return None
     if weights != "imagenet":
-        return Path(weights)
+        return given_path(name, weights)
     member = MEMBERS[name]
     package = importlib.util.find_spec(member.package)
     if package is None or package.origin is None:

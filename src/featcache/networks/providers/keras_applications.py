@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.core.errors import BackboneError
@@ -92,11 +91,6 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     return backbone
 
 
-def weights_path(name: str, weights: str) -> Path | None:
-    """Return where the weights lie, unless Keras is yet to download or we to draw them."""
-    return None if weights in initial_weights.WORDS else Path(weights)
-
-
 def _no_download(name: str, error: Exception) -> str:
     text = short(error)
     url = next((word.rstrip(":") for word in text.split() if word.startswith("http")), "")
@@ -115,5 +109,4 @@ PROVIDER = Provider(
         for name, _, side in members
     },
     build,
-    weights_path,
 )

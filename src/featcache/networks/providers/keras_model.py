@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ORIGIN = "a Keras model given from Python"  # where such weights come from, in provenance
 _WITHOUT_EFFECT = {"trainable", "seed", "compile_config", "build_config"}  # on a forward pass
+_FUNCTIONS = {"__lambda__": "a lambda", "function": "a function"}  # as Keras describes them
 _REFERENCES = {"keras_history", "input_layers", "output_layers"}  # to layers, by their names
 
 # What was given and still lives, by its digest: stitching needs the network once more.
@@ -121,11 +122,11 @@ def _identity(what: str, model: keras.Model, layer: str | None) -> str:
 def _check_is_of_keras(what: str, part: Any) -> None:
     """Raise BackboneError for code of others: a description has its name, not what it does."""
     for one in _dicts(part):
-        module = one.get("module")
-        if isinstance(module, str) and module.split(".")[0] != "keras":
-            name = "a Lambda" if "lambda" in str(one["class_name"]) else one.get("registered_name")
+        kind, module = str(one.get("class_name")), one.get("module")
+        is_foreign = isinstance(module, str) and module.split(".")[0] != "keras"
+        if is_foreign or kind in _FUNCTIONS:
             raise BackboneError(
-                f"{what} has code of its own in it, {name or one['class_name']}, and nothing "
+                f"{what} has code of its own in it, {_FUNCTIONS.get(kind, kind)}, and nothing "
                 f"would tell when that changes. Make it of Keras's own layers."
             )
 

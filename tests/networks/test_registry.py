@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from featcache.core.errors import SpecError
+from featcache.networks import backbones, registry
+
+
+def test_names_are_kebab_case():
+    assert all(name == name.lower() and "_" not in name for name in registry.CATALOGUE)
+
+
+def test_no_two_families_have_a_name_or_a_scheme_of_preprocessing_in_common():
+    assert len(registry.CATALOGUE) == sum(len(one.entries) for one in registry.PROVIDERS)
+    n_own = sum(len(one.preprocessing) for one in registry.PROVIDERS)
+    assert len(registry.PREPROCESSING) == len(registry.COMMON) + n_own
+
+
+def test_every_network_has_a_preprocessing_that_there_is():
+    schemes = {registry.find(name).preprocessing for name in registry.CATALOGUE}
+    assert schemes <= set(registry.PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("resnet", "resnet50"), ("MobileNetV2", "mobilenet"), ("xyzzy", "For")]
+)
+def test_unknown_name_says_the_nearest(name, nearest):
+    with pytest.raises(SpecError, match=nearest):
+        backbones.resolve(name)
+
+
+def test_a_family_of_ones_own_is_found_by_its_names(two_backbones):
+    for name, side in zip(two_backbones, (40, 56), strict=True):
+        resolved = backbones.resolve(name, weights="random")
+        assert resolved.spec.image_size == (side, side)
+        assert resolved.backbone.name == name

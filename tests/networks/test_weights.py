@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from featcache.networks import backbones
+
+
+def test_weights_are_part_of_the_fingerprint(tmp_path, two_backbones):
+    resolved = backbones.resolve("small-5", weights="random")
+    file = tmp_path / "same.weights.h5"
+    resolved.backbone.save_weights(file)
+    assert backbones.resolve("small-5", weights="random").spec == resolved.spec
+    of_file = backbones.resolve("small-5", weights=str(file))
+    assert of_file.spec.fingerprint != resolved.spec.fingerprint
+
+
+def test_a_second_resolve_builds_nothing(tmp_path, two_backbones):
+    memo = tmp_path / "memo.json"
+    first = backbones.resolve("small-5", weights="random", memo=memo)
+    second = backbones.resolve("small-5", weights="random", memo=memo)
+    assert first.backbone is not None
+    assert second.backbone is None
+    assert first.spec == second.spec
+
+
+def test_a_folder_called_random_does_not_mix_up_the_memo(tmp_path, monkeypatch, two_backbones):
+    (tmp_path / "random").mkdir()
+    monkeypatch.chdir(tmp_path)
+    memo = tmp_path / "memo.json"
+    first, second = (
+        backbones.resolve(name, weights="random", image_size=32, memo=memo)
+        for name in two_backbones
+    )
+    assert first.spec.weights != second.spec.weights
+
+
+def test_a_damaged_memo_is_no_obstacle(tmp_path, tiny_backbone):
+    memo = tmp_path / "memo.json"
+    memo.write_text("{")
+    first = backbones.resolve(weights=str(tiny_backbone), memo=memo)
+    assert first.spec == backbones.resolve(weights=str(tiny_backbone), memo=memo).spec
