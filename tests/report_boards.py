@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from conftest import make_image
 
+from featcache.core.tasks import TASKS
 from featcache.scoring import leaderboard, metrics
 
 HOSTILE = "<script>alert(1)</script>"
@@ -80,7 +81,7 @@ def make_board(
     test = np.arange(len(y)) % 5 == 4 if test is None else test
     usual = "values" if task == "regression" else "probabilities"
     kinds = kinds or {"logreg": usual, "linear-svm": "scores", "dummy": usual}
-    metric = metrics.DEFAULT[task]
+    metric = TASKS[task].default_metric
     rows, test_rows = np.flatnonzero(~test), np.flatnonzero(test)
     folds = np.arange(len(rows)) % 3
     outputs, results = {}, []
@@ -99,7 +100,7 @@ def make_board(
                 )
                 for fold in range(3)
             )
-            for one in metrics.METRICS[task]
+            for one in TASKS[task].metrics
         }
         mean, std = float(np.mean(scores[metric])), float(np.std(scores[metric]))
         tested = metrics.score(task, y[test_rows], said, kind) if number == 0 else None

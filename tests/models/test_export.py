@@ -16,6 +16,7 @@ from PIL import Image
 
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError, StitchError
+from featcache.core.tasks import TASKS
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading
 from featcache.data.listing import list_images
@@ -24,7 +25,6 @@ from featcache.models import card
 from featcache.models import export as exporting
 from featcache.models.export import comparing, writers
 from featcache.models.load import load_keras
-from featcache.scoring import metrics
 
 pytestmark = pytest.mark.xdist_group("export")
 for module in ("onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "openvino"):
@@ -174,7 +174,7 @@ def test_heads_of_every_kind(made, task, head, options):
     for one in done:
         assert one.agreement == 1.0
         assert one.path.exists()
-        assert one.scores["metric"] == metrics.DEFAULT[task]
+        assert one.scores["metric"] == TASKS[task].default_metric
         assert one.scores["export"] == pytest.approx(one.scores["model"], rel=1e-3)
 
 

@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 from featcache.core.errors import SpecError
+from featcache.core.tasks import TASKS
 from featcache.scoring import metrics
 
 
@@ -25,7 +26,7 @@ def test_classification_is_scikit_learns(n_classes):
     y, p = classification(n_classes=n_classes)
     said = p.argmax(axis=1)
     found = metrics.score("classification", y, p, "probabilities")
-    assert tuple(found) == metrics.METRICS["classification"]
+    assert tuple(found) == TASKS["classification"].metrics
     aucs = [sk.roc_auc_score(y == column, p[:, column]) for column in range(n_classes)]
     expected = {
         "accuracy": sk.accuracy_score(y, said),
@@ -55,7 +56,7 @@ def test_scores_have_no_log_loss_and_no_ece_but_the_rest():
     y, p = classification()
     as_probabilities = metrics.score("classification", y, p, "probabilities")
     found = metrics.score("classification", y, np.log(p), "scores")
-    for name in metrics.METRICS["classification"]:
+    for name in TASKS["classification"].metrics:
         if name in metrics.NEEDS_PROBABILITIES:
             assert math.isnan(found[name])
             assert not math.isnan(as_probabilities[name])
@@ -168,7 +169,7 @@ def test_regression_is_scikit_learns():
 )
 def test_no_rows_have_no_metric(task, y, outputs):
     found = metrics.score(task, y, outputs, "probabilities")
-    assert len(found) == len(metrics.METRICS[task])
+    assert len(found) == len(TASKS[task].metrics)
     assert all(map(math.isnan, found.values()))
 
 
@@ -185,7 +186,7 @@ def test_one_class_alone_has_no_auc():
 
 
 def test_each_task_has_its_default_and_says_what_it_has():
-    assert [metrics.check(None, task) for task in metrics.METRICS] == ["accuracy", "map", "rmse"]
+    assert [metrics.check(None, task) for task in TASKS] == ["accuracy", "map", "rmse"]
     assert metrics.check("macro-f1", "multi-label") == "macro-f1"
     with pytest.raises(SpecError) as caught:
         metrics.check("map", "classification")
@@ -195,7 +196,7 @@ def test_each_task_has_its_default_and_says_what_it_has():
     )
 
 
-@pytest.mark.parametrize("task", metrics.METRICS)
+@pytest.mark.parametrize("task", TASKS)
 def test_better_predictions_are_better_by_every_metric(task):
     if task == "regression":
         y = np.linspace(0, 1, 20)[:, None]
@@ -207,7 +208,7 @@ def test_better_predictions_are_better_by_every_metric(task):
         y = np.arange(20) % 3
         good = 0.04 + 0.88 * np.eye(3)[y]
         bad = np.roll(good, 1, axis=1)
-    for name in metrics.METRICS[task]:
+    for name in TASKS[task].metrics:
         of_good, of_bad = (
             metrics.better(name) * metrics.score_one(name, task, y, outputs, "probabilities")
             for outputs in (good, bad)

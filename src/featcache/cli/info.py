@@ -89,7 +89,7 @@ def verify(
 
 def _described(features: Any) -> dict[str, Any]:
     names, about = features.class_names, features.annotations
-    hot = features.task == "multi-label"
+    hot = features.labels.ndim == 2  # several labels per image
     counts = features.labels.clip(0).sum(0).tolist() if hot else Counter(features.labels.tolist())
     return {
         "path": str(features.path),

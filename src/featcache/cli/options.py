@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from featcache.core.errors import SpecError
+from featcache.core.tasks import TASKS, TargetKind
 
 if TYPE_CHECKING:
     from featcache.store import Features
@@ -76,11 +77,12 @@ def by(size: tuple[int, int]) -> str:
 
 def learnable(features: Features) -> str:
     """Say what is known about the images of a feature file."""
-    if features.task == "regression":
-        return f"with {', '.join(features.annotations.target_names)}"
+    kind = TASKS[features.task].kind
+    if kind is TargetKind.NUMBERS:
+        return f"with {', '.join(features.annotations.output_names)}"
     if not features.class_names:
         return "without labels"
-    several = "several of " if features.task == "multi-label" else ""
+    several = "several of " if kind is TargetKind.LABELS else ""
     return f"of {several}{len(features.class_names)} classes"
 
 

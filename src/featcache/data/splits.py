@@ -14,6 +14,7 @@ import numpy as np
 from featcache.core.checks import bad
 from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
+from featcache.core.tasks import TASKS
 
 HELD_OUT_FRACTION = 0.2
 
@@ -97,7 +98,7 @@ def folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train rows, test rows) of each shuffled fold; copies and groups stay together.
 
-    For classification they are stratified: every class has about its share of every fold.
+    Where the task is stratified, every class has about its share of every fold.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def folds(
     groups = annotations.groups
     first, unit_of = _units(digests, groups)
     unit = "image(s)" if groups is None else "group(s)"
-    if annotations.task != "classification":
+    if not TASKS[annotations.task].is_stratified:
         if len(first) < n_folds:
             raise HeadError(
                 f"There are {len(first)} different training {unit}, fewer than the {n_folds} "
