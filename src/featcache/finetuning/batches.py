@@ -32,6 +32,7 @@ class Batches(ABC):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0  # of which `dataset` gives the batches
+        self._traced: tuple[Any, Any] | None = None  # a suffix, and its function
 
     @abstractmethod
     def read(
@@ -73,7 +74,10 @@ class Batches(ABC):
 
     def outputs(self, suffix: Any, rows: np.ndarray) -> np.ndarray:
         """Return what a suffix gives for the clean images of rows, (n, n_outputs) float32."""
-        run = import_tensorflow().function(lambda batch: suffix(batch, training=False))
+        if self._traced is None or self._traced[0] is not suffix:  # else each epoch traces anew
+            traced = import_tensorflow().function(lambda batch: suffix(batch, training=False))
+            self._traced = suffix, traced
+        _, run = self._traced
         found: np.ndarray | None = None
         n_seen = 0
         for places, batch in self.read(rows, None):

@@ -135,6 +135,8 @@ def _fit(stage: Stage, plan: Plan, history: History, show_progress: bool) -> Non
         # XLA, Keras's default, makes depthwise convolutions on a CPU many times slower
         jit_compile=False,
     )
+    # made inside the first step, its variables would have Keras trace the step twice
+    suffix.optimizer.build(suffix.trainable_variables)
     started = 0.0
 
     def begin(epoch: int, logs: Any = None) -> None:
