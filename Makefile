@@ -1,13 +1,20 @@
 # Two commands do all the set-up: `make demo` and `make test`.
+# While you work on it: `make quick`, the tests that need no full-size network and no training.
+# With another Python: `make test PYTHON=python3.13`, in an environment of its own, .venv-3.13.
 
 PYTHON ?= python3
+ifeq ($(PYTHON),python3)
 VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 FILES := $(shell find src tests pipelines benchmarks docs README.md CHANGELOG.md -type f \
 	-not -name '*.pyc' -not -name '.*')
 
-.PHONY: demo test retest lint format bench picture clean
+.PHONY: demo test retest quick lint format bench picture clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m featcache demo $(ARGS)
@@ -18,6 +25,9 @@ test: $(VENV)/tests-passed
 retest:
 	@rm -f $(VENV)/tests-passed
 	@$(MAKE) --no-print-directory test
+
+quick: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -40,7 +50,7 @@ picture: $(VENV)/installed
 	$(BIN)/python docs/record_demo.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf .venv .venv-*
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about two minutes) ..."
@@ -54,5 +64,5 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/tests-passed: $(VENV)/installed-dev Makefile $(FILES)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(PYTEST)
 	@touch $@

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick
 from PIL import Image
 
 from featcache.networks.engines import Compiled
@@ -28,11 +30,25 @@ CLASSES = ("apple", "pear", "quince")
 HUES = {"apple": (200, 60, 40), "pear": (70, 180, 60), "quince": (60, 90, 200)}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and -m the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"clipart", "clipart_board"} & set(getattr(item, "fixturenames", ())):
+        needs = set(getattr(item, "fixturenames", ()))
+        if {"clipart", "clipart_board"} & needs:
             item.add_marker(pytest.mark.xdist_group("clipart"))
+        if {"clipart", "clipart_board", "browser"} & needs:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    quick.running = item
+    quick.watch()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    quick.running = nextitem
 
 
 def make_image(path: Path, hue: tuple[int, int, int], seed: int, size: tuple[int, int]) -> Path:
@@ -125,6 +141,32 @@ def extract(tiny_backbone: Path, tmp_path: Path) -> Callable[..., Any]:
         return extraction.run(source, **(settings | options))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def lender(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the features of images like `photos`, computed once."""
+    from featcache import extraction
+
+    folder = tmp_path_factory.mktemp("lender")
+    extraction.run(
+        make_photos(folder / "the same photos"),
+        weights=str(tiny_backbone),
+        cache_dir=folder / "cache",
+        show_progress=False,
+    )
+    return folder / "cache"
+
+
+@pytest.fixture
+def features(photos: Path, extract: Callable[..., Any], lender: Path, tmp_path: Path) -> Any:
+    """The features of `photos`, for tests of what comes after; the rows are lent, not computed."""
+    cache = tmp_path / "cache"
+    shutil.copytree(lender, cache, ignore=shutil.ignore_patterns(".locks", ".models"))
+    done = extract(photos)
+    assert done.n_computed == 0
+    shutil.rmtree(cache / "the same photos")
+    return done.features
 
 
 class Inline(Compiled):

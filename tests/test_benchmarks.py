@@ -21,6 +21,8 @@ import page
 import photos as made
 import scaling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -148,11 +148,6 @@ FAILURES = [
     (["extract", "nowhere"], "does not exist"),
     (["extract", "{empty}"], "has no images"),
     (["extract", "{broken}", "--weights", "{tiny}"], "None of the 2 images"),
-    (
-        ["extract", "{photos}", "--weights", "{tiny}", "--backbone", "vgg16"],
-        "architecture of vgg16",
-    ),
-    (["extract", "{photos}", "--weights", "{text}", "--backbone", "mobilenet"], "notes.h5"),
     (["fit-heads"], "There is no feature file in 'cache'. Run `featcache extract`"),
     (["fit-heads", "{text}"], "truncated or no HDF5 file"),
     (["fit-heads", "{empty}"], "is a folder"),
@@ -161,11 +156,22 @@ FAILURES = [
     (["predict", "m.keras", "{photos}"], "Model 'm.keras' does not exist"),
     (["finetune", "m.keras"], "Model 'm.keras' does not exist"),
 ]
+FAILURES_OF_LARGE_NETWORKS = [
+    (
+        ["extract", "{photos}", "--weights", "{tiny}", "--backbone", "vgg16"],
+        "architecture of vgg16",
+    ),
+    (["extract", "{photos}", "--weights", "{text}", "--backbone", "mobilenet"], "notes.h5"),
+]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
-    [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in FAILURES],
+    [
+        *[(*case, 2) for case in WRONG_USE],
+        *[(*case, 1) for case in FAILURES],
+        *[pytest.param(*case, 1, marks=pytest.mark.slow) for case in FAILURES_OF_LARGE_NETWORKS],
+    ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_one_line_and_nothing_left(arguments, message, code, photos, tiny_backbone, tmp_path, cli):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_photos
 
+pytestmark = pytest.mark.slow
+
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FORMAT = (REPOSITORY / "docs" / "format.md").read_text(encoding="utf-8")
 

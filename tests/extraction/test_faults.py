@@ -11,6 +11,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import faults
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="forks after TensorFlow's import"),
     pytest.mark.xdist_group("faults"),  # so that the images are extracted undisturbed once
 ]

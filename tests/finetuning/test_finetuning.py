@@ -25,6 +25,8 @@ from featcache.finetuning import boundary, objective, training
 from featcache.models import card
 from featcache.models.taught import parts_of_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_backbone):
@@ -101,6 +103,21 @@ def tune(path, out, **options):
 
 
 @pytest.fixture
+def compiled_steps():
+    """Have Keras compile the steps of training, as it does for users."""
+
+
+@pytest.fixture(autouse=True)
+def eager_steps(request, monkeypatch):
+    """Run the steps of training as they stand: to compile them takes longer than they do here."""
+    if "compiled_steps" in request.fixturenames:
+        return
+    model = import_keras().Model
+    plainly = functools.partialmethod(model.compile, run_eagerly=True)
+    monkeypatch.setattr(model, "compile", plainly)
+
+
+@pytest.fixture
 def loss_falls(monkeypatch):
     """Let every epoch look better than the last, so that the last one's weights are kept."""
     losses = iter(range(10_000, 0, -1))
@@ -113,7 +130,8 @@ def loss_falls(monkeypatch):
 @pytest.mark.usefixtures("loss_falls")
 def test_only_the_last_layers_change_and_batch_norm_keeps_its_statistics(stitched, head, tmp_path):
     path = stitched(head)
-    done = tune(path, tmp_path / "t.keras")
+    # the second training is the same for every head
+    done = tune(path, tmp_path / "t.keras", refit=head in ("logreg", "dense"))
     assert done.unfrozen == ("conv_2", "bn_2")  # relu_2 holds no weights and is not counted
     assert done.boundary == "relu_1"
     names = changed(weights(path), weights(tmp_path / "t.keras"))
@@ -139,7 +157,7 @@ def test_zero_trains_the_head_alone_from_the_features_themselves(stitched, tmp_p
 def test_features_that_it_made_again_can_be_stitched(stitched, tmp_path):
     path = stitched("logreg")
     shutil.rmtree(tmp_path / "cache")
-    tune(path, tmp_path / "t.keras", epochs=1)
+    tune(path, tmp_path / "t.keras", epochs=1, refit=False)
     features = store.newest_features(tmp_path / "cache")
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
     fc.stitch(board.best, tmp_path / "again.keras", show_progress=False)
@@ -151,13 +169,13 @@ def test_the_prefix_runs_once(stitched, tmp_path, images_run):
     del images_run[:]
     tune(path, tmp_path / "t.keras")
     assert sum(images_run) == 21  # up to the boundary, for training, judging and the held-out part
-    tune(path, tmp_path / "t2.keras", learning_rate=1e-3, epochs=5, seed=4)
+    tune(path, tmp_path / "t2.keras", learning_rate=1e-3, epochs=5, seed=4, refit=False)
     assert sum(images_run) == 21
-    tune(path, tmp_path / "t3.keras", dtype="float16")
+    tune(path, tmp_path / "t3.keras", dtype="float16", refit=False)
     assert sum(images_run) == 42  # other numbers
 
 
-@pytest.mark.usefixtures("loss_falls")
+@pytest.mark.usefixtures("loss_falls", "compiled_steps")
 def test_the_cached_boundary_trains_as_the_images_do(stitched, tmp_path):
     """The suffix from the cache, and the whole network on images in the same batches."""
     path = stitched("logreg")
@@ -195,14 +213,15 @@ def test_views_are_cached_and_learnt_from(stitched, tmp_path, images_run):
     features = store.Features(file)
     assert (features.spec.layer, features.spec.pooling) == ("relu_1", "none")
     assert features.spec.augment == ("flip",)
-    tune(path, tmp_path / "t2.keras")  # the clean view is among them
+    tune(path, tmp_path / "t2.keras", refit=False)  # the clean view is among them
     assert sum(images_run) == 63
 
 
 def test_discriminative_rates(stitched, tmp_path, loss_falls):
     path = stitched("logreg")
-    plain = tune(path, tmp_path / "a.keras", epochs=1, unfreeze="all")
-    slow = tune(path, tmp_path / "b.keras", epochs=1, unfreeze="all", lr_decay=1e-6)
+    options = {"epochs": 1, "unfreeze": "all", "refit": False}
+    plain = tune(path, tmp_path / "a.keras", **options)
+    slow = tune(path, tmp_path / "b.keras", lr_decay=1e-6, **options)
     assert plain.improved
     assert slow.improved
     start, a, b = (weights(tmp_path / f) for f in ("logreg.keras", "a.keras", "b.keras"))
@@ -301,13 +320,13 @@ def test_the_new_model_predicts_and_is_frozen(stitched, photos, tmp_path):
 def test_a_fine_tuned_model_has_a_boundary_of_its_own(stitched, tmp_path, images_run):
     """What another training changed before the boundary must not come from the cache."""
     path = stitched("logreg")
-    tune(path, tmp_path / "all.keras", unfreeze="all")
+    tune(path, tmp_path / "all.keras", unfreeze="all", refit=False)
     del images_run[:]
-    tune(tmp_path / "all.keras", tmp_path / "again.keras", unfreeze=2)
+    tune(tmp_path / "all.keras", tmp_path / "again.keras", unfreeze=2, refit=False)
     assert sum(images_run) == 21
-    tune(path, tmp_path / "last.keras", unfreeze=2)
+    tune(path, tmp_path / "last.keras", unfreeze=2, refit=False)
     del images_run[:]
-    tune(tmp_path / "last.keras", tmp_path / "more.keras", unfreeze=2)
+    tune(tmp_path / "last.keras", tmp_path / "more.keras", unfreeze=2, refit=False)
     assert not images_run  # nothing before that boundary had changed
 
 
@@ -441,25 +460,17 @@ COMMAND = [
 ]
 
 
-def test_killed_and_started_again_it_ends_where_it_would_have(stitched, tmp_path):
+@pytest.mark.usefixtures("compiled_steps")
+def test_killed_and_started_again_it_ends_where_it_would_have(stitched, tmp_path, cli):
     path = stitched("logreg")
+    whole = cli("finetune", path, "--out", tmp_path / "whole.keras", *COMMAND)
+    assert whole.returncode == 0, whole.stderr
+    expected = parse_single_json(whole.stdout)
 
-    def start(out):
-        command = [sys.executable, "-m", "featcache", "finetune", path, "--out", out, *COMMAND]
-        return subprocess.Popen(
-            [str(part) for part in command],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    whole = start(tmp_path / "whole.keras")
-    said, errors = whole.communicate()
-    assert whole.returncode == 0, errors
-    expected = json.loads(said)
-
-    victim = start(tmp_path / "killed.keras")
+    command = [sys.executable, "-m", "featcache", "finetune", path, "--out", "killed.keras"]
+    victim = subprocess.Popen(
+        [*map(str, command), *COMMAND], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     history = tmp_path / ".killed.training" / "fine-tuning-0" / training.HISTORY
     while victim.poll() is None:
         if history.exists() and len(json.loads(history.read_text())["training_loss"]) >= 5:
@@ -470,11 +481,10 @@ def test_killed_and_started_again_it_ends_where_it_would_have(stitched, tmp_path
     assert victim.returncode == -signal.SIGKILL, errors
     assert not (tmp_path / "killed.keras").exists()
 
-    again = start(tmp_path / "killed.keras")
-    said, errors = again.communicate()
-    assert again.returncode == 0, errors
-    assert "Going on with the training" in errors
-    got = json.loads(said)
+    again = cli("finetune", path, "--out", tmp_path / "killed.keras", *COMMAND)
+    assert again.returncode == 0, again.stderr
+    assert "Going on with the training" in again.stderr
+    got = parse_single_json(again.stdout)
     assert len(got["stages"][0]["training_loss"]) == 20
     np.testing.assert_allclose(
         got["stages"][0]["validation_loss"], expected["stages"][0]["validation_loss"], atol=1e-3
@@ -486,7 +496,8 @@ def test_killed_and_started_again_it_ends_where_it_would_have(stitched, tmp_path
 def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch):
     """Killed while the very first backup is written, and while a later one is."""
     path = stitched("logreg")
-    expected = tune(path, tmp_path / "whole.keras", dropout=0.2)
+    options = {"dropout": 0.2, "refit": False}
+    expected = tune(path, tmp_path / "whole.keras", **options)
     save = import_keras().Model.save_weights
     for n_whole in (0, 2):
         saves = iter(range(9))
@@ -500,10 +511,10 @@ def test_a_backup_that_was_cut_short_is_not_read(stitched, tmp_path, monkeypatch
 
         monkeypatch.setattr(import_keras().Model, "save_weights", cut)
         with pytest.raises(KeyboardInterrupt):
-            tune(path, tmp_path / "t.keras", dropout=0.2)
+            tune(path, tmp_path / "t.keras", **options)
         assert (tmp_path / ".t.training").exists() == (n_whole > 0)
         monkeypatch.setattr(import_keras().Model, "save_weights", save)
-        got = tune(path, tmp_path / "t.keras", dropout=0.2)
+        got = tune(path, tmp_path / "t.keras", **options)
         assert got.stages[0].validation_loss == pytest.approx(expected.stages[0].validation_loss)
         assert got.after == pytest.approx(expected.after, nan_ok=True)
         assert not list(tmp_path.glob(".t.training*"))

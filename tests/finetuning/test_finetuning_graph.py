@@ -115,6 +115,7 @@ def test_what_a_half_learns_the_whole_has_learnt(branched):
     kernel.assign(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet-v2", "resnet50", "efficientnet-b0", "vgg16"])
 def test_real_networks_are_parted_exactly(name):
     entry = find(name)

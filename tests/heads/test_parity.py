@@ -16,7 +16,8 @@ from featcache.core.tensorflow import import_keras
 from featcache.heads import base, calibration, preprocessing
 from featcache.models import stitching
 
-pytestmark = pytest.mark.xdist_group("parity")  # so that the models are made once
+# so that the models are made once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parity")]
 
 TASKS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 TOLERANCE = 1e-4  # of the scale, which for targets is their spread

@@ -71,6 +71,7 @@ in_own_process = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("sklearnex") is None, reason="scikit-learn-intelex is not installed")
 @pytest.mark.skipif(OWN_PROCESS in os.environ, reason="this is the process of its own")
 def test_intelex_in_a_process_of_its_own():

@@ -26,7 +26,7 @@ from featcache.models import export as exporting
 from featcache.models.export import comparing, writers
 from featcache.models.load import load_keras
 
-pytestmark = pytest.mark.xdist_group("export")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
 for module in ("onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "openvino"):
     pytest.importorskip(module)
 

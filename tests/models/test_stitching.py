@@ -76,11 +76,6 @@ def fit(features, names=("logreg", "linear-svm", "rbf-svm")):
 
 
 @pytest.fixture
-def features(photos, extract):
-    return extract(photos).features
-
-
-@pytest.fixture
 def board(features):
     return fit(features)
 

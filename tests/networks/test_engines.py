@@ -119,6 +119,7 @@ for (_, (one,)), batch in zip(got, images):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEDS)
 def test_both_runtimes_agree_for_every_seed(name):
     """Real weights for efficientnet-lite0, random ones for others; natural images for all."""

@@ -201,6 +201,7 @@ def test_texts_from_outside_stay_texts(written):
     assert "2 layers of the backbone trained with the head, behind relu_1 &lt;script" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 def test_in_a_browser(tmp_path):
     from playwright.sync_api import sync_playwright

@@ -14,6 +14,8 @@ from conftest import REPOSITORY
 import featcache as fc
 from featcache.core.errors import SpecError
 
+pytestmark = pytest.mark.slow
+
 
 def arrays(n=120, d=30):
     rng = np.random.default_rng(0)

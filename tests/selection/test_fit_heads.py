@@ -24,11 +24,6 @@ def scores(board):
     return [replace(result, fit_s=0.0, file_digest="") for result in board.results]
 
 
-@pytest.fixture
-def features(photos, extract):
-    return extract(photos).features
-
-
 def fit(features, names=QUICK, **options):
     given = {"cv": 3, "jobs": 1, "report": False, "show_progress": False} | options
     return fc.fit_heads(features, names, **given)

@@ -5,7 +5,7 @@ its own, so that no row can stand for another. What a file shows is asked of pla
 encoded file and never from `featcache.decoding`, which is what the corpus is to test: the file is
 good where Pillow loads all of it, and bad where it does not.
 
-    python tests/odd_images.py FOLDER
+    python tests/data/odd_images.py FOLDER
 """
 
 from __future__ import annotations
