@@ -22,6 +22,7 @@ def mobilenet():
 
 
 # Of files that were extracted before there were providers: they must be found again.
+@pytest.mark.slow
 def test_fingerprints_of_efficientnet_lite0():
     default = backbones.resolve().spec
     assert default.short_name == "efficientnet-lite0-189be3c5"
@@ -34,6 +35,7 @@ def test_fingerprints_of_efficientnet_lite0():
     assert drawn.fingerprint == "d0dcc50c5da6bd046dc151dc1bd12977"
 
 
+@pytest.mark.slow
 def test_fingerprints_of_keras_applications(resnet50, mobilenet):
     assert resnet50.spec.weights == "7dd21283b6f4a87f7ac8f221d822eba0"
     assert resnet50.spec.fingerprint == "87e8e10f9a92aa461003de1ad6387768"
@@ -63,6 +65,7 @@ def test_fingerprints_of_files(tmp_path):
     assert of_model.fingerprint == "f07b8bee6740c8d7d8a75768305817b0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hidden", "trainable"), [((), 8_196), ((256,), 525_572)])
 def test_trainable_parameters_on_resnet50(resnet50, hidden, trainable):
     keras = import_keras()
@@ -74,6 +77,7 @@ def test_trainable_parameters_on_resnet50(resnet50, hidden, trainable):
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == trainable
 
 
+@pytest.mark.slow
 def test_features_equal_keras_by_hand(mobilenet):
     extractor = backbones.frozen_extractor(mobilenet.backbone, mobilenet.spec)
     pixels = PIXELS.repeat(2, axis=1).repeat(2, axis=2)[:, :64, :64]

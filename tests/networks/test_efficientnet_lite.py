@@ -17,6 +17,8 @@ from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.networks import backbones, registry
 from featcache.networks.providers import efficientnet_lite
 
+pytestmark = pytest.mark.slow
+
 SOME = [0, 319, 640, 961, 1279]  # of the features
 
 

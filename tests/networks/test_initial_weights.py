@@ -6,6 +6,8 @@ import pytest
 from featcache.core.errors import BackboneError, SpecError
 from featcache.networks import backbones
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mobilenet():

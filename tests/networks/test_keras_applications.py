@@ -16,6 +16,7 @@ def test_all_of_keras_applications_is_there():
     assert set(keras_applications.FACTORIES.values()) == offered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers", "parameters"),
     [
@@ -32,6 +33,7 @@ def test_size_without_top(name, layers, parameters):
     assert backbone.count_params() == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEDS)
 def test_default_size_is_the_networks_own(name):
     entry = registry.find(name)
