@@ -33,7 +33,7 @@ from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph, training
 from featcache.finetuning.batches import Cached
 from featcache.finetuning.objective import Objective
-from featcache.finetuning.plan import Plan
+from featcache.finetuning.plan import TrainingPlan
 from featcache.networks import backbones, registry
 
 N_CLASSES = 10
@@ -101,7 +101,7 @@ def run(
     unfrozen = graph.after(backbone, at)
     y = rng.integers(0, N_CLASSES, n_images)
     rows = np.arange(n_images)
-    plan = Plan(
+    plan = TrainingPlan(
         stages=(len(unfrozen),),
         learning_rate=rate,
         lr_decay=1.0,

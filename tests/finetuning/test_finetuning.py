@@ -595,11 +595,11 @@ def test_another_request_starts_afresh(stitched, tmp_path, monkeypatch):
 
 def test_rows_are_looked_up_by_what_the_image_is(stitched, tmp_path, photos):
     """An image that changed has no activations of its old content."""
-    from featcache.finetuning import data
+    from featcache.finetuning import training_images
 
     path = stitched("logreg")
     described = card.read(path)
-    given = data.open_data(described, photos)
+    given = training_images.open_training_images(described, photos)
     features = store.Features(next((tmp_path / "cache").rglob("*.h5")))
     rows = boundary.rows_in(features, given)
     assert rows.tolist() == list(range(21))

@@ -11,7 +11,7 @@ from stitched_models import make_model, outputs_of
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError
 from featcache.inference.evaluate import scoring
-from featcache.inference.evaluate.table import MATRIX_CLASSES
+from featcache.inference.evaluate.tables import MATRIX_CLASSES
 from featcache.scoring import metrics
 
 LABELS = ("round", "red", "ripe")

@@ -25,6 +25,7 @@ from featcache.cli.options import (
     say,
 )
 from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.models.load import read_card
 
 if TYPE_CHECKING:
@@ -159,11 +160,12 @@ def _table(predictions: list[Prediction], described: Card) -> Any:
     from rich.text import Text
 
     unit = {"probabilities": "probability", "scores": "score", "values": "value"}
-    named = {"multi-label": "labels", "regression": "target"}.get(described.task, "class")
+    task = TASKS[described.task]
+    named = task.nouns if task.kind is TargetKind.LABELS else task.noun
     table = Table("image", named, unit[described.output])
     for one in predictions:
         said = dict(zip(one.classes, one.scores, strict=True))
-        if described.task == "regression" and one.outputs is not None:
+        if task.kind is TargetKind.NUMBERS and one.outputs is not None:
             said = one.outputs
         table.add_row(
             Text(one.path, overflow="fold"),

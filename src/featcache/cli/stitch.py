@@ -9,11 +9,10 @@ import typer
 
 from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
 from featcache.core.checks import check_choice
+from featcache.core.tasks import TASKS
 
 if TYPE_CHECKING:
     from featcache.models.card import Card
-
-_OUTPUTS = {"classification": "classes", "multi-label": "labels", "regression": "targets"}
 
 
 @app.command()
@@ -68,7 +67,7 @@ def stitch(
     lines = [
         f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
         f"{by(about.spec.image_size)}, 0 to 255, to {about.output} of "
-        f"{len(about.class_names)} {_OUTPUTS[about.task]}.",
+        f"{len(about.class_names)} {TASKS[about.task].nouns}.",
         f"Parity: {stitching.Parity(**about.parity)}.",
     ]
     if about.distilled is not None:
@@ -87,10 +86,10 @@ def stitch(
 
 def _distilled(about: Card, distilled: dict[str, Any], metric: str) -> list[str]:
     """Say how far a student says what its teacher says, and how well each does."""
-    from featcache.models.stitching.distilling import Agreement
+    from featcache.models.stitching.distilling import StudentAgreement
 
     teacher = distilled["teacher"]
-    lines = [f"Distilled from {teacher}: {Agreement(**distilled['agreement'])}."]
+    lines = [f"Distilled from {teacher}: {StudentAgreement(**distilled['agreement'])}."]
     if about.test is not None:
         theirs, ours = distilled["teacher_test"][metric], about.test[metric]
         lines.append(f"Held out, {metric}: {teacher} {_shown(theirs)}, this model {_shown(ours)}.")

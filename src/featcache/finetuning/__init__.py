@@ -1,10 +1,9 @@
 """Train the last layers of a stitched model from the cached boundary."""
 
-from featcache.finetuning.api import Finetuning, check_machine, finetune, page_path
+from featcache.finetuning.api import finetune
+from featcache.finetuning.outcome import Finetuning
 
 __all__ = [
     "Finetuning",
-    "check_machine",
     "finetune",
-    "page_path",
 ]

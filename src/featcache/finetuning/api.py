@@ -7,10 +7,9 @@ layers behind it train. They are the network's own, so that what they learn is i
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,50 +17,20 @@ import numpy as np
 
 from featcache import extraction, report
 from featcache.core import progress
-from featcache.core.checks import bad
 from featcache.core.errors import SpecError
-from featcache.data import splits
 from featcache.extraction import requested
-from featcache.finetuning import boundary, graph, plan, resuming, running, saving, starting
-from featcache.finetuning.data import Data, open_data
+from featcache.finetuning import boundary, graph, outcome, plan, resuming, saving, starting
 from featcache.finetuning.objective import Objective
-from featcache.finetuning.plan import Plan
+from featcache.finetuning.plan import TrainingPlan
+from featcache.finetuning.stages import Cut, TrainingRun, cut, train_stages
 from featcache.finetuning.training import History
+from featcache.finetuning.training_images import TrainingImages, open_training_images
 from featcache.models import card, stitching
 from featcache.models.load import load_keras
-from featcache.networks import engines
 from featcache.scoring import metrics
 
 if TYPE_CHECKING:
     import keras
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """What fine-tuning did."""
-
-    path: Path  # of the new model; where nothing improved it is the old one
-    improved: bool  # on the validation images: a better metric, or the same and a lower loss
-    metric: str
-    before: dict[str, float]  # every metric of the model as it came, on the held-out part
-    after: dict[str, float]  # of the model that was written
-    unfrozen: tuple[str, ...]  # backbone layers of the last stage, in the order of the graph
-    boundary: str  # where the last stage began to train
-    stages: tuple[History, ...]
-    n_train: int
-    n_validation: int
-    n_test: int
-    refit: tuple[History, ...]  # of the second training, on the validation images as well
-    parity: dict[str, Any] | None  # of the whole model with the suffix that was trained
-
-    @property
-    def best_epochs(self) -> tuple[int, ...]:
-        """The epoch that was kept of each stage; 0: none was better."""
-        return tuple(history.best_epoch for history in self.stages)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
-        return asdict(self) | {"path": str(self.path), "best_epochs": list(self.best_epochs)}
 
 
 def finetune(
@@ -96,7 +65,7 @@ def finetune(
     runtime: str = "auto",
     device: str = "auto",
     show_progress: bool = True,
-) -> Finetuning:
+) -> outcome.Finetuning:
     """Train the head and the last layers of the backbone; write the best epoch's model.
 
     Interrupted, the same call goes on after the last finished epoch.
@@ -148,7 +117,7 @@ def finetune(
     """
     path, to = Path(model), Path(out)
     asked = plan.stages_of(unfreeze, unfreeze_from, stages)
-    plans = Plan(
+    plans = TrainingPlan(
         stages=asked or (0,),
         learning_rate=learning_rate,
         lr_decay=lr_decay,
@@ -171,12 +140,12 @@ def finetune(
     if to.resolve() == path.resolve():
         raise SpecError(f"out must be another file than the model itself, '{path}'.")
     stitching.check_out(to)
-    _check_page(to)
+    outcome.check_page(to)
     described = card.read(path)
     plan.check_head(described.head)
     plans.check_for(described.task, described.output, described.head)
     machine = boundary.Machine(Path(cache_dir), max_cache_gb, device, runtime, show_progress)
-    check_machine(machine)
+    boundary.check_machine(machine)
     network = load_keras(path, described)
     backbone = graph.backbone_of(network)
     if asked is None:
@@ -184,7 +153,7 @@ def finetune(
         plans = replace(plans, stages=(min(plan.DEFAULT_UNFREEZE, n_layers),))
     for stage in plans.stages:
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
-    data = open_data(described, source, root, target)
+    data = open_training_images(described, source, root, target)
     data = data.fresh(described, machine.cache_dir, machine.show_progress)
     with resuming.kept(to, described, plans, data, progress.note) as folder:
         return _run(network, to, described, plans, data, machine, folder)
@@ -195,24 +164,15 @@ def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...
     return requested.augmentations(augment, 2 if end_to_end else views)
 
 
-def check_machine(machine: boundary.Machine) -> None:
-    """Raise SpecError where this machine has not what is asked for."""
-    engines.check_options(machine.runtime, machine.device, "float32")
-    engines.gpus(machine.device)
-    limit = machine.max_cache_gb
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise bad("max_cache_gb", "be a number above 0", limit)
-
-
 def _run(
     network: keras.Model,
     target: Path,
     described: card.Card,
-    plans: Plan,
-    data: Data,
+    plans: TrainingPlan,
+    data: TrainingImages,
     machine: boundary.Machine,
     folder: Path,
-) -> Finetuning:
+) -> outcome.Finetuning:
     original = network
     weights = original.get_weights()
     if described.finetuned is None:
@@ -233,9 +193,9 @@ def _run(
         plans.class_weight,
         plans.label_smoothing,
     )
-    job = running.Job(described, data, plans, machine, objective, folder)
-    before = _score(running.cut(original, plans.stages[0], job), job)
-    histories, some = running.train_stages(network, job, data.train, None, "fine-tuning")
+    run = TrainingRun(described, data, plans, machine, objective, folder)
+    before = _score(cut(original, plans.stages[0], run), run)
+    histories, some = train_stages(network, run, data.train, None, "fine-tuning")
     again: Sequence[History] = ()
     improved = any(history.best_epoch for history in histories)
     if not improved or plans.refit:
@@ -244,17 +204,17 @@ def _run(
     if improved and plans.refit:
         rows = np.sort(np.concatenate([data.train, data.validation]))
         epochs = [history.best_epoch for history in histories]
-        again, some = running.train_stages(network, job, rows, epochs, "on all training images")
+        again, some = train_stages(network, run, rows, epochs, "on all training images")
     parity = None
     whole = saving.whole(network)
     if improved:
-        parity = saving.compared(whole, some, job)
-    done = Finetuning(
+        parity = saving.compared(whole, some, run)
+    done = outcome.Finetuning(
         path=target,
         improved=improved,
         metric=objective.metric,
         before=before,
-        after=_score(some, job) if improved else before,
+        after=_score(some, run) if improved else before,
         unfrozen=some.unfrozen,
         boundary=some.where,
         stages=tuple(histories),
@@ -264,69 +224,15 @@ def _run(
         refit=tuple(again),
         parity=None if parity is None else asdict(parity),
     )
-    stitching.save(whole, target, _card(described, done, plans, data))
-    report.write_training_page(page_path(target), _page(described, done, plans, data))
+    stitching.save(whole, target, outcome.card_of(described, done, plans, data))
+    report.write_training_page(
+        outcome.page_path(target), outcome.page_of(described, done, plans, data)
+    )
     return done
 
 
-def page_path(model: Path) -> Path:
-    """Return where the page of a fine-tuned model lies."""
-    return model.with_suffix(".html")
-
-
-def _check_page(target: Path) -> None:
-    page = page_path(target)
-    if page.exists() and "Made by featcache" not in page.read_text("utf-8", "replace"):
-        raise SpecError(
-            f"The training curves would overwrite '{page}', which is no such page. Choose another "
-            f"--out."
-        )
-
-
-def _page(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> dict[str, Any]:
-    """Return what the page of the training curves shows."""
-    stages = [asdict(history) | {"best_epoch": history.best_epoch} for history in done.stages]
-    return done.to_dict() | {
-        "model": done.path.name,
-        "source": data.images.samples.origin,
-        "head": described.head,
-        "backbone": described.spec.backbone,
-        "task": described.task,
-        "plan": plans.to_dict(),
-        "versions": card.versions(),
-        "stages": stages,
-    }
-
-
-def _score(some: running.Cut, job: running.Job) -> dict[str, float]:
+def _score(some: Cut, run: TrainingRun) -> dict[str, float]:
     """Return every metric of a network on the held-out part."""
-    rows, about = job.data.test, job.described
+    rows, about = run.data.test, run.described
     outputs = some.batches.outputs(some.suffix, rows)
-    return metrics.score(about.task, job.data.y[rows], outputs, about.output)
-
-
-def _card(described: card.Card, done: Finetuning, plans: Plan, data: Data) -> card.Card:
-    """Return the card of what was trained; of a model that stayed as it was, its own."""
-    if not done.improved:
-        return described
-    changed = {*described.changed_layers, *done.unfrozen}
-    before = {"source": described.source, "taught": (described.provenance or {}).get("taught")}
-    now = {"source": data.images.samples.origin, "taught": splits.taught(data.learnt)}
-    earlier = (described.finetuned or {}).get("earlier", [])
-    about = done.to_dict() | {
-        "plan": plans.to_dict(),
-        "changed": sorted(changed),
-        "earlier": earlier if before == now else [*earlier, before],  # what taught the model first
-    }
-    del about["path"]
-    return replace(
-        described,
-        # what is held out from now on is a part of these images
-        source=now["source"],
-        provenance=(described.provenance or {}) | {"taught": now["taught"]},
-        source_options=dict(data.images.samples.options),
-        test_accuracy=done.after.get("accuracy"),
-        test=done.after,
-        parity=done.parity or described.parity,
-        finetuned=about,
-    )
+    return metrics.score(about.task, run.data.y[rows], outputs, about.output)

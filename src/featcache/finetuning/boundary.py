@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 
 from featcache import extraction, store
 from featcache.core import progress
+from featcache.core.checks import bad
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph
 from featcache.finetuning.batches import Cached, Live
-from featcache.finetuning.data import Data
-from featcache.finetuning.plan import Plan
+from featcache.finetuning.plan import TrainingPlan
+from featcache.finetuning.training_images import TrainingImages
 from featcache.models import card
 from featcache.networks import backbones, engines, weights
 
@@ -38,8 +40,17 @@ class Machine:
     show_progress: bool
 
 
+def check_machine(machine: Machine) -> None:
+    """Raise SpecError where this machine has not what is asked for."""
+    engines.check_options(machine.runtime, machine.device, "float32")
+    engines.gpus(machine.device)
+    limit = machine.max_cache_gb
+    if limit is not None and not (math.isfinite(limit) and limit > 0):
+        raise bad("max_cache_gb", "be a number above 0", limit)
+
+
 def features_of(
-    network: keras.Model, described: card.Card, data: Data, machine: Machine
+    network: keras.Model, described: card.Card, data: TrainingImages, machine: Machine
 ) -> store.Features:
     """Return the features that the head was fitted on, from the cache as a rule."""
     resolved = backbones.Resolved(
@@ -53,8 +64,8 @@ def cached(
     described: card.Card,
     at: graph.Point | None,
     shape: tuple[int, ...],
-    data: Data,
-    plan: Plan,
+    data: TrainingImages,
+    plan: TrainingPlan,
     machine: Machine,
 ) -> Cached:
     """Return batches of the activations at a boundary, after computing those that are missing.
@@ -106,7 +117,11 @@ def cached(
 
 
 def live(
-    prefix: keras.Model, described: card.Card, data: Data, plan: Plan, machine: Machine
+    prefix: keras.Model,
+    described: card.Card,
+    data: TrainingImages,
+    plan: TrainingPlan,
+    machine: Machine,
 ) -> Live:
     """Return batches of activations that the prefix computes from the images as they are needed."""
     shape = prefix.output_shape[1:]
@@ -138,7 +153,7 @@ def live(
     )
 
 
-def rows_in(features: store.Features, data: Data) -> np.ndarray:
+def rows_in(features: store.Features, data: TrainingImages) -> np.ndarray:
     """Return (n,) int: the row in a feature file of each row of the source, or -1."""
     place = {id_: row for row, id_ in enumerate(features.ids)}
     found = np.array([place.get(id_, -1) for id_ in data.images.samples.ids], int)
@@ -148,7 +163,9 @@ def rows_in(features: store.Features, data: Data) -> np.ndarray:
     return found
 
 
-def _extract(data: Data, resolved: backbones.Resolved, machine: Machine) -> store.Features:
+def _extract(
+    data: TrainingImages, resolved: backbones.Resolved, machine: Machine
+) -> store.Features:
     return extraction.extract_network(
         data.images.samples,
         resolved,

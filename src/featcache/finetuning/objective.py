@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.tasks import PROBABILITIES, SCORES, TASKS, TargetKind
 from featcache.core.tensorflow import import_keras
-from featcache.heads import PROBABILITIES, SCORES
 from featcache.scoring import metrics
-
-# What judges beside the loss. One number of one image each, so that a comparison has no ties of
-# several images more than it must.
-METRIC = {"classification": "accuracy", "multi-label": "micro-f1", "regression": "rmse"}
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,11 @@ class Objective:
     ) -> Objective:
         """Return the objective for what is learnt from `y` (n,) or (n, n_outputs)."""
         weights, scale = np.ones((2, n_outputs), np.float32), np.ones(n_outputs, np.float32)
-        if task == "regression":
+        kind = TASKS[task].kind
+        if kind is TargetKind.NUMBERS:
             spread = y.std(axis=0).astype(np.float32)
             scale = np.where(spread > 0, spread, 1.0).astype(np.float32)
-        elif class_weight == "balanced" and task == "classification":
+        elif class_weight == "balanced" and kind is TargetKind.CLASS:
             counts = np.bincount(y, minlength=n_outputs)
             weights[:] = len(y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         elif class_weight == "balanced":
@@ -56,20 +53,25 @@ class Objective:
         return cls(task, output, n_outputs, weights, scale, label_smoothing)
 
     @property
+    def kind(self) -> TargetKind:
+        """How what is learnt is kept in an array."""
+        return TASKS[self.task].kind
+
+    @property
     def metric(self) -> str:
         """Name of the metric that chooses the epoch."""
-        return METRIC[self.task]
+        return TASKS[self.task].epoch_metric
 
     def to_train_on(self, y: np.ndarray) -> np.ndarray:
         """Return (n, 2, n_outputs) float32: what the outputs should be, and its weight."""
         hot = self._hot(y)
         wanted = hot
         if self.output == PROBABILITIES and self.label_smoothing:
-            share = 1 / self.n_outputs if self.task == "classification" else 0.5
+            share = 1 / self.n_outputs if self.kind is TargetKind.CLASS else 0.5
             wanted = hot * (1 - self.label_smoothing) + self.label_smoothing * share
-        if self.task == "classification":
+        if self.kind is TargetKind.CLASS:
             weights = np.repeat((hot * self.weights[1]).sum(axis=1)[:, None], hot.shape[1], axis=1)
-        elif self.task == "multi-label":
+        elif self.kind is TargetKind.LABELS:
             weights = np.where(hot == 1, self.weights[1], self.weights[0])
         else:
             weights = np.ones_like(hot)
@@ -79,7 +81,7 @@ class Objective:
         """Return the loss (n,) of outputs (n, n_outputs); `wanted` as `to_train_on` gives it."""
         ops = import_keras().ops
         wanted, weights = wanted[:, 0], wanted[:, 1]
-        if self.task == "classification" and self.output == PROBABILITIES:
+        if self.kind is TargetKind.CLASS and self.output == PROBABILITIES:
             return ops.categorical_crossentropy(wanted, outputs) * weights[:, 0]
         if self.output == PROBABILITIES:
             each = ops.binary_crossentropy(wanted, outputs)
@@ -107,7 +109,7 @@ class Objective:
         return gain > 0 or (gain == 0 and new[0] < old[0])
 
     def _hot(self, y: np.ndarray) -> np.ndarray:
-        if self.task == "classification":
+        if self.kind is TargetKind.CLASS:
             return np.asarray(np.eye(self.n_outputs, dtype=np.float32)[y])
         return np.asarray(y, np.float32)
 

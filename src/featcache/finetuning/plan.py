@@ -9,8 +9,9 @@ from typing import Any, Union
 from featcache.core.checks import bad, check_choice, whole_number
 from featcache.core.errors import SpecError, StitchError
 from featcache.core.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS
+from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind
 from featcache.data import splits
-from featcache.heads import CATALOGUE, PROBABILITIES
+from featcache.heads import CATALOGUE
 
 SCHEDULES = ("cosine", "constant")
 DEFAULT_UNFREEZE = 20  # layers, or all where there are fewer
@@ -18,7 +19,7 @@ Unfreeze = Union[int, str]  # a number of layers, "all", or the name of the firs
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything that decides what the trained weights become, but for the model and the images.
 
     Raises
@@ -83,7 +84,7 @@ class Plan:
                 f"label_smoothing is of probabilities, and {head} gives {output}. Leave it out, or "
                 f"stitch a head that gives probabilities: `featcache stitch HEADS --head logreg`."
             )
-        if self.class_weight and task == "regression":
+        if self.class_weight and TASKS[task].kind is TargetKind.NUMBERS:
             raise SpecError("class_weight is of classes or labels; this model gives values.")
 
     def to_dict(self) -> dict[str, Any]:

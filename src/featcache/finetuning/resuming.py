@@ -14,9 +14,9 @@ from pathlib import Path
 
 from featcache.core import atomic, locks
 from featcache.core.errors import StitchError
-from featcache.finetuning.data import Data
-from featcache.finetuning.plan import Plan
+from featcache.finetuning.plan import TrainingPlan
 from featcache.finetuning.training import BACKUP, WHOLE
+from featcache.finetuning.training_images import TrainingImages
 from featcache.models import card
 
 REQUEST, LOCK = "request.json", "lock"
@@ -24,7 +24,11 @@ REQUEST, LOCK = "request.json", "lock"
 
 @contextmanager
 def kept(
-    target: Path, described: card.Card, plan: Plan, data: Data, say: Callable[[str], None]
+    target: Path,
+    described: card.Card,
+    plan: TrainingPlan,
+    data: TrainingImages,
+    say: Callable[[str], None],
 ) -> Iterator[Path]:
     """Yield the folder of a run; one that an interrupted run of the same request left goes on.
 
@@ -75,7 +79,7 @@ def _has_epochs(folder: Path) -> bool:
     return any(folder.glob(f"*/{BACKUP}/{WHOLE}"))
 
 
-def _request(described: card.Card, plan: Plan, data: Data) -> str:
+def _request(described: card.Card, plan: TrainingPlan, data: TrainingImages) -> str:
     """Return everything that decides what training gives, as text."""
     images = hashlib.blake2b(digest_size=16)
     for rows in (data.train, data.validation, data.test):

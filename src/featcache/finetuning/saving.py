@@ -10,7 +10,7 @@ from featcache.core import atomic
 from featcache.core.errors import StitchError
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning.batches import Batches, Live
-from featcache.finetuning.running import Cut, Job
+from featcache.finetuning.stages import Cut, TrainingRun
 from featcache.models import card, stitching
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def whole(network: keras.Model) -> keras.Model:
     return model
 
 
-def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
+def compared(model: keras.Model, some: Cut, run: TrainingRun) -> stitching.Parity:
     """Return how the whole model, saved and read again, agrees with the suffix that was trained.
 
     Raises
@@ -37,28 +37,28 @@ def compared(model: keras.Model, some: Cut, job: Job) -> stitching.Parity:
         When it does not predict the same for every image.
     """
     keras = import_keras()
-    with atomic.temporary(job.folder / "whole.keras", ending=".keras") as path:
+    with atomic.temporary(run.folder / "whole.keras", ending=".keras") as path:
         model.save(path)
         read = keras.models.load_model(path, compile=False)
-    rows = np.concatenate([job.data.test, job.data.validation, job.data.train])
+    rows = np.concatenate([run.data.test, run.data.validation, run.data.train])
     if len(rows) > stitching.MAX_PARITY_IMAGES:
         places = np.linspace(0, len(rows) - 1, stitching.MAX_PARITY_IMAGES).round().astype(int)
         rows = rows[places]
     images = Live(
-        job.data.images,
-        job.data.listing,
+        run.data.images,
+        run.data.listing,
         lambda batch: batch,
         read.input_shape[1:],
         stitching.BATCH_SIZE,
-        job.plan.seed,
+        run.plan.seed,
     )
     expected, got = some.batches.outputs(some.suffix, rows), images.outputs(read, rows)
     parity = stitching.compare(
         expected,
         got,
-        task=job.described.task,
-        output=job.described.output,
-        tolerance=_tolerance(some.batches, job.described),
+        task=run.described.task,
+        output=run.described.output,
+        tolerance=_tolerance(some.batches, run.described),
     )
     if not parity.holds:
         raise StitchError(

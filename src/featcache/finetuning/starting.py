@@ -15,7 +15,7 @@ from featcache import heads
 from featcache.core.errors import FeatcacheError, SourceError, StitchError, one_line
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning.boundary import rows_in
-from featcache.finetuning.data import Data
+from featcache.finetuning.training_images import TrainingImages
 from featcache.heads.calibration import from_dict
 from featcache.models import card, stitching
 
@@ -29,7 +29,7 @@ def with_head_of(
     network: keras.Model,
     described: card.Card,
     features: store.Features,
-    data: Data,
+    data: TrainingImages,
     rows: np.ndarray,
 ) -> keras.Model:
     """Return the network with its head fitted anew on rows of the source.

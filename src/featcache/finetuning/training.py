@@ -22,7 +22,7 @@ from featcache.core.errors import StitchError
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning.batches import Batches
 from featcache.finetuning.objective import Objective
-from featcache.finetuning.plan import Plan
+from featcache.finetuning.plan import TrainingPlan
 
 if TYPE_CHECKING:
     import keras
@@ -92,7 +92,7 @@ class Stage:
     epochs: int  # at most; the schedule ends there
 
 
-def train(stage: Stage, plan: Plan, show_progress: bool) -> History:
+def train(stage: Stage, plan: TrainingPlan, show_progress: bool) -> History:
     """Train a suffix and leave the weights of its best epoch in it.
 
     The best epoch is that of the best validation metric, of the lowest validation loss where
@@ -121,7 +121,7 @@ def train(stage: Stage, plan: Plan, show_progress: bool) -> History:
     return history
 
 
-def _fit(stage: Stage, plan: Plan, history: History, show_progress: bool) -> None:
+def _fit(stage: Stage, plan: TrainingPlan, history: History, show_progress: bool) -> None:
     keras = import_keras()
     suffix, n_train = stage.suffix, len(stage.train)
     steps = math.ceil(n_train / plan.batch_size)
@@ -216,7 +216,7 @@ def _seed(layer: Any, seed: int, epoch: int) -> None:
             generator.state.assign([(seed + 7919 * number) % 2**32, epoch << 16])
 
 
-def optimizer(plan: Plan, n_steps: int, factors: Sequence[float]) -> Any:
+def optimizer(plan: TrainingPlan, n_steps: int, factors: Sequence[float]) -> Any:
     """Return Adam whose rate rises, falls along a cosine, and is scaled for each variable.
 
     Loshchilov and Hutter 2019, "Decoupled weight decay regularization"; discriminative rates as in
@@ -244,7 +244,7 @@ def optimizer(plan: Plan, n_steps: int, factors: Sequence[float]) -> Any:
     return Discriminative(rate, weight_decay=plan.weight_decay or None)
 
 
-def _is_over(stage: Stage, history: History, plan: Plan) -> bool:
+def _is_over(stage: Stage, history: History, plan: TrainingPlan) -> bool:
     if history.n_epochs >= stage.epochs:
         return True
     return plan.patience is not None and history.n_epochs - history.best_epoch >= plan.patience

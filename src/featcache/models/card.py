@@ -19,11 +19,11 @@ from featcache.core import atomic
 from featcache.core.checks import check_choice
 from featcache.core.errors import StitchError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
-from featcache.core.tasks import DEFAULT_TASK, TASKS
+from featcache.core.tasks import DEFAULT_TASK, PROBABILITIES, SCORES, TASKS, VALUES
 from featcache.data import splits
 
 CARD_VERSION = 1
-OUTPUTS = ("probabilities", "scores", "values")
+OUTPUTS = (PROBABILITIES, SCORES, VALUES)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from featcache.core import progress
 from featcache.core.checks import check_choice
 from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import examples, loading, openers, sources, splits
 from featcache.data.listing import Listing, list_images
 from featcache.models.card import Card
@@ -116,7 +117,8 @@ def open_labelled(described: Card, what: Any, root: Any, target: str | None) -> 
     The targets of a manifest are those of the model, if no others are named.
     """
     is_path = isinstance(what, (str, Path)) and not str(what).startswith(examples.PREFIX)
-    if described.task == "regression" and is_path and not Path(what).is_dir():
+    has_targets = TASKS[described.task].kind is TargetKind.NUMBERS
+    if has_targets and is_path and not Path(what).is_dir():
         target = target or ",".join(described.class_names)
     return open_images(described, what, root, target)
 

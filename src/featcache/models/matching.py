@@ -12,7 +12,7 @@ import numpy as np
 
 from featcache.core.errors import SourceError
 from featcache.core.labels import Annotations
-from featcache.core.tasks import NAMES
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.models.card import Card
 
 SHOWN_NAMES = 5
@@ -38,22 +38,22 @@ def matched(
             f"The model is for {described.task}, and '{origin}' is a source for {about.task}. "
             f"Give images that the model is for."
         )
-    given = about.target_names if about.task == "regression" else about.class_names
+    task, given = TASKS[about.task], about.output_names
     used = given if exactly else [given[column] for column in _used(about)]
     absent = tuple(name for name in described.class_names if name not in used)
     strange = [name for name in used if name not in described.class_names]
     # a target that the source has beside the model's is left alone, but for training
-    is_wrong = strange or absent if exactly else absent if about.task == "regression" else strange
-    if is_wrong:
+    are_numbers = task.kind is TargetKind.NUMBERS
+    if (strange or absent) if exactly else (absent if are_numbers else strange):
         raise SourceError(
-            f"'{origin}' and the model do not have the same {NAMES[about.task]}; only the source "
+            f"'{origin}' and the model do not have the same {task.nouns}; only the source "
             f"has {_some(strange)}, only the model {_some(absent)}."
         )
     place = {name: column for column, name in enumerate(described.class_names)}
     columns = np.array([place.get(name, -1) for name in given], int)
-    if about.task == "regression":
+    if are_numbers:
         return about.y[:, [given.index(name) for name in described.class_names]], absent
-    if about.task == "classification":
+    if task.kind is TargetKind.CLASS:
         return np.where(about.labels >= 0, columns[about.labels], -1), absent
     y = np.where(about.is_known[:, None], 0, np.full(len(described.class_names), -1))
     kept = columns >= 0
@@ -63,9 +63,10 @@ def matched(
 
 def _used(about: Annotations) -> list[int]:
     """Return the columns of names that some image has; of targets all."""
-    if about.task == "regression":
+    kind = TASKS[about.task].kind
+    if kind is TargetKind.NUMBERS:
         return list(range(len(about.target_names)))
-    if about.task == "multi-label":
+    if kind is TargetKind.LABELS:
         return [int(label) for label in np.flatnonzero((about.labels == 1).any(axis=0))]
     return [label for label in np.unique(about.labels).tolist() if label >= 0]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import splits
 from featcache.inference import predict
 from featcache.inference.evaluate import scoring, timing
@@ -98,7 +99,7 @@ def evaluate(
         intervals=intervals,
         each=each,
         confusion=None if counts is None else counts.tolist(),
-        weakest=scoring.weakest(each),
+        weakest=scoring.weakest(task, each),
         slowest=_slowest(loaded, chosen, good),
         seconds=seconds,
         at_least=at_least,
@@ -108,7 +109,7 @@ def evaluate(
 def _check_floor(at_least: float | None, task: str) -> None:
     if at_least is None:
         return
-    if task == "regression":
+    if not TASKS[task].has_mistakes:
         raise SpecError(
             "A model of targets has no accuracy to ask for; evaluate prints its errors, and --json "
             "gives them."
@@ -140,11 +141,11 @@ def _slowest(
     loaded: predict.Model, chosen: judged_on.Chosen, good: np.ndarray
 ) -> dict[str, Any] | None:
     """Return the class or label whose images take longest to read and decode."""
-    task, names = loaded.card.task, loaded.card.class_names
-    if task == "regression":
+    task, names = TASKS[loaded.card.task], loaded.card.class_names
+    if not task.has_mistakes:
         return None
     y = chosen.y[good]
-    mine = y[:, None] == np.arange(len(names)) if task == "classification" else y == 1
+    mine = y[:, None] == np.arange(len(names)) if task.kind is TargetKind.CLASS else y == 1
     timed = timing.decoding_ms(chosen.images, [good[column] for column in mine.T])
     if timed is None:
         return None

@@ -8,8 +8,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.core import atomic
 from featcache.core.errors import FeatcacheError, SpecError
+from featcache.core.tasks import TASKS
+from featcache.inference.evaluate import tables
 from featcache.models import card
 
 VERSION = 1
@@ -79,9 +83,17 @@ class Evaluation:
         return plain
 
     def __rich__(self) -> Any:
-        from featcache.inference.evaluate.table import table
+        from rich.console import Group
+        from rich.text import Text
 
-        return table(self)
+        parts = [
+            tables.of_scores(self.scores, self.intervals),
+            Text(),
+            tables.of_each(TASKS[self.task], self.each),
+        ]
+        if self.confusion is not None:
+            parts += [Text(), tables.of_confusion(self.class_names, np.array(self.confusion))]
+        return Group(*parts, Text(), *(Text(line) for line in _summary(self)))
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -99,3 +111,26 @@ def check_out(out: Path) -> None:
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     if card.is_card(out):
         raise SpecError(f"'{out}' is the card of a model, which needs it. Choose another --out.")
+
+
+def _summary(one: Evaluation) -> list[str]:
+    """Return a line about what lags behind, what is slowest, and how many images there were."""
+    weak, slow = one.weakest, one.slowest
+    lines = []
+    if weak is not None and weak.get("recall", 1) < 1:
+        lines.append(
+            f"Lagging behind: {weak['name']}, {100 * weak['recall']:.0f} % of {weak['support']} "
+            f"found."
+        )
+    elif weak is not None and "r2" in weak and len(one.each) > 1:
+        lines.append(f"Lagging behind: {weak['name']}, R2 {tables.number(weak['r2'])}.")
+    if slow is not None:
+        lines.append(
+            f"Slowest: {slow['name']}, {slow['ms']:.1f} ms an image to read and decode; "
+            f"{slow['typical_ms']:.1f} ms is typical."
+        )
+    lines.append(
+        f"{one.n_images} images ({one.part}) of {one.source}, {one.images_per_s:.0f} images/s. "
+        f"Unreadable: {len(one.unreadable)}, unlabelled: {one.n_unlabelled}."
+    )
+    return lines

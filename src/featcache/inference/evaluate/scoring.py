@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.heads.base import said
+from featcache.core.tasks import TASKS
 from featcache.scoring import confusion, metrics, statistics
 
 N_RESAMPLES = 1000
@@ -39,7 +39,7 @@ def scores(
     seed : of the drawing.
     """
     found = metrics.score(task, y, outputs, output)
-    if task == "multi-label":
+    if TASKS[task].has_mistakes and ACCURACY not in found:
         found = {ACCURACY: float(np.mean(is_right(task, y, outputs, output)))} | found
     draw = _drawing(units)
     intervals = {}
@@ -54,8 +54,8 @@ def scores(
 
 def is_right(task: str, y: np.ndarray, outputs: np.ndarray, output: str) -> np.ndarray:
     """Return (n,) bool: the class, or every label, is right."""
-    right = said(outputs, task, output) == y
-    return np.asarray(right if task == "classification" else right.all(axis=1))
+    right = TASKS[task].said(outputs, output) == y
+    return np.asarray(right if right.ndim == 1 else right.all(axis=1))
 
 
 def each(
@@ -66,9 +66,9 @@ def each(
     return [{"name": name} | one for name, one in zip(names, found, strict=True)], counts
 
 
-def weakest(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+def weakest(task: str, found: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the class or label of the lowest recall, or the target of the lowest R2."""
-    measure = "r2" if "r2" in found[0] else "recall"
+    measure = TASKS[task].weakest_by
     known = [one for one in found if not math.isnan(one[measure])]
     return min(known, key=lambda one: (one[measure], -one.get("support", 0)), default=None)
 

@@ -67,7 +67,7 @@ def _say(error: store.DamagedFileError) -> None:
     progress.note(f"Passed over a file of cached features: {error}")
 
 
-class Head:
+class HeadAlone:
     """What a model does after its features, run as Keras runs it."""
 
     def __init__(self, model: keras.Model, features: Any):

@@ -1,4 +1,4 @@
-"""A stitched model, ready to run over images in blocks: the compiled whole, or its head alone.
+"""A stitched model over images in blocks: the whole network, or its head alone.
 
 Of an image whose features an extraction has kept only the head runs. However many images there
 are, a block of them is in memory at once.
@@ -6,31 +6,26 @@ are, a block of them is in memory at once.
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featcache.core import progress
 from featcache.core.errors import SourceError
-from featcache.core.tensorflow import import_keras
 from featcache.data import sources
 from featcache.data.listing import Listing
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
+from featcache.inference.predict.network import Network
 from featcache.inference.predict.prediction import Prediction, Wanted
-from featcache.models import judged_on, stitching
+from featcache.models import judged_on
 from featcache.models.load import load_keras, read_card
 from featcache.networks import engines
-
-if TYPE_CHECKING:
-    import keras
 
 BATCH_SIZE = 32
 DEFAULT_CACHE = "cache"
@@ -80,10 +75,14 @@ class Model:
         self.keras_model = load_keras(Path(path), self.card)
         if device == "gpu":
             engines.gpus(device)
-        self.preparing_s = 0.0  # spent so far on compiling the model and checking that
-        self._options = {"device": device, "runtime": runtime}
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._is_checked = False
+        self._network = Network(
+            self.keras_model,
+            self.card.model_digest,
+            self._cache_dir,
+            device=device,
+            runtime=runtime,
+        )
 
     def predict(self, what: Any, *, show_progress: bool = True, **wanted: Any) -> list[Prediction]:
         """Return one prediction an image, in the order in which they were given.
@@ -188,8 +187,7 @@ class Model:
         listing : what `Images.listed` found; None looks at each block when its turn comes.
         advance : told how many images are done since last time.
         """
-        n_features = self._features.shape[1]
-        row_bytes = 4 * (n_features + self.keras_model.output_shape[1])
+        row_bytes = 4 * (self._network.n_features + self._network.n_outputs)
         size = min(BLOCK_ROWS, max(BATCH_SIZE, BLOCK_BYTES // row_bytes))
         for first in range(0, len(source), size):
             rows = np.arange(first, min(first + size, len(source)))
@@ -206,23 +204,24 @@ class Model:
         advance: Callable[[int], None],
     ) -> Block:
         n = len(images)
-        outputs = np.full((n, self.keras_model.output_shape[1]), np.nan, np.float32)
+        outputs = np.full((n, self._network.n_outputs), np.nan, np.float32)
         features = None
         if with_features:
-            features = np.full((n, self._features.shape[1]), np.nan, np.float32)
+            features = np.full((n, self._network.n_features), np.nan, np.float32)
         failures = dict(listing.unreadable)
         from_cache = np.zeros(n, bool)
         if use_cache and self._known is not None:
             places, some = self._known.read(listing.digests)
             if len(places):
                 from_cache[places] = True
-                outputs[places] = self._head(some)
+                outputs[places] = self._network.head(some)
                 if features is not None:
                     features[places] = some
         advance(len(failures) + int(from_cache.sum()))
         left = [row for row in range(n) if row not in failures and not from_cache[row]]
         n_before = len(failures)
-        for rows, (embedded, given) in self._computed(images, listing, left, failures):
+        batches = images.batches(listing, left, batch_size=BATCH_SIZE, failures=failures)
+        for rows, (embedded, given) in self._network.run(batches):
             outputs[rows] = given
             if features is not None:
                 features[rows] = embedded
@@ -230,62 +229,16 @@ class Model:
         advance(len(failures) - n_before)
         return Block(outputs, features, from_cache, listing.digests, failures)
 
-    def _computed(
-        self,
-        images: judged_on.Images,
-        listing: Listing,
-        rows: list[int],
-        failures: dict[int, str],
-    ) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
-        """Yield rows with features and outputs of the whole model, in whatever order."""
-        batches = images.batches(listing, rows, batch_size=BATCH_SIZE, failures=failures)
-        first = next(batches, None)
-        if first is None:  # nothing is compiled where there is nothing to run
-            return
-        self._make_ready(first[1])
-        every = itertools.chain([first], batches)
-        yield from engines.in_order(every, self._compiled.start, self._compiled.ahead)
-
-    @cached_property
-    def _features(self) -> Any:
-        """The Keras tensor between backbone and head."""
-        return stitching.features_of(self.keras_model)
-
-    @cached_property
-    def _whole(self) -> keras.Model:
-        """The model with its features as a first output."""
-        outputs = [self._features, self.keras_model.outputs[0]]
-        return import_keras().Model(self.keras_model.inputs[0], outputs)
-
-    @cached_property
-    def _compiled(self) -> engines.Compiled:
-        kept = None
-        if self._cache_dir is not None and self._cache_dir.is_dir() and self.card.model_digest:
-            models = self._cache_dir / engines.MODELS_FOLDER
-            graph = {"model": "stitched", "outputs": ["features", "outputs"]}
-            kept = engines.ConversionCache(models, self.card.model_digest, graph)
-        return engines.compile_frozen(self._whole, kept=kept, say=progress.note, **self._options)
+    @property
+    def preparing_s(self) -> float:
+        """Seconds spent so far on compiling the model and checking that."""
+        return self._network.preparing_s
 
     @cached_property
     def _known(self) -> known.Known | None:
         if self._cache_dir is None or not known.can_be_used(self.card):
             return None
         return known.Known(self._cache_dir, self.card)
-
-    @cached_property
-    def _head(self) -> known.Head:
-        return known.Head(self.keras_model, self._features)
-
-    def _make_ready(self, batch: np.ndarray) -> None:
-        """Compile the model and compare it with Keras on the first batch that it sees."""
-        if self._is_checked:
-            return
-        started = time.monotonic()
-        self._compiled, _ = engines.agree(
-            self._compiled, self._whole, batch, "float32", progress.note
-        )
-        self._is_checked = True
-        self.preparing_s += time.monotonic() - started
 
 
 def load(

@@ -10,11 +10,8 @@ import numpy as np
 
 from featcache.core.checks import whole_number
 from featcache.core.errors import SpecError
-from featcache.core.tasks import NAMES
-from featcache.heads.base import said
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind
 from featcache.models.card import Card
-
-# what the names of a prediction are called, by the task of its model
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Prediction:
     classes: tuple[str, ...] = ()  # best first: as many as asked for, or the labels it has
     scores: tuple[float, ...] = ()  # of the same: probabilities or scores, as the card says
     error: str = ""  # why the image could not be read; then there is nothing else
-    task: str = "classification"  # of the model
+    task: str = DEFAULT_TASK  # of the model
     outputs: dict[str, float] | None = field(default=None, compare=False)  # by name; of regression
     features: np.ndarray | None = field(default=None, compare=False, repr=False)  # (d,) float32
     from_cache: bool = field(default=False, compare=False)  # its features were known already
@@ -36,10 +33,11 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction as plain JSON types: what is named depends on the task."""
         values: dict[str, Any] = {"path": self.path}
-        if self.task == "regression":
+        task = TASKS[self.task]
+        if task.kind is TargetKind.NUMBERS:
             values["values"] = self.outputs
         else:
-            values |= {NAMES[self.task]: list(self.classes), "scores": list(self.scores)}
+            values |= {task.nouns: list(self.classes), "scores": list(self.scores)}
             if self.outputs is not None:
                 values["outputs"] = self.outputs
         if self.features is not None:
@@ -72,26 +70,30 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.top is not None:
             whole_number("top", self.top, 1)
-        if self.described.task == "regression" and (self.top is not None or self.outputs):
+        if self._kind is TargetKind.NUMBERS and (self.top is not None or self.outputs):
             raise SpecError(
                 f"top and probabilities are for classes and labels; the model predicts "
                 f"{', '.join(self.described.class_names[:5])}, and every value is given anyway."
             )
 
     @property
+    def _kind(self) -> TargetKind:
+        return TASKS[self.described.task].kind
+
+    @property
     def n_ranked(self) -> int:
         """Classes or labels that each prediction ranks; 0 where there is no fixed number."""
-        if self.described.task == "regression":
+        if self._kind is TargetKind.NUMBERS:
             return 0
         if self.top is None:
-            return int(self.described.task == "classification")
+            return int(self._kind is TargetKind.CLASS)
         return min(self.top, len(self.described.class_names))
 
     def named(self, outputs: np.ndarray) -> list[dict[str, Any]]:
         """Return `classes`, `scores` and `outputs` of predictions for rows (b, n_outputs)."""
         names = self.described.class_names
         whole: list[dict[str, float] | None] = [None] * len(outputs)
-        if self.outputs or self.described.task == "regression":
+        if self.outputs or self._kind is TargetKind.NUMBERS:
             whole = [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
         return [
             {
@@ -104,13 +106,14 @@ class Wanted:
 
     def _best(self, outputs: np.ndarray) -> Sequence[list[int]]:
         """Return for each row the columns to name, best first."""
-        if self.described.task == "regression":
+        if self._kind is TargetKind.NUMBERS:
             return [[]] * len(outputs)
         order = np.argsort(-outputs, axis=1, kind="stable")
         if self.n_ranked:
             ranked: list[list[int]] = order[:, : self.n_ranked].tolist()
             return ranked
-        counts = said(outputs, self.described.task, self.described.output).sum(axis=1)
+        said = TASKS[self.described.task].said(outputs, self.described.output)
+        counts = said.sum(axis=1)
         return [
             columns[:count] for columns, count in zip(order.tolist(), counts.tolist(), strict=True)
         ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from featcache.core import atomic
 from featcache.core.errors import SpecError
+from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind
 from featcache.data.sources.manifest import SEPARATOR
 from featcache.inference.predict.prediction import Prediction, Wanted
 
@@ -76,22 +77,22 @@ def columns(wanted: Wanted) -> list[Column]:
     targets have a column each, under their own name. With every output there is `p:NAME` for each
     class or label, `score:NAME` where these are no probabilities.
     """
-    task, names = wanted.described.task, wanted.described.class_names
+    kind, names = TASKS[wanted.described.task].kind, wanted.described.class_names
     made = [Column("path", TEXT, lambda one: one.path)]
     for rank in range(wanted.n_ranked):
         suffix = f"_{rank + 1}" if rank else ""
         made.append(Column(f"class{suffix}", TEXT, _at("classes", rank)))
         made.append(Column(f"score{suffix}", NUMBER, _at("scores", rank)))
-    if task == "multi-label" and not wanted.n_ranked:
+    if kind is TargetKind.LABELS and not wanted.n_ranked:
         made.append(Column("labels", TEXTS, lambda one: None if one.error else one.classes))
         made.append(Column("scores", NUMBERS, lambda one: None if one.error else one.scores))
-    if task == "regression":
+    if kind is TargetKind.NUMBERS:
         for name in names:
             column = f"value:{name}" if name in TAKEN else name
             made.append(Column(column, NUMBER, _output(name)))
     elif wanted.outputs:
-        kind = "p" if wanted.described.output == "probabilities" else "score"
-        made += [Column(f"{kind}:{name}", NUMBER, _output(name)) for name in names]
+        prefix = "p" if wanted.described.output == PROBABILITIES else "score"
+        made += [Column(f"{prefix}:{name}", NUMBER, _output(name)) for name in names]
     if wanted.features:
         made.append(Column("features", NUMBERS, lambda one: one.features))
     return [*made, Column("error", TEXT, lambda one: one.error or None)]

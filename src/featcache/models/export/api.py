@@ -16,9 +16,10 @@ from typing import Any
 from featcache.core import atomic, progress
 from featcache.core.checks import bad, whole_number
 from featcache.core.errors import FeatcacheError, SpecError, StitchError
+from featcache.core.tasks import TASKS
 from featcache.models import card
 from featcache.models.export import comparing, writers
-from featcache.models.export.records import Exported, Kept, size_bytes
+from featcache.models.export.records import Exported, ExportRecords, size_bytes
 from featcache.models.export.writers import FORMATS
 from featcache.models.load import load_keras, read_card
 
@@ -96,7 +97,7 @@ def export_all(
     how = {name: writers.check(name) for name in dict.fromkeys(formats)}
     _check(how, out, min_agreement, max_images)
     about = read_card(path)
-    kept = Kept(path, about, source)
+    kept = ExportRecords(path, about, source)
     targets = {
         name: Path(out) if out is not None else path.with_name(path.stem + one.suffix)
         for name, one in how.items()
@@ -218,13 +219,12 @@ def _demand(
 ) -> None:
     if found.agreement >= least:
         return
-    what = {"classification": "class", "multi-label": "labels"}.get(about.task, "values")
     cost = ""
     if scores is not None:
         cost = f", {scores['metric']} {scores['model']:.3f} became {scores['export']:.3f}"
     raise StitchError(
-        f"The export as {name} gives the same {what} as the model for {found.agreement:.1%} of "
-        f"{found.n_images} images, expected {least:.1%} (largest difference "
-        f"{found.largest_difference:.1e}{cost}). The file was removed; use another format, or "
-        f"accept it with --min-agreement."
+        f"The export as {name} gives the same {TASKS[about.task].answer} as the model for "
+        f"{found.agreement:.1%} of {found.n_images} images, expected {least:.1%} (largest "
+        f"difference {found.largest_difference:.1e}{cost}). The file was removed; use another "
+        f"format, or accept it with --min-agreement."
     )

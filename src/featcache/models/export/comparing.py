@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core.errors import SourceError, StitchError
+from featcache.core.tasks import TASKS
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import sources, splits
 from featcache.data.listing import Listing
@@ -43,7 +44,7 @@ class Sample:
 
     def scores(self, got: np.ndarray, about: card.Card) -> dict[str, Any] | None:
         """Return the task's metric of the model and of an exported file; None without labels."""
-        metric, rows = metrics.DEFAULT[about.task], self.judged
+        metric, rows = TASKS[about.task].default_metric, self.judged
         model, export = (
             metrics.score_one(metric, about.task, self.y[rows], outputs[rows], about.output)
             for outputs in (self.outputs, got)

@@ -84,7 +84,7 @@ def _figures(of: dict[str, Any]) -> tuple[str, ...]:
 _FIELDS = frozenset(Exported.__dataclass_fields__) - {"hit"}
 
 
-class Kept:
+class ExportRecords:
     """The figures of a model's exports, in a JSON file beside it."""
 
     def __init__(self, model: Path, about: card.Card, source: Any):

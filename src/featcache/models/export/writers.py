@@ -18,7 +18,7 @@ import numpy as np
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
-from featcache.core.tasks import THRESHOLD
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import image_ops
 from featcache.models import card
@@ -81,12 +81,13 @@ def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray)
 def labels(scores: Any, names: Any, about: card.Card) -> Any:
     """Return as strings what scores (n, n_outputs) say, as `saved_model` says."""
     tf = import_tensorflow()
-    if about.task == "classification":
+    task = TASKS[about.task]
+    if task.kind is TargetKind.CLASS:
         return tf.gather(names, tf.argmax(scores, axis=1))
     every = tf.broadcast_to(names, tf.shape(scores))
-    if about.task == "regression":
+    if task.kind is TargetKind.NUMBERS:
         return every
-    return tf.where(scores >= THRESHOLD[about.output], every, "")
+    return tf.where(scores >= task.threshold(about.output), every, "")
 
 
 def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from featcache import heads, store
 from featcache.core.errors import SpecError, StitchError, StoreError
 from featcache.core.keys import digest_file
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import sources, splits
 from featcache.models import card, judged_on
 from featcache.models.stitching import distilling
@@ -164,7 +165,7 @@ def _card(
     board = fitted.board
     names = board.class_names
     part_of = splits.parts(features.annotations, features.digests, board.seed)
-    if board.task == "classification":
+    if TASKS[board.task].kind is TargetKind.CLASS:
         names = tuple(names[label] for label in part.head.classes_)
     return card.Card(
         class_names=names,

@@ -13,9 +13,8 @@ import numpy as np
 
 from featcache import heads, store
 from featcache.core.errors import SpecError
-from featcache.core.tasks import SCORES
+from featcache.core.tasks import SCORES, TASKS, TargetKind
 from featcache.data import splits
-from featcache.heads.base import CLASSIFICATION, REGRESSION, said
 from featcache.heads.dense import Dense
 from featcache.heads.outputs import outputs_of
 from featcache.heads.training_rows import split_off
@@ -28,7 +27,7 @@ _MIXED, _MOST_MIXED, _BETA = 10, 20_000, 0.5
 
 
 @dataclass(frozen=True)
-class Agreement:
+class StudentAgreement:
     """How far a student says what its teacher says of images that it did not learn from."""
 
     n_images: int
@@ -53,7 +52,7 @@ class Distilled:
     teacher: str
     teacher_params: dict[str, Any]
     teacher_calibration: dict[str, Any] | None
-    agreement: Agreement
+    agreement: StudentAgreement
     teacher_test: dict[str, float] | None  # every metric on the held-out part, if there is one
     test: dict[str, float] | None  # of the student
 
@@ -126,7 +125,7 @@ def _taught(teacher: heads.Head, params: dict[str, Any], X: np.ndarray) -> Dense
     share = rng.beta(_BETA, _BETA, (n, 1)).astype(np.float32)
     X = np.concatenate([X, share * X[first] + (1 - share) * X[second]])
     student = Dense(**params).fit(X, _targets(teacher, X))
-    if teacher.task == CLASSIFICATION:
+    if teacher.target_kind is TargetKind.CLASS:
         student.classes_ = teacher.classes_
     return student
 
@@ -136,17 +135,17 @@ def _targets(teacher: heads.Head, X: np.ndarray) -> np.ndarray:
     outputs = teacher.outputs(X)
     if teacher.output != SCORES:
         return outputs
-    what = said(outputs, teacher.task, teacher.output)
-    return np.eye(outputs.shape[1])[what] if teacher.task == CLASSIFICATION else what
+    what = TASKS[teacher.task].said(outputs, teacher.output)
+    return np.eye(outputs.shape[1])[what] if teacher.target_kind is TargetKind.CLASS else what
 
 
-def _agreement(teacher: heads.Head, student: Dense, X: np.ndarray, part: str) -> Agreement:
+def _agreement(teacher: heads.Head, student: Dense, X: np.ndarray, part: str) -> StudentAgreement:
     wanted, got = _targets(teacher, X), student.outputs(X)
-    same = None
-    if teacher.task != REGRESSION:
-        what = [said(one, teacher.task, student.output) for one in (wanted, got)]
+    same, task = None, TASKS[teacher.task]
+    if task.has_mistakes:
+        what = [task.said(one, student.output) for one in (wanted, got)]
         same = float((what[0] == what[1]).reshape(len(X), -1).all(axis=1).mean())
-    return Agreement(len(X), part, same, float(np.abs(wanted - got).mean()))
+    return StudentAgreement(len(X), part, same, float(np.abs(wanted - got).mean()))
 
 
 def _test(

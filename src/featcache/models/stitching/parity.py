@@ -17,9 +17,9 @@ from featcache import heads, store
 from featcache.core import progress
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data.listing import Listing
-from featcache.heads.base import REGRESSION, close_calls, said
 from featcache.models import judged_on
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MAX_PARITY_IMAGES = 2000
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 BATCH_SIZE = 32
 _LEAST_SPREAD = 1e-2  # of a target, as a part of its largest value, see `compare`
-_SAME = {"classification": "class", "multi-label": "labels", REGRESSION: "values"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Parity:
     tolerance: float  # of it
     layer: str  # where values were compared
     n_left_out: int  # cached images that are gone or have changed since
-    task: str = "classification"
+    task: str = DEFAULT_TASK
 
     @property
     def holds(self) -> bool:
@@ -59,8 +58,8 @@ class Parity:
         ties = f" and {self.n_ties} tie(s) within tolerance" if self.n_ties else ""
         left_out = f"; {self.n_left_out} changed or missing left out" if self.n_left_out else ""
         return (
-            f"same {_SAME[self.task]} for {self.n_same_class}{ties} of {self.n_images} images, "
-            f"largest difference {self.largest_difference:.1e} (tolerance "
+            f"same {TASKS[self.task].answer} for {self.n_same_class}{ties} of {self.n_images} "
+            f"images, largest difference {self.largest_difference:.1e} (tolerance "
             f"{self.tolerance:.1e}){left_out}"
         )
 
@@ -162,7 +161,7 @@ def compare(
     one's standard deviation over the images, or a hundredth of its largest value where that is
     more, because float32 has seven digits.
     """
-    ties = functools.partial(close_calls, expected, task, output)
+    ties = functools.partial(TASKS[task].close_calls, expected, output)
     return _judged(
         Expected(expected, expected, ties),
         got,
@@ -191,13 +190,14 @@ def _judged(
     layer: str,
     n_left_out: int,
 ) -> Parity:
-    of_targets = task == REGRESSION
+    of_targets = TASKS[task].kind is TargetKind.NUMBERS
     scale = _scale(expected.values, of_targets and layer == output)
     if of_targets:
         difference = np.abs(expected.outputs - outputs) / _scale(expected.outputs, of_targets)
         same = (difference <= tolerance).all(axis=1)
     else:
-        differs = said(expected.outputs, task, output) != said(outputs, task, output)
+        said = TASKS[task].said
+        differs = said(expected.outputs, output) != said(outputs, output)
         same = ~differs.reshape(len(outputs), -1).any(axis=1)
     return Parity(
         n_images=len(outputs),

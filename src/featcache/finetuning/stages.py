@@ -11,9 +11,9 @@ import numpy as np
 
 from featcache.finetuning import boundary, graph, training
 from featcache.finetuning.batches import Batches
-from featcache.finetuning.data import Data
 from featcache.finetuning.objective import Objective
-from featcache.finetuning.plan import Plan, Unfreeze
+from featcache.finetuning.plan import TrainingPlan, Unfreeze
+from featcache.finetuning.training_images import TrainingImages
 from featcache.models import card, stitching
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """What every stage has in common."""
 
     described: card.Card
-    data: Data
-    plan: Plan
+    data: TrainingImages
+    plan: TrainingPlan
     machine: boundary.Machine
     objective: Objective
     folder: Path
@@ -43,37 +43,37 @@ class Cut:
     batches: Batches
 
 
-def cut(network: keras.Model, stage: Unfreeze, job: Job) -> Cut:
+def cut(network: keras.Model, stage: Unfreeze, run: TrainingRun) -> Cut:
     """Part a network for a stage, and have the activations at its boundary."""
     backbone = graph.backbone_of(network)
     features = stitching.features_of(network)
     unfrozen = graph.chosen(backbone, stage)
-    dropout = job.plan.dropout
+    dropout = run.plan.dropout
     at = graph.boundary(backbone, unfrozen) if unfrozen else None
     if unfrozen:
         parted, where = graph.part(network, at, features, dropout), at.layer if at else "the images"
     else:
         parted, where = graph.part_at_features(network, features, dropout), "the features"
     shape = parted.suffix.input_shape[1:]
-    if where not in job.batches:  # the prefix is the same whichever head the network has
-        job.batches.clear()  # what is held in memory
-        if job.plan.end_to_end or (unfrozen and at is None):
+    if where not in run.batches:  # the prefix is the same whichever head the network has
+        run.batches.clear()  # what is held in memory
+        if run.plan.end_to_end or (unfrozen and at is None):
             batches: Batches = boundary.live(
-                parted.prefix, job.described, job.data, job.plan, job.machine
+                parted.prefix, run.described, run.data, run.plan, run.machine
             )
         else:
             batches = boundary.cached(
-                network, job.described, at, shape, job.data, job.plan, job.machine
+                network, run.described, at, shape, run.data, run.plan, run.machine
             )
-        job.batches[where] = batches
+        run.batches[where] = batches
     # after the extraction, which freezes what it runs
     graph.thaw(network, unfrozen)
-    return Cut(unfrozen, where, parted.suffix, job.batches[where])
+    return Cut(unfrozen, where, parted.suffix, run.batches[where])
 
 
 def train_stages(
     network: keras.Model,
-    job: Job,
+    run: TrainingRun,
     rows: np.ndarray,
     epochs: Sequence[int] | None,
     name: str,
@@ -89,38 +89,38 @@ def train_stages(
     -------
     The history of each stage, and the last stage's cut.
     """
-    wanted = job.objective.to_train_on(job.data.y[rows])
+    wanted = run.objective.to_train_on(run.data.y[rows])
     histories = []
-    for number, unfreeze in enumerate(job.plan.stages):
-        some = cut(network, unfreeze, job)
-        several = len(job.plan.stages) > 1
+    for number, unfreeze in enumerate(run.plan.stages):
+        some = cut(network, unfreeze, run)
+        several = len(run.plan.stages) > 1
         history = training.train(
             training.Stage(
                 suffix=some.suffix,
                 batches=some.batches,
                 train=rows,
                 wanted=wanted,
-                judge=None if epochs else judge_of(some, job),
-                objective=job.objective,
-                rates=rates(network, job.plan.lr_decay),
-                folder=job.folder / f"{name}-{number}",
-                label=f"{name} {number + 1} of {len(job.plan.stages)}" if several else name,
-                epochs=epochs[number] if epochs else job.plan.epochs,
+                judge=None if epochs else judge_of(some, run),
+                objective=run.objective,
+                rates=rates(network, run.plan.lr_decay),
+                folder=run.folder / f"{name}-{number}",
+                label=f"{name} {number + 1} of {len(run.plan.stages)}" if several else name,
+                epochs=epochs[number] if epochs else run.plan.epochs,
             ),
-            job.plan,
-            job.machine.show_progress,
+            run.plan,
+            run.machine.show_progress,
         )
         history.unfrozen, history.boundary = list(some.unfrozen), some.where
         histories.append(history)
     return histories, some
 
 
-def judge_of(some: Cut, job: Job) -> training.Judge:
+def judge_of(some: Cut, run: TrainingRun) -> training.Judge:
     """Return a function that says validation loss and metric of the weights as they are."""
-    rows = job.data.validation
+    rows = run.data.validation
 
     def judge() -> tuple[float, float]:
-        return job.objective.judge(job.data.y[rows], some.batches.outputs(some.suffix, rows))
+        return run.objective.judge(run.data.y[rows], some.batches.outputs(some.suffix, rows))
 
     return judge
 

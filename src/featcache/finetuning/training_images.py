@@ -19,7 +19,7 @@ from featcache.models.taught import parts_of_model
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingImages:
     """A source and which of its rows train, choose the epoch, and are held out."""
 
     images: judged_on.Images
@@ -35,7 +35,7 @@ class Data:
         """(n,) int: rows with the same number must stay together."""
         return splits.units(self.listing.digests, self.images.samples.annotations.groups)
 
-    def without(self, rows: set[int]) -> Data:
+    def without(self, rows: set[int]) -> TrainingImages:
         """Return the same without rows that cannot be used."""
         if not rows:
             return self
@@ -43,14 +43,14 @@ class Data:
             name: np.array([row for row in getattr(self, name).tolist() if row not in rows], int)
             for name in ("train", "validation", "test")
         }
-        return _checked(Data(**(self.__dict__ | kept)))
+        return _checked(TrainingImages(**(self.__dict__ | kept)))
 
     @property
     def learnt(self) -> np.ndarray:
         """(n, 16) uint8: digests of the images that are not held out."""
         return np.asarray(self.listing.digests[np.concatenate([self.train, self.validation])])
 
-    def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> Data:
+    def fresh(self, described: card.Card, cache_dir: Path, show_progress: bool) -> TrainingImages:
         """Return the same without images that are to judge, but taught the model."""
         known = (described.provenance or {}).get("taught")
         is_own = self.images.samples.origin == described.source
@@ -73,12 +73,12 @@ class Data:
         return self.without(seen)
 
 
-def open_data(
+def open_training_images(
     described: card.Card,
     source: Any,
     root: str | os.PathLike[str] | None = None,
     target: str | None = None,
-) -> Data:
+) -> TrainingImages:
     """Return the images that a model is fine-tuned on.
 
     The held-out part is the one that the head was scored on. Where the source has no validation
@@ -107,10 +107,10 @@ def open_data(
         )
         validation, train = train[held], train[~held]
     test = np.flatnonzero(part["test"] & readable)
-    return _checked(Data(images, listing, y, train, validation, test, is_new))
+    return _checked(TrainingImages(images, listing, y, train, validation, test, is_new))
 
 
-def _checked(data: Data) -> Data:
+def _checked(data: TrainingImages) -> TrainingImages:
     sizes = [len(rows) for rows in (data.train, data.validation, data.test)]
     if min(sizes) < 1:
         raise SourceError(

@@ -1,0 +1,101 @@
+"""The network of a stitched model, as it runs: compiled whole, with its features as an output.
+
+Nothing is compiled before there is something to run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache.core import progress
+from featcache.core.tensorflow import import_keras
+from featcache.inference.predict.known import HeadAlone
+from featcache.models import stitching
+from featcache.networks import engines
+
+if TYPE_CHECKING:
+    import keras
+
+Batch = tuple[np.ndarray, np.ndarray]  # rows (b,), images (b, height, width, 3) float32
+
+
+class Network:
+    """A stitched model that gives features and outputs of images, or outputs of features.
+
+    Parameters
+    ----------
+    model : the stitched model.
+    digest : of its file; "" where it is not known.
+    cache_dir : where a converted model is kept for the next time, if the folder is there.
+    options : `device` and `runtime`.
+    """
+
+    def __init__(
+        self, model: keras.Model, digest: str, cache_dir: Path | None, **options: str
+    ) -> None:
+        self.preparing_s = 0.0  # spent so far on compiling the model and checking that
+        self._model, self._digest, self._cache_dir = model, digest, cache_dir
+        self._options = options
+        self._is_checked = False
+
+    @property
+    def n_features(self) -> int:
+        """Length of an embedding."""
+        return int(self._features.shape[1])
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes, labels or targets."""
+        return int(self._model.output_shape[1])
+
+    @cached_property
+    def head(self) -> HeadAlone:
+        """What the model does after its features."""
+        return HeadAlone(self._model, self._features)
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
+        """Yield rows with features and outputs of the whole model, in the order of the batches."""
+        first = next(batches, None)
+        if first is None:
+            return
+        self._make_ready(first[1])
+        every = itertools.chain([first], batches)
+        yield from engines.in_order(every, self._compiled.start, self._compiled.ahead)
+
+    @cached_property
+    def _features(self) -> Any:
+        """The Keras tensor between backbone and head."""
+        return stitching.features_of(self._model)
+
+    @cached_property
+    def _whole(self) -> keras.Model:
+        """The model with its features as a first output."""
+        outputs = [self._features, self._model.outputs[0]]
+        return import_keras().Model(self._model.inputs[0], outputs)
+
+    @cached_property
+    def _compiled(self) -> engines.Compiled:
+        kept = None
+        if self._cache_dir is not None and self._cache_dir.is_dir() and self._digest:
+            models = self._cache_dir / engines.MODELS_FOLDER
+            graph = {"model": "stitched", "outputs": ["features", "outputs"]}
+            kept = engines.ConversionCache(models, self._digest, graph)
+        return engines.compile_frozen(self._whole, kept=kept, say=progress.note, **self._options)
+
+    def _make_ready(self, batch: np.ndarray) -> None:
+        """Compile the model and compare it with Keras on the first batch that it sees."""
+        if self._is_checked:
+            return
+        started = time.monotonic()
+        self._compiled, _ = engines.agree(
+            self._compiled, self._whole, batch, "float32", progress.note
+        )
+        self._is_checked = True
+        self.preparing_s += time.monotonic() - started
