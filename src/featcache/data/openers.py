@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,33 @@ import numpy as np
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.labels import Annotations
 from featcache.data import examples
-from featcache.data.sources.base import Source
+from featcache.data.sources.base import Source, as_id
 from featcache.data.sources.contents import Pixels
 from featcache.data.sources.folder import ARCHIVE, SUFFIXES, open_folder, walk
-from featcache.data.sources.manifest import READERS, open_manifest
+from featcache.data.sources.listed import as_given
+from featcache.data.sources.manifest import READERS, list_manifest, open_manifest
 from featcache.data.sources.memory import PREFIX, Given, open_dataset, open_images
-from featcache.data.sources.shards import open_shards
+from featcache.data.sources.shards import open_archive, open_shards
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """Files that list or hold images: how they are opened, for extraction and for prediction."""
+
+    name: str  # at the beginning of a sentence
+    open: Callable[[Path, str | None, str | None], Source]
+    """(absolute path, root, target) -> images in the order of their ids, with what is known."""
+    as_given: Callable[[Path, str | None], Source] | None = None
+    """(path, root) -> images as they were given, see `listed`; None is as `open` has them."""
+    has_root: bool = False  # the paths in it can be relative to another folder
+
+
+# The one registry of what a path can be, beside folders and examples: by suffix, in lower case. A
+# new kind of source is its file in `sources` and a line here.
+FILE_KINDS: dict[str, FileKind] = {
+    **dict.fromkeys(READERS, FileKind("Manifest", open_manifest, list_manifest, has_root=True)),
+    ARCHIVE: FileKind("Tar file", open_archive),
+}
 
 
 def open_source(
@@ -91,6 +112,40 @@ def open_source(
     )
 
 
+def open_as_given(path: str, root: str | None = None) -> Source | None:
+    """Return what a path stands for in a prediction, as it was given; None for a file by itself.
+
+    A folder stands for all images below it, in the order of their paths. Labels are not looked for.
+
+    Raises
+    ------
+    SourceError
+        When there are no images, or they cannot be listed.
+    """
+    if path.startswith(examples.PREFIX):
+        return _open_example(path)
+    kind = file_kind(path)
+    if kind is not None:
+        root = root if kind.has_root else None
+        if kind.as_given is not None:
+            return kind.as_given(Path(path), root)
+        return kind.open(Path(os.path.abspath(path)), root, None)
+    if not os.path.isdir(path):
+        return None
+    found = walk(path)
+    if found.archives and not found.images:
+        return open_source(path)
+    if not found.images:
+        raise SourceError(f"There are no images in '{path}'.")
+    return as_given(sorted((as_id(image), image) for image in found.images))
+
+
+def file_kind(path: str) -> FileKind | None:
+    """Return what kind of file lies at a path, of those that list or hold images."""
+    kind = FILE_KINDS.get(_suffix(path))
+    return kind if Path(path).is_file() else None
+
+
 def reopen(provenance: Mapping[str, Any], instead: Any = None) -> Source:
     """Return the source that a file's provenance names, or what is given `instead`.
 
@@ -119,22 +174,21 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
     if not path.exists():
         if glob.has_magic(text) or "{" in text:
             raise SourceError(f"'{text}' is a pattern; give the folder that has the files.")
-        what = "Manifest" if path.suffix.lower() in READERS else "Image folder"
+        what = (
+            FILE_KINDS[suffix].name if (suffix := _suffix(text)) in FILE_KINDS else "Image folder"
+        )
         raise SourceError(f"{what} '{path}' does not exist.")
-    suffix = path.suffix.lower()
-    is_manifest = path.is_file() and suffix in READERS
-    if root is not None and not is_manifest:
+    kind = file_kind(text)
+    if root is not None and not (kind and kind.has_root):
         raise SpecError(f"root is an option of manifests; '{path}' is none.")
-    if is_manifest:
-        # not resolved: its paths are relative to where it is found, be it a link
-        return open_manifest(Path(os.path.abspath(text)), root, target)
+    if kind is not None:
+        # not resolved: what a file lists is relative to where it is found, be it a link
+        return kind.open(Path(os.path.abspath(text)), root, target)
     path = path.resolve()
-    if path.is_file() and suffix == ARCHIVE:
-        return open_shards(path, [os.fspath(path)], target)
     if not path.is_dir():
         raise SourceError(
             f"'{path}' is no folder; a folder with one subfolder a class is expected, or a file "
-            f"ending in {', '.join([*READERS, ARCHIVE])}."
+            f"ending in {', '.join(FILE_KINDS)}."
         )
     found = walk(os.fspath(path))
     if not found.images and found.archives:
@@ -147,6 +201,10 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
             f"ending in {', '.join(sorted(SUFFIXES))}."
         )
     return open_folder(path, found)
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _open_example(text: str) -> Source:

@@ -20,6 +20,7 @@ from featcache.core.labels import Columns, clean, from_columns
 from featcache.core.tasks import TASKS, TargetKind, Task, names_of
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Files
+from featcache.data.sources.listed import Named, as_given, check_path
 
 SEPARATOR = "|"  # between the names in a cell of `labels`
 
@@ -65,6 +66,30 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
         annotations=annotations.take(order),
         options=options | ({"target": target} if target else {}),
     )
+
+
+def list_manifest(path: Path, root: str | None) -> Source:
+    """Return what a manifest lists as it stands there, for prediction; see `listed`.
+
+    Raises
+    ------
+    SourceError
+        When it cannot be read, lists nothing, or a line has no path.
+    """
+    folder = os.fspath(path.parent) if root is None else root
+    if not os.path.isdir(folder):
+        raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
+    found: list[Named] = []
+    for line, record in READERS[path.suffix.lower()](path):
+        cell = record.get("path")
+        place = f"line {line} of '{path.name}'"
+        if not isinstance(cell, str) or not cell.strip():
+            raise SourceError(f"There is no path in {place}.")
+        check_path(cell, place)
+        found.append((as_id(cell.strip()), os.path.join(folder, cell.strip())))
+    if not found:
+        raise SourceError(f"Manifest '{path}' lists no images.")
+    return as_given(found)
 
 
 def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int], str]) -> Columns:

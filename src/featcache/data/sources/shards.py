@@ -28,6 +28,12 @@ CLASS, RECORD = "cls", "json"
 BLOCK = tarfile.BLOCKSIZE
 
 
+def open_archive(path: Path, root: str | None, target: str | None) -> Source:
+    """Return the images in one tar file, which has no use for `root`; see `open_shards`."""
+    path = path.resolve()
+    return open_shards(path, [os.fspath(path)], target)
+
+
 def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Source:
     """Return the images in tar files; ids are SHARD/MEMBER, the shard relative to `root`.
 
