@@ -13,6 +13,7 @@ from featcache.core.errors import SourceError, SpecError
 from featcache.inference.evaluate import scoring
 from featcache.inference.evaluate.tables import MATRIX_CLASSES
 from featcache.scoring import metrics
+from featcache.scoring.confusion import most_confused
 
 LABELS = ("round", "red", "ripe")
 TARGETS = ("price", "weight")
@@ -262,7 +263,7 @@ def test_of_many_classes_the_commonest_mistakes_are_shown(tiny_backbone, tmp_pat
     text = str(found)
     assert "most often mistaken" in text
     assert "true class" not in text
-    (true, predicted, n), *_ = scoring.confused(np.array(found.confusion))
+    (true, predicted, n), *_ = most_confused(np.array(found.confusion))
     assert n == max(
         count for i, row in enumerate(found.confusion) for j, count in enumerate(row) if i != j
     )
