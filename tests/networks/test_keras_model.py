@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gc
 
+import h5py
 import numpy as np
 import pytest
 
+import featcache as fc
+from featcache import extraction
 from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
+from featcache.extraction.repair import repair
 from featcache.networks import backbones
+from featcache.networks.providers import keras_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3)).astype(np.float32)
 
@@ -153,6 +158,34 @@ def test_when_it_is_gone_it_says_what_to_do():
         backbones.options_of(resolved.spec, resolved.weights)
     with pytest.raises(BackboneError, match=message):
         backbones.build(resolved.spec.backbone, resolved.weights, (24, 24))
+
+
+def test_stitching_and_repair_need_the_model_or_a_file(tmp_path, photos):
+    model = network()
+    extracted = extraction.extract_network(
+        photos, backbones.resolve(model), cache_dir=tmp_path / "cache", show_progress=False
+    )
+    features = extracted.features
+    assert features.provenance["weights"] == keras_model.ORIGIN
+    board = fc.fit_heads(features, "centroid", jobs=1, report=False, show_progress=False)
+    assert fc.stitch(board.best).input_shape == (None, 24, 24, 3)
+    with h5py.File(features.path, "r") as file:  # a byte of a feature
+        place = file["features"].id.get_chunk_info(0).byte_offset
+    damaged = bytearray(features.path.read_bytes())
+    damaged[place] ^= 1
+    features.path.write_bytes(damaged)
+    _, n_computed = repair(features.path, show_progress=False)
+    assert n_computed == 21
+    features.path.write_bytes(damaged)
+    del model, extracted
+    gc.collect()
+    for needs_it in (
+        lambda: fc.stitch(board.best),
+        lambda: repair(features.path, show_progress=False),
+    ):
+        with pytest.raises(BackboneError, match=r"'mine' was given from Python; save it with"):
+            needs_it()
+    assert features.path.read_bytes() == damaged
 
 
 def test_what_is_no_model():

@@ -41,10 +41,10 @@ class ExtractionSpec:
         When a field has a value outside its allowed set.
     """
 
-    backbone: str  # catalogue name, or the stem of a .keras file
+    backbone: str  # name in the registry, of a .keras file or of a Keras model
     weights: str  # BLAKE2b-128 of the weights, hex
     image_size: tuple[int, int]  # height, width in pixels, after resizing
-    preprocessing: str  # key of catalogue.PREPROCESSING
+    preprocessing: str  # key of registry.PREPROCESSING
     layer: str | None = None  # tapped layer; None is the backbone's output
     pooling: str = "avg"  # one of POOLINGS
     resize: str = "bilinear"  # one of RESIZES

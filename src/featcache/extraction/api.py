@@ -90,7 +90,7 @@ def extract(
     ----------
     source : whatever `open_source` takes: a folder with one subfolder a class, a manifest, tar
         files, example:clipart or example:digits, or images from Python.
-    backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself
+    backbone : name from `registry.CATALOGUE`; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
     weights : imagenet, random, or the path of a weights file or of a .keras backbone.
     pooling : avg, max or flatten; how a feature map becomes a vector. none keeps maps as they are,

@@ -53,7 +53,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone : name from `catalogue.CATALOGUE`; None is efficientnet-lite0, or the model itself when
+    backbone : name from `registry.CATALOGUE`; None is efficientnet-lite0, or the model itself when
         `weights` is a .keras file.
     cache_dir : the cache folder; its folder `embedder` gets what is nowhere in it yet.
     weights, layer, pooling, image_size, resize, background, decode_scale, dtype, precision,
