@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.tasks import PROBABILITIES
 from featcache.report import charts
-from featcache.report.material import CLASSIFICATION, Material
+from featcache.report.material import Material
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard import Leaderboard, number
 
-PROBS = "probabilities"
 SURE = 0.03  # a difference from what is right that is worth a word
 Values = dict[str, Any]
 
@@ -20,15 +20,20 @@ Values = dict[str, Any]
 def reliability(material: Material) -> Values | None:
     """Return the reliability diagram, where the selected head gives probabilities."""
     best, unseen = material.best, material.unseen
-    if material.board.task != CLASSIFICATION or not material.has_probabilities:
+    if not material.task.is_calibrated or not material.has_probabilities:
         return None
     curves, eces = [], []
     raw, calibrated = unseen.outputs[best.name], unseen.calibrated.get(best.name)
     for name, p in (("as the head says it", raw), ("calibrated", calibrated)):
-        if p is None or (name != "calibrated" and best.output != "probabilities"):
+        if p is None or (name != "calibrated" and best.output != PROBABILITIES):
             continue
         curves.append((name, metrics.reliability(unseen.y, p)))
-        eces.append((name, number(metrics.score_one("ece", CLASSIFICATION, unseen.y, p, PROBS))))
+        eces.append(
+            (
+                name,
+                number(metrics.score_one("ece", material.board.task, unseen.y, p, PROBABILITIES)),
+            )
+        )
     sure = mean(material.outputs[: material.n_train].max(axis=1))
     right = mean(material.is_right[: material.n_train])
     verdict = "about as sure as it is right"

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from featcache.report import findings
-from featcache.report.material import CLASSIFICATION, REGRESSION, Material
+from featcache.core.tasks import TargetKind
+from featcache.report.material import Material
 from featcache.report.sections import chance, picture, told
 
 MAP_POINTS = 5000
@@ -28,7 +29,7 @@ def points_of(
     X : (n, d) float32, their features.
     tsne : t-SNE of the first 50 principal components, instead of the first two themselves.
     """
-    seed, task = material.board.seed, material.board.task
+    seed, kind = material.board.seed, material.task.kind
     some = findings.sample(material.strata(places), MAP_POINTS, seed)
     places, X = places[some], X[some]
     if tsne and len(X) > 4:
@@ -39,7 +40,6 @@ def points_of(
         flat = np.concatenate([flat, np.zeros((len(flat), 2 - flat.shape[1]))], axis=1)
     listed = places.tolist()
     made: Values = {
-        "task": task,
         "classes": list(material.board.class_names),
         "x": [round(float(value), 4) for value in flat[:, 0]],
         "y": [round(float(value), 4) for value in flat[:, 1]],
@@ -47,20 +47,20 @@ def points_of(
         "id": [material.name(place) for place in listed],
         "held_out": material.is_test[places].astype(int).tolist(),
     }
-    if task == CLASSIFICATION:
+    if kind is TargetKind.CLASS:
         made["given"] = material.y[places].tolist()
         made["predicted"] = material.predicted[places].tolist()
         made["p"] = [chance(material, place) for place in listed]
     else:
         made["given"] = [told(material, material.y[place]) for place in listed]
         made["predicted"] = [told(material, material.predicted[place]) for place in listed]
-    if task == REGRESSION:
+    if kind is TargetKind.NUMBERS:
         made["value"] = [round(float(value), 6) for value in material.y[places, 0]]
         error = np.abs(material.outputs[places, 0] - material.y[places, 0])
         made["error"] = [round(float(value), 6) for value in error]
     else:
         made["right"] = material.is_right[places].astype(int).tolist()
-        if task != CLASSIFICATION:
+        if kind is TargetKind.LABELS:
             made["labels"] = [np.flatnonzero(material.y[place]).tolist() for place in listed]
     return made, places
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from featcache import store
 from featcache.core.errors import FeatcacheError
-from featcache.core.tasks import THRESHOLD
+from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, Task
 from featcache.heads.calibrators import Temperature
 from featcache.report import findings
 from featcache.scoring.leaderboard import Leaderboard, OutOfFold, Result
 
-CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 FLOOR = "dummy"  # the head that looks at no feature
 MAX_ROWS = 10_000  # that are looked at for the map and for near-duplicates
 MAX_CELLS = 2**26  # of their features: 256 MB
@@ -34,6 +33,11 @@ class Material:
     unseen: OutOfFold
     features: store.Features | None  # None where there are no images
     note: str  # why there are none
+
+    @property
+    def task(self) -> Task:
+        """What the heads learnt."""
+        return TASKS[self.board.task]
 
     @property
     def best(self) -> Result:
@@ -76,7 +80,7 @@ class Material:
 
     def are_probabilities(self, result: Result) -> bool:
         """Return whether what is known of a head are probabilities."""
-        return result.output == "probabilities" or result.name in self.unseen.calibrated
+        return result.output == PROBABILITIES or result.name in self.unseen.calibrated
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -93,7 +97,7 @@ class Material:
         told = self.unseen.calibrated.get(result.name, self.unseen.outputs[result.name])
         outputs = self.outputs if result is self.best else told
         seen = slice(0, self.n_train)
-        if self.board.task == CLASSIFICATION:
+        if self.task.kind is TargetKind.CLASS:
             scale = Temperature(logits=not self.are_probabilities(result))
             some = _some(self.n_train, outputs.shape[1])
             scale.fit(outputs[seen][some], self.unseen.y[some])
@@ -115,16 +119,8 @@ class Material:
     @cached_property
     def predicted(self) -> np.ndarray:
         """(n,) class, (n, k) of 0 and 1, or (n, k) values."""
-        if self.board.task == CLASSIFICATION:
-            return np.asarray(self.outputs.argmax(axis=1))
-        if self.board.task == MULTI_LABEL:
-            return (self.outputs >= self.threshold).astype(int)
-        return self.outputs
-
-    @property
-    def threshold(self) -> float:
-        """From where on a label is predicted."""
-        return THRESHOLD["probabilities" if self.has_probabilities else "scores"]
+        output = PROBABILITIES if self.has_probabilities else self.best.output
+        return self.task.said(self.outputs, output)
 
     @cached_property
     def is_right(self) -> np.ndarray:
@@ -160,7 +156,7 @@ class Material:
 
     @cached_property
     def _strata(self) -> np.ndarray:
-        return self.y if self.board.task == CLASSIFICATION else np.zeros(len(self.rows), int)
+        return self.y if self.task.is_stratified else np.zeros(len(self.rows), int)
 
     @property
     def _n_test(self) -> int:
@@ -208,8 +204,9 @@ def label_suspects(material: Material, limit: int | None = None) -> list[dict[st
     feature file, `part` train or held-out, `margin` the lower the worse.
     """
     board = material.board
-    if board.task == REGRESSION:
+    if not material.task.has_mistakes:
         return []
+    several = material.task.kind is TargetKind.LABELS
     n, names = material.n_train, board.class_names
     mean: np.ndarray | int = 0
     for result in material.judges:
@@ -218,10 +215,10 @@ def label_suspects(material: Material, limit: int | None = None) -> list[dict[st
     own = material.tempered(material.best)
     learnt: list[_Said] = []
     held_out: list[_Said] = []
-    for number, label in enumerate(names if board.task == MULTI_LABEL else ("",)):
+    for number, label in enumerate(names if several else ("",)):
         said: tuple[str, ...] = names
         y, together, alone = material.y, mean, own
-        if board.task == MULTI_LABEL:  # each label is a question with two answers
+        if several:  # each label is a question with two answers
             said, y = (f"not {label}", label), np.asarray(y[:, number], int)
             together, alone = _two(mean[:, number]), _two(own[:, number])
         limits = findings.thresholds(alone[:n], y[:n])

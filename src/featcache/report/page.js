@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { charts, points, suspects, task } = read("data");
+  const { charts, points, suspects } = read("data");
   const pictures = read("pictures");
 
   // Pictures ------------------------------------------------------------------------------
@@ -157,7 +157,7 @@
     const show = () => {
       const one = only ? only.value : "";
       visible = everything.filter((place) => one === "" ||
-        (task === "classification" ? points.given[place] === Number(one) : points.labels[place].includes(Number(one))));
+        (points.labels ? points.labels[place].includes(Number(one)) : points.given[place] === Number(one)));
       document.getElementById("shown").textContent = `${visible.length} images`;
       return draw(element, [...traces(), ring()], {
         height: narrow.matches ? 460 : 620, dragmode: narrow.matches ? false : "pan", hovermode: "closest",
@@ -168,11 +168,11 @@
         showlegend: mode === "right" || (mode === "class" && points.classes.length <= 40),
       }, true);
     };
-    const said = (list, place) => task === "classification" ? points.classes[list[place]] : list[place];
+    const said = (list, place) => typeof list[place] === "number" ? points.classes[list[place]] : list[place];
     const describe = (place) => {
       const facts = make("dl");
       const add = (name, value) => facts.append(make("dt", name), make("dd", value));
-      add(task === "regression" ? "true" : "given", said(points.given, place));
+      add(points.value ? "true" : "given", said(points.given, place));
       add("predicted", said(points.predicted, place));
       if (points.p) add("probability", points.p[place]);
       add("part", points.held_out[place] ? "held out" : "learnt from");

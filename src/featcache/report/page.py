@@ -78,7 +78,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         taken = pictures.collect(about.features, first, about.rows[shown].tolist())
     return {
         "head": sections.head(about),
-        "task": about.board.task,
+        "task": about.task,
         "metric": about.board.metric,
         "table": sections.table(about.board),
         "per_class": per_class,

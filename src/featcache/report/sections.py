@@ -8,23 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.tasks import TASKS
+from featcache.core.tasks import TargetKind
 from featcache.report import charts, findings
 from featcache.report.curves import mean
-from featcache.report.material import (
-    CLASSIFICATION,
-    FLOOR,
-    MULTI_LABEL,
-    REGRESSION,
-    Material,
-    label_suspects,
-)
+from featcache.report.material import FLOOR, Material, label_suspects
 from featcache.scoring import confusion
 from featcache.scoring.leaderboard import Leaderboard, Result, number, setting
 
 N_MISTAKES, N_SUSPECTS, N_CONFUSED = 24, 50, 12
 MAX_TARGETS = 12  # that have charts
-WHAT = {CLASSIFICATION: "classes", MULTI_LABEL: "labels", REGRESSION: "targets"}
 Values = dict[str, Any]
 
 
@@ -55,7 +47,7 @@ def head(material: Material) -> Values:
             (f"{board.n_train + board.n_test:,}", "images"),
             (f"{board.n_train:,}", "to learn from"),
             (f"{board.n_test:,}", "held out"),
-            (f"{len(board.class_names):,}", WHAT[board.task]),
+            (f"{len(board.class_names):,}", material.task.nouns),
             (f"{len(board.results):,}", "heads compared"),
         ],
     }
@@ -108,9 +100,9 @@ def classes(material: Material) -> Values:
     board, n = material.board, material.n_train
     y, outputs = material.unseen.y, material.outputs[:n]
     made: Values = {"figures": {}, "pairs": []}
-    keys = TASKS[board.task].scores_of_each
+    keys = material.task.scores_of_each
     scores, counts = confusion.of_each(board.task, y, outputs, material.best.output)
-    if board.task == REGRESSION:
+    if material.task.kind is TargetKind.NUMBERS:
         for place, name in enumerate(board.class_names[:MAX_TARGETS]):
             figure = charts.predicted_and_true(y[:, place], outputs[:, place], name, board.seed)
             made["figures"][f"target-{place}"] = figure
@@ -129,10 +121,10 @@ def classes(material: Material) -> Values:
 def mistakes(material: Material) -> list[Values]:
     """Return the predictions that were surest and wrong, or farthest off."""
     board, names = material.board, material.board.class_names
-    if board.task == CLASSIFICATION:
+    if material.task.kind is TargetKind.CLASS:
         places = findings.confident_mistakes(material.probabilities, material.y, N_MISTAKES)
         return [picture(material, int(place)) for place in places]
-    if board.task == MULTI_LABEL:
+    if material.task.kind is TargetKind.LABELS:
         p = material.tempered(material.best)
         wrong = (p >= 0.5) != (material.y == 1)
         sure = np.where(wrong, np.abs(p - 0.5), -1.0)
@@ -185,9 +177,9 @@ def picture(material: Material, place: int) -> Values:
 def told(material: Material, what: Any) -> str:
     """Return a class, labels or values as text."""
     names = material.board.class_names
-    if material.board.task == CLASSIFICATION:
+    if material.task.kind is TargetKind.CLASS:
         return names[int(what)]
-    if material.board.task == MULTI_LABEL:
+    if material.task.kind is TargetKind.LABELS:
         return ", ".join(names[label] for label in np.flatnonzero(what)) or "no label"
     if len(names) == 1:
         return f"{what[0]:.4g}"
@@ -196,7 +188,7 @@ def told(material: Material, what: Any) -> str:
 
 def chance(material: Material, place: int) -> str:
     """Return the probability of the predicted class as text; "" where there is no such thing."""
-    if material.board.task != CLASSIFICATION:
+    if material.task.kind is not TargetKind.CLASS:
         return ""
     return f"{material.probabilities[place, material.predicted[place]]:.2f}"
 

@@ -14,6 +14,7 @@ from sklearn.base import clone
 
 from featcache import heads
 from featcache.core.errors import SpecError, one_line
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads.base import SklearnHead
 from featcache.heads.custom import Own
 from featcache.scoring import metrics
@@ -149,9 +150,13 @@ def _try(name: str, head: heads.Head) -> None:
     """Raise SpecError where scikit-learn does not take what is set of a head."""
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
-    given = {"classification": y, "multi-label": y[:, None], "regression": y[:, None] * 1.0}
+    given = {
+        TargetKind.CLASS: y,
+        TargetKind.LABELS: y[:, None],
+        TargetKind.NUMBERS: y[:, None] * 1.0,
+    }
     try:
-        clone(head).fit(rng.normal(size=(60, 4)), given[head.task])
+        clone(head).fit(rng.normal(size=(60, 4)), given[TASKS[head.task].kind])
     except Exception as error:  # of kinds of its own
         reason = one_line(error, 300)
         raise SpecError(f"Head '{name}' cannot be fitted with these settings: {reason}") from error

@@ -17,6 +17,7 @@ import numpy as np
 from featcache import store
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.labels import UNLABELLED, Annotations
+from featcache.core.tasks import TASKS, TargetKind, Task
 from featcache.scoring.leaderboard import FeatureSet
 
 BLOCK = 4096
@@ -36,12 +37,6 @@ class Dataset:
     ids: tuple[str, ...] | None  # names of the chosen rows, for messages
     rows: tuple[np.ndarray, ...]  # (n,) the chosen rows in each set's own file
     path: Path | None = None  # of the first file, as the caller named it
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """What the outputs of a head are called: classes, labels or targets."""
-        about = self.annotations
-        return about.target_names if about.task == "regression" else about.class_names
 
 
 def of_files(files: Sequence[store.Features]) -> Dataset:
@@ -99,7 +94,7 @@ def of_arrays(
     ----------
     X : (n, d) numbers.
     y : (n,) classes of any kind, (n, k) of 0 and 1, or float targets (n,) or (n, k).
-    task : classification, multi-label or regression; None goes by `y`.
+    task : name of one of `TASKS`; None goes by `y`.
     groups : (n,), rows of one group are never parted.
     """
     X = np.asarray(X)
@@ -173,7 +168,7 @@ def _check_same_labels(files: Sequence[store.Features], rows: tuple[np.ndarray, 
     ours = files[0].annotations.take(rows[0])
     for file, part in zip(files[1:], rows[1:], strict=True):
         theirs = file.annotations.take(part)
-        same = np.array_equal(ours.y, theirs.y, equal_nan=ours.task == "regression")
+        same = np.array_equal(ours.y, theirs.y, equal_nan=ours.y.dtype.kind == "f")
         if not same or ours.splits != theirs.splits or ours.groups != theirs.groups:
             raise HeadError(
                 f"'{files[0].path}' and '{file.path}' say different things of the same images "
@@ -199,7 +194,7 @@ def _names(names: list[str]) -> list[str]:
 
 
 def _nothing_labelled(file: store.Features) -> str:
-    where = "train/" if file.splits else "one subfolder a class"
+    where = "train/" if file.splits else "one subfolder per class"
     return (
         f"Feature file '{file.path}' has no labelled training images. "
         f"Put images into {where} and extract again."
@@ -207,37 +202,38 @@ def _nothing_labelled(file: store.Features) -> str:
 
 
 def _learnt(y: Any, task: str | None) -> Annotations:
-    from sklearn.utils.multiclass import type_of_target
-
     y = np.asarray(y)
-    kinds = {
-        "binary": "classification",
-        "multiclass": "classification",
-        "multilabel-indicator": "multi-label",
-        "continuous": "regression",
-        "continuous-multioutput": "regression",
-        "multiclass-multioutput": "regression",
-    }
     if y.dtype.kind == "f" and not (np.abs(y) < LARGEST).all():
         raise HeadError(
             f"y has values that are not finite numbers below {LARGEST:.0e}. Leave those rows out."
         )
-    kind = task or kinds.get(type_of_target(y) if len(y) else "")
-    if kind is None or (kind == "multi-label" and y.ndim != 2):
+    if task is not None and task not in TASKS:
+        *others, last = TASKS
+        raise SpecError(f"task must be {', '.join(others)} or {last}; got '{task}'.")
+    learnt = TASKS[task] if task is not None else _recognised(y)
+    if learnt is None or (learnt.kind is TargetKind.LABELS and y.ndim != 2):
         raise HeadError(f"y of {y.dtype} {y.shape} is none of classes, labels and targets.")
-    if task is not None and task not in kinds.values():
-        raise SpecError(f"task must be classification, multi-label or regression; got '{task}'.")
     unknown = np.full(len(y), UNLABELLED, np.int64)
-    if kind == "regression":
+    if learnt.kind is TargetKind.NUMBERS:
         targets = y.astype(np.float64).reshape(len(y), -1)
         names = tuple(f"target {number}" for number in range(targets.shape[1]))
-        return Annotations(unknown, targets=targets, target_names=names, task=kind)
-    if kind == "multi-label":
+        return Annotations(unknown, targets=targets, target_names=names, task=learnt.name)
+    if learnt.kind is TargetKind.LABELS:
         if not np.isin(y, (0, 1)).all():
             raise HeadError("y of several labels must be 0 and 1, a column a label.")
         names = tuple(str(number) for number in range(y.shape[1]))
-        return Annotations(y.astype(np.int64), names, task=kind)
+        return Annotations(y.astype(np.int64), names, task=learnt.name)
     if y.ndim != 1:
         raise HeadError(f"y of classes must have one dimension; got {y.shape}.")
     classes, labels = np.unique(y, return_inverse=True)
-    return Annotations(labels.astype(np.int64), tuple(map(str, classes)))
+    return Annotations(labels.astype(np.int64), tuple(map(str, classes)), task=learnt.name)
+
+
+def _recognised(y: np.ndarray) -> Task | None:
+    """Return the task of plain targets, as scikit-learn sees them; None of anything else."""
+    from sklearn.utils.multiclass import type_of_target
+
+    if not len(y):
+        return None
+    found = type_of_target(y)
+    return next((task for task in TASKS.values() if found in task.target_types), None)

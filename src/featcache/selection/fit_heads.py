@@ -17,6 +17,7 @@ from featcache import store
 from featcache.core import atomic, progress
 from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
+from featcache.core.tasks import TASKS
 from featcache.data import splits
 from featcache.scoring import leaderboard, metrics
 from featcache.scoring.leaderboard import Leaderboard
@@ -110,8 +111,9 @@ def fit_heads(
     dataset = _opened(features, task, groups)
     about = dataset.annotations
     metric = metrics.check(metric, about.task)
-    if calibrate is not None and about.task != "classification":
-        raise SpecError(f"calibrate is for classification; the task here is {about.task}.")
+    if calibrate is not None and not TASKS[about.task].is_calibrated:
+        can = " and ".join(name for name, one in TASKS.items() if one.is_calibrated)
+        raise SpecError(f"calibrate is for {can}; the task here is {about.task}.")
     parts = splits.parts(about, dataset.digests, seed)
     n_views = max(1 if one.spec is None else one.spec.views for one in dataset.sets)
     chosen, left_out = candidates.choose(
@@ -149,7 +151,7 @@ def fit_heads(
             comparison = Comparison(
                 task=about.task,
                 metric=metric,
-                n_outputs=len(dataset.output_names),
+                n_outputs=len(dataset.annotations.output_names),
                 prefer=prefer,
                 seed=seed,
                 candidates=tuple(chosen),
@@ -232,7 +234,7 @@ def _compare(
             features=tuple(dataset.sets[number] for number in order),
             task=comparison.task,
             metric=comparison.metric,
-            class_names=dataset.output_names,
+            class_names=dataset.annotations.output_names,
             results=tuple(results),
             request=request,
             n_train=len(data.train),

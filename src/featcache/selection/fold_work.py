@@ -16,6 +16,7 @@ import numpy as np
 
 from featcache import heads
 from featcache.core.errors import one_line
+from featcache.core.tasks import TASKS
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.outputs import outputs_of
 from featcache.heads.training_rows import Moments, TrainingRows, total
@@ -66,7 +67,8 @@ def try_settings(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJo
         for row, (head, outputs) in enumerate(zip(fitted, found, strict=True)):
             metric = job.metric
             if metric in metrics.NEEDS_PROBABILITIES and head.output == heads.SCORES:
-                metric = metrics.DEFAULT[job.task]  # it is calibrated later, whatever is chosen
+                # it is calibrated later, whatever is chosen
+                metric = TASKS[job.task].default_metric
             sign = metrics.better(metric)
             scores[row, column] = sign * metrics.score_one(
                 metric, job.task, y[rows], outputs, head.output
@@ -154,7 +156,7 @@ def _fit(
 def some(y: np.ndarray, n: int, task: str, seed: int) -> np.ndarray:
     """Return about `n` places of `y` in order, each class with its share, at least one of each."""
     rng = np.random.default_rng(seed)
-    if task != "classification":
+    if not TASKS[task].is_stratified:
         return np.sort(rng.permutation(len(y))[:n])
     share = n / len(y)
     picked = []

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import HeadError
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import splits
 from featcache.scoring.leaderboard import FeatureSet
 from featcache.selection.dataset import LARGEST, Dataset, Reader
@@ -74,7 +75,7 @@ def prepare(
 def warnings_of(dataset: Dataset, parts: Parts) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
     about, found = dataset.annotations, []
-    if about.task == "classification":
+    if TASKS[about.task].kind is TargetKind.CLASS:
         counts = np.bincount(
             about.labels[parts["train"] | parts["val"]], minlength=len(about.class_names)
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.tasks import TASKS
 from featcache.scoring import metrics, statistics
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, job_of
@@ -63,7 +64,7 @@ def curve(data: FoldedData, comparison: Comparison, selected: Judged, run: Run) 
 def _metric(comparison: Comparison, kind: str) -> str:
     """Return the metric, or the task's own where the raw outputs do not allow it."""
     needs = comparison.metric in metrics.NEEDS_PROBABILITIES and kind == "scores"
-    return metrics.DEFAULT[comparison.task] if needs else comparison.metric
+    return TASKS[comparison.task].default_metric if needs else comparison.metric
 
 
 def _verdict(metric: str, scores: np.ndarray, counts: list[int], data: FoldedData) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from featcache import heads
 from featcache.core.keys import digest_file
+from featcache.core.tasks import TASKS
 from featcache.heads import calibration
 from featcache.heads.outputs import outputs_of
 from featcache.scoring import metrics, statistics
@@ -85,7 +86,7 @@ def _judge_one(
     ]
     scores = {
         metric: tuple(float(fold[metric]) for fold in per_fold)
-        for metric in metrics.METRICS[comparison.task]
+        for metric in TASKS[comparison.task].metrics
     }
     main = np.array(scores[comparison.metric])
     low, high = _within(comparison.metric, *statistics.interval(main, *sizes(data)))
