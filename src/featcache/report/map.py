@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.report import findings
 from featcache.core.tasks import TargetKind
+from featcache.report import findings
 from featcache.report.material import Material
 from featcache.report.sections import chance, picture, told
 

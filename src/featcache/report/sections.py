@@ -120,7 +120,7 @@ def classes(material: Material) -> Values:
 
 def mistakes(material: Material) -> list[Values]:
     """Return the predictions that were surest and wrong, or farthest off."""
-    board, names = material.board, material.board.class_names
+    names = material.board.class_names
     if material.task.kind is TargetKind.CLASS:
         places = findings.confident_mistakes(material.probabilities, material.y, N_MISTAKES)
         return [picture(material, int(place)) for place in places]
