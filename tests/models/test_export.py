@@ -321,13 +321,13 @@ def test_outputs_that_are_not_finite_or_of_another_shape_are_an_error(model):
         (expected[:, :2], r"shape \(1, 2\).*expected \(1, 3\)"),
     ):
         with pytest.raises(StitchError, match=message):
-            comparing.Comparison.of(expected, got, about, writers.FORMATS["onnx"])
+            comparing.ExportComparison.of(expected, got, about, writers.FORMATS["onnx"])
 
 
 def test_what_hangs_on_a_tie_counts_but_not_for_integers(model):
     about = card.read(model)
     expected, got = np.array([[0.50001, 0.49999, 0.0]]), np.array([[0.49999, 0.50001, 0.0]])
-    of = comparing.Comparison.of
+    of = comparing.ExportComparison.of
     assert of(expected, got, about, writers.FORMATS["onnx"]).agreement == 1
     assert of(expected, got, about, writers.FORMATS["tflite-int8"]).agreement == 0
 

@@ -144,8 +144,8 @@ def finetune(
     described = card.read(path)
     plan.check_head(described.head)
     plans.check_for(described.task, described.output, described.head)
-    machine = boundary.Machine(Path(cache_dir), max_cache_gb, device, runtime, show_progress)
-    boundary.check_machine(machine)
+    resources = boundary.Resources(Path(cache_dir), max_cache_gb, device, runtime, show_progress)
+    boundary.check_resources(resources)
     network = load_keras(path, described)
     backbone = graph.backbone_of(network)
     if asked is None:
@@ -154,9 +154,9 @@ def finetune(
     for stage in plans.stages:
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
     data = open_training_images(described, source, root, target)
-    data = data.fresh(described, machine.cache_dir, machine.show_progress)
+    data = data.fresh(described, resources.cache_dir, resources.show_progress)
     with resuming.kept(to, described, plans, data, progress.note) as folder:
-        return _run(network, to, described, plans, data, machine, folder)
+        return _run(network, to, described, plans, data, resources, folder)
 
 
 def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
@@ -170,20 +170,20 @@ def _run(
     described: card.Card,
     plans: TrainingPlan,
     data: TrainingImages,
-    machine: boundary.Machine,
+    resources: boundary.Resources,
     folder: Path,
 ) -> outcome.Finetuning:
     original = network
     weights = original.get_weights()
     if described.finetuned is None:
-        features = boundary.features_of(network, described, data, machine)
+        features = boundary.features_of(network, described, data, resources)
         data = data.without(set(np.flatnonzero(boundary.rows_in(features, data) < 0).tolist()))
         network = starting.with_head_of(network, described, features, data, data.train)
     elif described.finetuned.get("plan", {}).get("refit"):
         progress.note(
             "The model learnt from these validation images when it was fine-tuned, so it can "
             "hardly be beaten on them. Fine-tune the stitched model with --stages instead.",
-            machine.show_progress,
+            resources.show_progress,
         )
     objective = Objective.of(
         described.task,
@@ -193,7 +193,7 @@ def _run(
         plans.class_weight,
         plans.label_smoothing,
     )
-    run = TrainingRun(described, data, plans, machine, objective, folder)
+    run = TrainingRun(described, data, plans, resources, objective, folder)
     before = _score(cut(original, plans.stages[0], run), run)
     histories, some = train_stages(network, run, data.train, None, "fine-tuning")
     again: Sequence[History] = ()

@@ -30,7 +30,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Machine:
+class Resources:
     """Where and how activations are computed and kept; none of it changes the numbers."""
 
     cache_dir: Path
@@ -40,23 +40,23 @@ class Machine:
     show_progress: bool
 
 
-def check_machine(machine: Machine) -> None:
+def check_resources(resources: Resources) -> None:
     """Raise SpecError where this machine has not what is asked for."""
-    engines.check_options(machine.runtime, machine.device, "float32")
-    engines.gpus(machine.device)
-    limit = machine.max_cache_gb
+    engines.check_options(resources.runtime, resources.device, "float32")
+    engines.gpus(resources.device)
+    limit = resources.max_cache_gb
     if limit is not None and not (math.isfinite(limit) and limit > 0):
         raise bad("max_cache_gb", "be a number above 0", limit)
 
 
 def features_of(
-    network: keras.Model, described: card.Card, data: TrainingImages, machine: Machine
+    network: keras.Model, described: card.Card, data: TrainingImages, resources: Resources
 ) -> store.Features:
     """Return the features that the head was fitted on, from the cache as a rule."""
     resolved = backbones.Resolved(
         described.spec, _weights_origin(described), graph.backbone_of(network)
     )
-    return _extract(data, resolved, machine)
+    return _extract(data, resolved, resources)
 
 
 def cached(
@@ -66,7 +66,7 @@ def cached(
     shape: tuple[int, ...],
     data: TrainingImages,
     plan: TrainingPlan,
-    machine: Machine,
+    resources: Resources,
 ) -> Cached:
     """Return batches of the activations at a boundary, after computing those that are missing.
 
@@ -96,13 +96,13 @@ def cached(
         times = f" in {plan.views} views" if plan.views > 1 else ""
         progress.note(
             f"{what}, of {n} images{times}: {size / GB:.3g} GB on the disk at most.",
-            machine.show_progress,
+            resources.show_progress,
         )
-    if at is not None and not store.of_spec(machine.cache_dir, spec):
-        limit = None if machine.max_cache_gb is None else int(machine.max_cache_gb * GB)
-        store.check_room(machine.cache_dir, size, limit, f"{what} of {n} images", spec)
+    if at is not None and not store.of_spec(resources.cache_dir, spec):
+        limit = None if resources.max_cache_gb is None else int(resources.max_cache_gb * GB)
+        store.check_room(resources.cache_dir, size, limit, f"{what} of {n} images", spec)
     resolved = backbones.Resolved(spec, _weights_origin(described), backbone)
-    features = _extract(data, resolved, machine)
+    features = _extract(data, resolved, resources)
     row_of = rows_in(features, data)
     used = np.concatenate([data.train, data.validation, data.test])
     lost = used[row_of[used] < 0].tolist()
@@ -121,13 +121,13 @@ def live(
     described: card.Card,
     data: TrainingImages,
     plan: TrainingPlan,
-    machine: Machine,
+    resources: Resources,
 ) -> Live:
     """Return batches of activations that the prefix computes from the images as they are needed."""
     shape = prefix.output_shape[1:]
     if any(layer.weights for layer in prefix.layers):
         compiled = engines.compile_frozen(
-            prefix, runtime=machine.runtime, device=machine.device, say=progress.note
+            prefix, runtime=resources.runtime, device=resources.device, say=progress.note
         )
         is_checked = False
 
@@ -164,15 +164,15 @@ def rows_in(features: store.Features, data: TrainingImages) -> np.ndarray:
 
 
 def _extract(
-    data: TrainingImages, resolved: backbones.Resolved, machine: Machine
+    data: TrainingImages, resolved: backbones.Resolved, resources: Resources
 ) -> store.Features:
     return extraction.extract_network(
         data.images.samples,
         resolved,
-        cache_dir=machine.cache_dir,
-        runtime=machine.runtime,
-        device=machine.device,
-        show_progress=machine.show_progress,
+        cache_dir=resources.cache_dir,
+        runtime=resources.runtime,
+        device=resources.device,
+        show_progress=resources.show_progress,
         max_pixels=data.images.max_pixels,
     ).features
 

@@ -27,7 +27,7 @@ class TrainingRun:
     described: card.Card
     data: TrainingImages
     plan: TrainingPlan
-    machine: boundary.Machine
+    resources: boundary.Resources
     objective: Objective
     folder: Path
     batches: dict[str, Batches] = field(default_factory=dict)  # by boundary: the one in use
@@ -59,11 +59,11 @@ def cut(network: keras.Model, stage: Unfreeze, run: TrainingRun) -> Cut:
         run.batches.clear()  # what is held in memory
         if run.plan.end_to_end or (unfrozen and at is None):
             batches: Batches = boundary.live(
-                parted.prefix, run.described, run.data, run.plan, run.machine
+                parted.prefix, run.described, run.data, run.plan, run.resources
             )
         else:
             batches = boundary.cached(
-                network, run.described, at, shape, run.data, run.plan, run.machine
+                network, run.described, at, shape, run.data, run.plan, run.resources
             )
         run.batches[where] = batches
     # after the extraction, which freezes what it runs
@@ -108,7 +108,7 @@ def train_stages(
                 epochs=epochs[number] if epochs else run.plan.epochs,
             ),
             run.plan,
-            run.machine.show_progress,
+            run.resources.show_progress,
         )
         history.unfrozen, history.boundary = list(some.unfrozen), some.where
         histories.append(history)

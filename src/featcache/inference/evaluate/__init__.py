@@ -1,7 +1,7 @@
 """How good a stitched model is on labelled images."""
 
 from featcache.inference.evaluate.api import evaluate
-from featcache.inference.evaluate.records import AccuracyError, Evaluation, check_out
+from featcache.inference.evaluate.evaluation import AccuracyError, Evaluation, check_out
 
 __all__ = [
     "AccuracyError",

@@ -19,7 +19,7 @@ from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import splits
 from featcache.inference import predict
 from featcache.inference.evaluate import scoring, timing
-from featcache.inference.evaluate.records import Evaluation
+from featcache.inference.evaluate.evaluation import Evaluation
 from featcache.models import judged_on
 from featcache.models.load import read_card
 from featcache.models.taught import parts_of_model

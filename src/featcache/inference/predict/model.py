@@ -21,8 +21,8 @@ from featcache.data import sources
 from featcache.data.listing import Listing
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
-from featcache.inference.predict.network import Network
 from featcache.inference.predict.prediction import Prediction, Wanted
+from featcache.inference.predict.whole_network import WholeNetwork
 from featcache.models import judged_on
 from featcache.models.load import load_keras, read_card
 from featcache.networks import engines
@@ -76,7 +76,7 @@ class Model:
         if device == "gpu":
             engines.gpus(device)
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._network = Network(
+        self._network = WholeNetwork(
             self.keras_model,
             self.card.model_digest,
             self._cache_dir,

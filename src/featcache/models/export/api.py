@@ -19,7 +19,7 @@ from featcache.core.errors import FeatcacheError, SpecError, StitchError
 from featcache.core.tasks import TASKS
 from featcache.models import card
 from featcache.models.export import comparing, writers
-from featcache.models.export.records import Exported, ExportRecords, size_bytes
+from featcache.models.export.exported import Exported, ExportRecords, size_bytes
 from featcache.models.export.writers import FORMATS
 from featcache.models.load import load_keras, read_card
 
@@ -186,12 +186,12 @@ def _made(
         seconds = time.monotonic() - started
         asked = images.files if how.kind == "saved-model" else {}
         got, of_files = comparing.outputs_of(how.kind, inside, images.images, list(asked.values()))
-        found = comparing.Comparison.of(images.outputs, got, about, how)
+        found = comparing.ExportComparison.of(images.outputs, got, about, how)
         scores = images.scores(got, about)
         _demand(name, found, least, about, scores)
         encoded = None
         if asked:
-            one = comparing.Comparison.of(images.outputs[list(asked)], of_files, about, how)
+            one = comparing.ExportComparison.of(images.outputs[list(asked)], of_files, about, how)
             _demand("saved-model, given encoded files,", one, least, about)
             encoded = asdict(one) | {"n_not_applicable": len(images.images) - len(asked)}
         atomic.put(inside, target)
@@ -212,7 +212,7 @@ def _made(
 
 def _demand(
     name: str,
-    found: comparing.Comparison,
+    found: comparing.ExportComparison,
     least: float,
     about: card.Card,
     scores: dict[str, Any] | None = None,

@@ -55,7 +55,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ExportComparison:
     """How an exported file agrees with the model."""
 
     n_images: int
@@ -65,7 +65,9 @@ class Comparison:
     mean_difference: float
 
     @classmethod
-    def of(cls, expected: np.ndarray, got: np.ndarray, about: card.Card, how: Format) -> Comparison:
+    def of(
+        cls, expected: np.ndarray, got: np.ndarray, about: card.Card, how: Format
+    ) -> ExportComparison:
         """Compare outputs (n, n_outputs).
 
         Raises

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Batch = tuple[np.ndarray, np.ndarray]  # rows (b,), images (b, height, width, 3) float32
 
 
-class Network:
+class WholeNetwork:
     """A stitched model that gives features and outputs of images, or outputs of features.
 
     Parameters

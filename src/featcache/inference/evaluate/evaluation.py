@@ -126,7 +126,7 @@ def _summary(one: Evaluation) -> list[str]:
         lines.append(f"Lagging behind: {weak['name']}, R2 {tables.number(weak['r2'])}.")
     if slow is not None:
         lines.append(
-            f"Slowest: {slow['name']}, {slow['ms']:.1f} ms an image to read and decode; "
+            f"Slowest: {slow['name']}, {slow['ms']:.1f} ms per image to read and decode; "
             f"{slow['typical_ms']:.1f} ms is typical."
         )
     lines.append(
