@@ -283,7 +283,7 @@ def test_stdin_is_a_list(model_path, photos, cli, monkeypatch):
         assert [one["path"] for one in found["predictions"]] == wanted
         assert found["images"] == 2
     for listed, message in (
-        (b"\n", "No paths came on stdin; give one a line."),
+        (b"\n", "No paths came on stdin; give one per line."),
         (files[0].encode("utf-16"), "The list on stdin is UTF-16; give it as UTF-8."),
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))

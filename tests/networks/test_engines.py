@@ -21,7 +21,7 @@ SEEDS = (
     "efficientnet-b0",
     "efficientnet-lite0",
 )
-SIZES = (1, 2, 5, 8)  # images a batch; no multiple of what OpenVINO takes at a time
+SIZES = (1, 2, 5, 8)  # images per batch; no multiple of what OpenVINO takes at a time
 
 
 def pixels(n, side=32, seed=0):

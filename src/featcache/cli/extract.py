@@ -35,8 +35,8 @@ def extract(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder with one subfolder a class, manifest (.csv, .tsv, .jsonl, .parquet), tar "
-            "shards, or example:clipart|digits."
+            help="Folder with one subfolder per class, manifest (.csv, .tsv, .jsonl, .parquet), "
+            "tar shards, or example:clipart|digits."
         ),
     ] = "example:clipart",
     backbone: Annotated[
@@ -86,7 +86,7 @@ def extract(
     views: Annotated[
         int,
         typer.Option(
-            help="Embeddings an image: the clean one, the rest augmented.", rich_help_panel=NUMBERS
+            help="Embeddings per image: the clean one, the rest augmented.", rich_help_panel=NUMBERS
         ),
     ] = 1,
     augment: Annotated[

@@ -89,7 +89,7 @@ def finetune(
     max_cache_gb: Annotated[
         Optional[float], typer.Option(help="Most it may take of the disk.", rich_help_panel=RARE)
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=RARE)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per step.", rich_help_panel=RARE)] = 32,
     root: Root = None,
     target: Target = None,
     seed: Seed = 0,

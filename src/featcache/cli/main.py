@@ -26,12 +26,26 @@ from featcache.cli import (
     predict,
     report,
     stitch,
+    verify,
 )
 from featcache.cli.options import app, say
 from featcache.core.errors import FeatcacheError, one_line
 
 # each adds its verbs to `app` when it is imported
-VERBS = (extract, fit_heads, report, stitch, finetune, predict, evaluate, export, info, clean, demo)
+VERBS = (
+    extract,
+    fit_heads,
+    report,
+    stitch,
+    finetune,
+    predict,
+    evaluate,
+    export,
+    info,
+    verify,
+    clean,
+    demo,
+)
 _ORDER = (
     "extract",
     "fit-heads",

@@ -127,7 +127,7 @@ class _Seen:
             self.kept.append(one)
 
     def to_dict(self, described: Card, out: Path | None) -> dict[str, Any]:
-        """Return all for --json; what is in a file is not said once more."""
+        """Return all for --json; what is in a file is not repeated."""
         counts = {
             "images": self.n_images,
             "unreadable": self.n_unreadable,
@@ -151,7 +151,7 @@ def _given(images: Iterable[str]) -> Iterator[str]:
         lines = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
         paths = [os.fsdecode(line) for line in lines if line.strip()]
         if not paths:
-            raise SourceError("No paths came on stdin; give one a line.")
+            raise SourceError("No paths came on stdin; give one per line.")
         yield from paths
 
 

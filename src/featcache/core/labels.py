@@ -111,8 +111,8 @@ def row_number(row: int) -> str:
 class Columns:
     """Columns as a person writes them, before they are checked; None where there is none."""
 
-    label: Sequence[str | None] | None = None  # a class name an image
-    labels: Sequence[Sequence[str] | None] | None = None  # several class names an image
+    label: Sequence[str | None] | None = None  # one class name per image
+    labels: Sequence[Sequence[str] | None] | None = None  # several class names per image
     targets: Sequence[Sequence[float | None]] | None = None
     target_names: tuple[str, ...] = ()
     split: Sequence[str | None] | None = None

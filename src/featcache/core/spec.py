@@ -50,7 +50,7 @@ class ExtractionSpec:
     resize: str = "bilinear"  # one of RESIZES
     precision: str = "float32"  # numeric class of the forward pass, one of PRECISIONS
     dtype: str = "float32"  # stored dtype, one of DTYPES
-    views: int = 1  # embeddings an image; the first is the clean image, 1 is that alone
+    views: int = 1  # embeddings per image; the first is the clean image, 1 is that alone
     background: str = BACKGROUND  # colour under transparent pixels, #rrggbb
     decode_scale: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8
     augment: tuple[str, ...] = ()  # how the other views are made, of AUGMENTATIONS

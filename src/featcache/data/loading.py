@@ -63,7 +63,7 @@ def batches(
     specs : the images of each; they differ in nothing about images but `image_size`, and not in
         that with `decode_scale`, which goes by it.
     views : which views to make, 0 is the clean one.
-    batch_size : images a batch at most, all views counted.
+    batch_size : images per batch at most, all views counted.
     """
     recipe = Recipe(
         spec=specs[0],

@@ -21,10 +21,12 @@ from featcache.data import examples
 from featcache.data.sources.base import Source, as_id
 from featcache.data.sources.contents import Pixels
 from featcache.data.sources.folder import ARCHIVE, SUFFIXES, open_folder, walk
+from featcache.data.sources.given import PREFIX, Given
 from featcache.data.sources.listed import as_given
 from featcache.data.sources.manifest import READERS, list_manifest, open_manifest
-from featcache.data.sources.memory import PREFIX, Given, open_dataset, open_images
+from featcache.data.sources.memory import open_images
 from featcache.data.sources.shards import open_archive, open_shards
+from featcache.data.sources.tf_data import open_dataset
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def open_source(
     ----------
     what : one of
 
-        - a folder with one subfolder a class, optionally under train/, val/ and test/; without
+        - a folder with one subfolder per class, optionally under train/, val/ and test/; without
           subfolders the images have no labels;
         - a manifest ending in .csv, .tsv, .jsonl or .parquet, with a column `path` and any of
           `label`, `labels` (names separated by |), `target`, `split`, `group`;
@@ -72,7 +74,7 @@ def open_source(
     root : folder that a manifest's paths are relative to; None is the manifest's own.
     target : target columns of a manifest or of tar files, separated by commas; makes the task
         regression.
-    **given : what is known about images given from Python, one entry an image: `labels` (class
+    **given : what is known about images given from Python, one entry per image: `labels` (class
         indices, -1 unknown, or names; rows of 0 and 1, or lists of names for several labels),
         `targets` (numbers, (n,) or (n, n_targets)), `splits` (train, val, test), `groups`, `ids`;
         also `class_names`, `target_names`, and `name`, the collection's own in the cache folder.
@@ -187,7 +189,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
     path = path.resolve()
     if not path.is_dir():
         raise SourceError(
-            f"'{path}' is no folder; a folder with one subfolder a class is expected, or a file "
+            f"'{path}' is no folder; a folder with one subfolder per class is expected, or a file "
             f"ending in {', '.join(FILE_KINDS)}."
         )
     found = walk(os.fspath(path))
@@ -197,7 +199,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         raise SpecError(f"target is an option of manifests and tar files; '{path}' is a folder.")
     if not found.images:
         raise SourceError(
-            f"Image folder '{path}' has no images; expected one subfolder a class with files "
+            f"Image folder '{path}' has no images; expected one subfolder per class with files "
             f"ending in {', '.join(sorted(SUFFIXES))}."
         )
     return open_folder(path, found)

@@ -88,7 +88,7 @@ def extract(
 
     Parameters
     ----------
-    source : whatever `open_source` takes: a folder with one subfolder a class, a manifest, tar
+    source : whatever `open_source` takes: a folder with one subfolder per class, a manifest, tar
         files, example:clipart or example:digits, or images from Python.
     backbone : name from `registry.CATALOGUE`; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
@@ -100,7 +100,7 @@ def extract(
     resize : bilinear (as Keras does), or antialias (better for large photographs, slower).
     background : colour under transparent pixels, a name or #rrggbb.
     decode_scale : decode JPEGs at 1/2, 1/4 or 1/8 as long as they keep at least twice the size.
-    views : embeddings an image: the clean one and `views` - 1 augmented ones, for heads that train
+    views : embeddings per image: the clean one and `views` - 1 augmented ones, for heads that train
         on `Features.views`.
     augment : how, of flip, crop and color; None is all of them where there are views.
     dtype : float32 or float16, as stored.

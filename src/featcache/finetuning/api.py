@@ -100,7 +100,7 @@ def finetune(
         it, for as many epochs as were best.
     dtype : float32 or float16, of the kept activations.
     max_cache_gb : raise rather than keep more than so many GB of activations.
-    batch_size : images a step.
+    batch_size : images per step.
     seed : of the order of the images. The held-out part is the one the head was scored on.
 
     Raises

@@ -44,7 +44,7 @@ class TrainingPlan:
     dtype: str  # of the kept activations, one of DTYPES
     end_to_end: bool  # train on the images, augmented anew in every epoch
     refit: bool  # train once more, for as many epochs as were best, with the validation images
-    batch_size: int  # images a step
+    batch_size: int  # images per step
     seed: int
 
     def __post_init__(self) -> None:

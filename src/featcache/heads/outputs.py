@@ -12,7 +12,7 @@ from featcache.heads.training_rows import BLOCK
 def outputs_of(
     fitted: list[Head], views: np.ndarray, rows: np.ndarray, n_outputs: int
 ) -> list[np.ndarray]:
-    """Return what each head says of the clean images, (n, n_outputs), a column a class."""
+    """Return what each head says of the clean images, (n, n_outputs), one column per class."""
     found: list[list[np.ndarray]] = [[] for _ in fitted]
     for start in range(0, len(rows), BLOCK):
         block = np.asarray(views[rows[start : start + BLOCK], 0])

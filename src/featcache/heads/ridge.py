@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Ridge(MomentsHead):
-    """Linear least squares with an L2 penalty (Hoerl and Kennard 1970), a column a class or target.
+    """Linear least squares with an L2 penalty (Hoerl and Kennard 1970), one column per output.
 
     Parameters
     ----------

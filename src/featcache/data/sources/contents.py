@@ -1,4 +1,4 @@
-"""Where the bytes of images come from, one class a place: files, members of tar files, memory.
+"""Where the bytes of images come from, one class per place: files, members of tar files, memory.
 
 Each gives `get(row)`: the encoded file as bytes, or pixels as an array (height, width, 3 or 4).
 `stamp(row)` is what shows cheaply that nothing changed, None where nothing does.

@@ -1,4 +1,4 @@
-"""Folders of images: one subfolder a class, optionally under train/, val/ and test/."""
+"""Folders of images: one subfolder per class, optionally under train/, val/ and test/."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from featcache.data import decoding
 from featcache.data.decoding import UnreadableImageError
 from featcache.models.judged_on import Images
 
-N_TIMED = 400  # images in all, and at least one a class
+N_TIMED = 400  # images in all, and at least one per class
 MOST_OF_CLASS = 20
 
 

@@ -45,7 +45,7 @@ def check_out(out: Path) -> None:
 
 
 def labels_path(model: Path) -> Path:
-    """Return where the names of a model's outputs lie, one a line in the order of the outputs."""
+    """Return where the names of a model's outputs lie, one per line in the order of the outputs."""
     return model.with_suffix(".labels.txt")
 
 
