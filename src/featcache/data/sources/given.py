@@ -118,8 +118,8 @@ def _set_labels(columns: Columns, labels: Any) -> None:
             columns.labels = hot
     else:
         raise SpecError(
-            f"labels must be class indices or names, one per image, or rows of 0 and 1 or of names; "
-            f"got an array {values.shape} of {values.dtype}. Numbers to predict are targets."
+            f"labels must be class indices or names, one per image, or rows of 0 and 1 or of "
+            f"names; got an array {values.shape} of {values.dtype}. Numbers to predict are targets."
         )
 
 
