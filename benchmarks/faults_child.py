@@ -238,7 +238,7 @@ def read(path: str, *, say: Callable[[Any], None]) -> dict[str, Any]:
     features = store.Features(path)
     return {
         "X": (str(features.dtype), features.X.shape, features.X.tobytes()),
-        "table": features.table.checksum({}),
+        "table": features.metadata.checksum({}),
         "stamps": features.stamps.tobytes(),
         "failures": features.failures,
         "names": (features.class_names, features.task, features.spec),

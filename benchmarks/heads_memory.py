@@ -53,7 +53,7 @@ def make(folder: Path, n_rows: int, n_features: int) -> Path:
         noise = rng.standard_normal((len(labels[some]), n_features), np.float32)
         parts.write(digests[some], centres[labels[some]] + noise)
     about = Annotations(labels, tuple("abcdefghij"))
-    table = store.Table(
+    table = store.Metadata(
         tuple(f"{n:08d}.jpg" for n in numbers), digests, about, (), np.full((n_rows, 2), -1)
     )
     return store.publish(path, spec, table, store.Rows(parts.paths()), {"source": "x"}).path

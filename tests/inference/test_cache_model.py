@@ -544,7 +544,7 @@ class CacheMachine(RuleBasedStateMachine):
         try:
             with pytest.MonkeyPatch.context() as patch:
                 if killed == HALF_WRITTEN:
-                    patch.setattr(writing, "write_table", interrupted())
+                    patch.setattr(writing, "write_metadata", interrupted())
                 elif killed == WRITTEN:
                     patch.setattr(store, "publish", interrupted(store.publish))
                 yield

@@ -64,7 +64,7 @@ import featcache as fc
 from featcache import selection, store  # what is imported is no part of what the rows take
 
 features = store.Features(sys.argv[1])
-features.table
+features.metadata
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 board = fc.fit_heads(
     features, ["centroid", "ridge", "lda"], cv=3, jobs=1, report=False, show_progress=False

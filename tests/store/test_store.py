@@ -24,9 +24,9 @@ SPEC = ExtractionSpec(
 N = 2500  # more than two chunks, and no multiple of one
 
 
-def table(n=N, failures=()):
+def metadata(n=N, failures=()):
     rng = np.random.default_rng(0)
-    return store.Table(
+    return store.Metadata(
         ids=tuple(f"a/ü {i:05d}.jpg" for i in range(n)),
         digests=rng.integers(0, 256, (n, 16)).astype(np.uint8),
         annotations=Annotations((np.arange(n) % 2).astype(np.int64), ("a", "[b]")),
@@ -52,12 +52,12 @@ def features():
 @pytest.fixture
 def published(tmp_path, features):
     failure = store.Failure("a/bad.jpg", bytes(range(16)), "truncated")
-    return publish(tmp_path / "f.h5", table(failures=[failure]), features)
+    return publish(tmp_path / "f.h5", metadata(failures=[failure]), features)
 
 
 def test_row_i_is_image_i_however_the_parts_came(published, features):
     np.testing.assert_array_equal(published.X, features)
-    assert published.ids == table().ids
+    assert published.ids == metadata().ids
 
 
 def test_plain_h5py_reads_it(published, features):
@@ -77,8 +77,8 @@ def test_reading_back(published):
     again = store.Features(published.path)
     assert again.spec == SPEC
     assert again.failures[0].reason == "truncated"
-    assert table(failures=again.failures).matches(again.table)
-    assert not table().matches(again.table)
+    assert metadata(failures=again.failures).matches(again.metadata)
+    assert not metadata().matches(again.metadata)
     assert again.splits is None
     assert again.shape == (N, 5)
 
@@ -121,7 +121,7 @@ rows = test_store.store.Rows(parts.paths())
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
     test_store.store.publish(
-        parts.target, test_store.SPEC, test_store.table(), rows, {{"source": "x"}}
+        parts.target, test_store.SPEC, test_store.metadata(), rows, {{"source": "x"}}
     )
 except OSError as error:
     print(error.strerror)
@@ -139,19 +139,19 @@ def test_a_failed_publishing_leaves_the_old_file(published, features, monkeypatc
 
     monkeypatch.setattr(store.Rows, "read", fail)
     with pytest.raises(OSError, match="No space"):
-        publish(published.path, table(), features + 1)
+        publish(published.path, metadata(), features + 1)
     np.testing.assert_array_equal(store.Features(published.path).X, features)
     assert not list(published.path.parent.glob("*.tmp"))
 
 
 def test_parts_of_another_spec_are_not_used(tmp_path, features):
-    store.Parts(tmp_path / "f.h5", SPEC, "x").write(table().digests, features)
+    store.Parts(tmp_path / "f.h5", SPEC, "x").write(metadata().digests, features)
     assert store.Parts(tmp_path / "f.h5", replace(SPEC, pooling="max"), "x").paths() == []
 
 
 def test_unfinished_parts_are_deleted(tmp_path, features):
     parts = store.Parts(tmp_path / "f.h5", SPEC, "x")
-    parts.write(table().digests, features)
+    parts.write(metadata().digests, features)
     (parts.folder / "part-x.h5.99999999.tmp").write_bytes(b"half")
     running = parts.folder / f"part-z.h5.{os.getpid()}.tmp"
     running.write_bytes(b"half")
@@ -162,7 +162,7 @@ def test_unfinished_parts_are_deleted(tmp_path, features):
 
 
 def test_rows_are_found_by_digest(tmp_path, features):
-    rows = table()
+    rows = metadata()
     publish(tmp_path / "f.h5", rows, features)
     kept = store.Rows([tmp_path / "missing.h5", tmp_path / "f.h5"])
     wanted = np.concatenate([rows.digests[[7, 2400, 7]], np.zeros((1, 16), np.uint8)])
@@ -175,9 +175,9 @@ def test_rows_are_found_by_digest(tmp_path, features):
 def test_half_precision(tmp_path, features):
     spec = ExtractionSpec.from_dict(SPEC.to_dict() | {"dtype": "float16"})
     parts = store.Parts(tmp_path / "h.h5", spec, "x")
-    parts.write(table().digests, features.astype(np.float16))
+    parts.write(metadata().digests, features.astype(np.float16))
     rows = store.Rows(parts.paths())
-    got = store.publish(tmp_path / "h.h5", spec, table(), rows, {"source": "x"})
+    got = store.publish(tmp_path / "h.h5", spec, metadata(), rows, {"source": "x"})
     assert got.X.dtype == np.float16
 
 
@@ -275,7 +275,7 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path, featur
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left") as caught:
-        publish(tmp_path / "f.h5", table(), features)
+        publish(tmp_path / "f.h5", metadata(), features)
     assert caught.value.filename == str(tmp_path / "f.h5.parts")
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -325,10 +325,10 @@ def test_newest(tmp_path, published):
 
 def test_rows_of_a_file_that_took_anothers_place_are_never_taken_for_them(published, features):
     rows = store.Rows([published.path])
-    numbers = rows.find(table().digests)
+    numbers = rows.find(metadata().digests)
     order = np.random.default_rng(9).permutation(len(features))
-    publish(published.path, table(), features, order)  # the same images again
+    publish(published.path, metadata(), features, order)  # the same images again
     with pytest.raises(store.ReplacedFileError, match="was written anew while"):
         rows.read(numbers)
     again = store.Rows([published.path])
-    np.testing.assert_array_equal(again.read(again.find(table().digests)), features)
+    np.testing.assert_array_equal(again.read(again.find(metadata().digests)), features)

@@ -9,7 +9,7 @@ import numpy as np
 
 from featcache import store
 from featcache.core.labels import unlabelled
-from featcache.extraction.listing import table_of
+from featcache.extraction.listing import metadata_of
 from featcache.extraction.output import OutputFile, open_if_good
 
 
@@ -29,20 +29,20 @@ class GrowingFile(OutputFile):
 
     def publish(self, rows: store.Rows) -> store.Features:
         """Put the file in place with the rows it had and the new ones."""
-        new = table_of(self.listing, self.failed)
+        new = metadata_of(self.listing, self.failed)
         before = open_if_good(self.path)
         if not new.ids:
             return super().publish(rows) if before is None else before
         digests = new.digests if before is None else np.concatenate([before.digests, new.digests])
         digests = np.unique(digests, axis=0)
         digests = digests[rows.find(digests) >= 0]  # what damage left
-        table = store.Table(
+        metadata = store.Metadata(
             ids=tuple(digest.tobytes().hex() for digest in digests),
             digests=digests,
             annotations=unlabelled(len(digests)),
             failures=(),
             stamps=np.full((len(digests), 2), -1),
         )
-        features = store.publish(self.path, self.spec, table, rows, self.provenance())
+        features = store.publish(self.path, self.spec, metadata, rows, self.provenance())
         self.parts.clear()
         return features

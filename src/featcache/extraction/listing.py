@@ -48,12 +48,12 @@ def _known_stamps(features: store.Features) -> dict[str, tuple[sources.Stamp, by
     }
 
 
-def table_of(listing: Listing, failed: Failed) -> store.Table:
+def metadata_of(listing: Listing, failed: Failed) -> store.Metadata:
     """Part a listing into rows and failures, both in the order of the source."""
     source, digests = listing.source, listing.digests
     good = np.array([row for row in range(len(listing)) if row not in failed], int)
     nothing = bytes(sources.DIGEST_BYTES)
-    return store.Table(
+    return store.Metadata(
         ids=tuple(source.ids[row] for row in good.tolist()) if failed else source.ids,
         digests=digests[good],
         annotations=source.annotations.take(good),
@@ -73,14 +73,14 @@ def table_of(listing: Listing, failed: Failed) -> store.Table:
 def is_all_in(listing: Listing, failed: Failed, features: store.Features) -> bool:
     """Return whether a file has every image, as a row or as the failure it still is."""
     if not features.failures:
-        return table_of(listing, failed).matches(features.table)
+        return metadata_of(listing, failed).matches(features.metadata)
     if features.provenance.get("max_pixels") != listing.max_pixels:
         return False  # what was too large may not be so any more
     reasons = {(failure.id, failure.digest): failure.reason for failure in features.failures}
     digests = (digest.tobytes() for digest in listing.digests)
     keys = zip(listing.source.ids, digests, strict=True)
     still = {row: Unusable(reasons[key]) for row, key in enumerate(keys) if key in reasons}
-    return table_of(listing, {**failed, **still}).matches(features.table)
+    return metadata_of(listing, {**failed, **still}).matches(features.metadata)
 
 
 def copies_of_failed(listing: Listing, failed: Failed) -> dict[int, Unusable]:

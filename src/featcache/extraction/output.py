@@ -16,7 +16,7 @@ from featcache import store
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.data.listing import Listing, Unusable
-from featcache.extraction.listing import copies_of_failed, is_all_in, table_of, unreadable
+from featcache.extraction.listing import copies_of_failed, is_all_in, metadata_of, unreadable
 from featcache.networks import backbones
 
 
@@ -78,14 +78,14 @@ class OutputFile:
         DamagedFileError, ReplacedFileError
             When a file that was to lend rows cannot be read, or is another one by now.
         """
-        table = table_of(self.listing, self.failed)
-        if not table.ids:
-            example = table.failures[0]
+        metadata = metadata_of(self.listing, self.failed)
+        if not metadata.ids:
+            example = metadata.failures[0]
             raise SourceError(
                 f"None of the {len(self.listing)} images in '{self.listing.source.origin}' could "
                 f"be used for '{self.path.name}'; the first, '{example.id}': {example.reason}."
             )
-        features = store.publish(self.path, self.spec, table, rows, self.provenance())
+        features = store.publish(self.path, self.spec, metadata, rows, self.provenance())
         self.parts.clear()  # every row of the source is in the file now
         return features
 
@@ -111,7 +111,7 @@ def open_if_good(path: Path) -> store.Features | None:
     """Return a feature file whose columns can be read; whether its features can is not asked."""
     try:
         features = store.Features(path)
-        assert features.table
+        assert features.metadata
     except StoreError:
         return None
     return features

@@ -17,7 +17,7 @@ from featcache.extraction.executors import Executor
 from featcache.extraction.output import OutputFile
 from featcache.extraction.run import PartRows, run
 from featcache.extraction.shards import Machine, networks_of, shards_of
-from featcache.store.part_writer import Keeper
+from featcache.store.part_writer import PartWriter
 
 MAX_ATTEMPTS = 10
 
@@ -113,11 +113,11 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
         ExitStack() as stack,
         progress.bar("Extracting", n_images, "images", how.show_progress) as advance,
     ):
-        keepers = [stack.enter_context(Keeper(one.parts)) for one in outputs]
+        writers = [stack.enter_context(PartWriter(one.parts)) for one in outputs]
         parts = stack.enter_context(closing(how.executor.map(run, shards)))
         for part in parts:
             output = outputs[part.file]
-            keepers[part.file].add(part.keys, part.features)
+            writers[part.file].add(part.keys, part.features)
             output.computed.update(part.rows.tolist())
             output.failed.update(part.failures)
             output.ran = part.ran or output.ran

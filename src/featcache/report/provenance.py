@@ -29,7 +29,7 @@ def provenance(material: Material) -> dict[str, Any]:
     groups.append(("Comparison", rows))
     for one in board.features:
         rows = [("file", "none: plain arrays" if one.path is None else os.fspath(one.path))]
-        rows += [("content", one.content), ("features an image", f"{one.n_features:,}")]
+        rows += [("content", one.content), ("features per image", f"{one.n_features:,}")]
         if one.spec is not None:
             rows.append(("fingerprint", one.spec.fingerprint))
             rows += [(f"spec: {key}", shown(value)) for key, value in one.spec.to_dict().items()]

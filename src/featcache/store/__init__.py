@@ -6,7 +6,7 @@ so that whatever exists under its own name is whole. Rows are found again by con
 """
 
 from featcache.store.attempts import Attempts
-from featcache.store.columns import Failure, Table
+from featcache.store.columns import Failure, Metadata
 from featcache.store.disk_space import check_room, size_of
 from featcache.store.features import Features
 from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Rows
@@ -30,10 +30,10 @@ __all__ = [
     "DamagedFileError",
     "Failure",
     "Features",
+    "Metadata",
     "Parts",
     "ReplacedFileError",
     "Rows",
-    "Table",
     "check_room",
     "locked",
     "newest_features",

@@ -31,7 +31,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Table:
+class Metadata:
     """All of a feature file but its features: row i of every column is image i."""
 
     ids: tuple[str, ...]
@@ -40,8 +40,8 @@ class Table:
     failures: tuple[Failure, ...]
     stamps: np.ndarray  # (n, 2) int64: size and modification time (ns) of each file, -1 unknown
 
-    def matches(self, other: Table) -> bool:
-        """Return whether another table has the same rows; stamps apart."""
+    def matches(self, other: Metadata) -> bool:
+        """Return whether other metadata has the same rows; stamps apart."""
         return (
             self.ids == other.ids
             and np.array_equal(self.digests, other.digests)
@@ -86,21 +86,21 @@ class Table:
         }
 
 
-def write_table(file: h5py.File, table: Table, attributes: dict[str, str]) -> None:
+def write_metadata(file: h5py.File, metadata: Metadata, attributes: dict[str, str]) -> None:
     """Write every column, its names, `attributes` and the checksum of all."""
-    for name, column in table.columns():
+    for name, column in metadata.columns():
         if not isinstance(column, np.ndarray):
             write_column(file, name, column)
         elif len(column):
             file.create_dataset(name, data=column, fletcher32=True)
         else:  # a dataset without rows cannot have chunks, nor needs it any
             file.create_dataset(name, data=column)
-    for name, text in {**attributes, **table.names()}.items():
+    for name, text in {**attributes, **metadata.names()}.items():
         write_attribute(file, name, text)
-    write_attribute(file, "checksum", table.checksum(attributes))
+    write_attribute(file, "checksum", metadata.checksum(attributes))
 
 
-def read_table(file: h5py.File) -> Table:
+def read_metadata(file: h5py.File) -> Metadata:
     """Return the columns of a feature file.
 
     Raises
@@ -122,7 +122,7 @@ def read_table(file: h5py.File) -> Table:
         raise ValueError(f"unknown task '{task}'")
     columns = (read_column(file, "failures/id"), file["failures/digest"][:])
     failures = zip(*columns, read_column(file, "failures/reason"), strict=True)
-    return Table(
+    return Metadata(
         ids=read_column(file, "ids"),
         digests=np.asarray(file["digests"][:]),
         annotations=annotations,

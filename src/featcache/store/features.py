@@ -19,7 +19,7 @@ from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.data import splits
 from featcache.store import hdf5
-from featcache.store.columns import Failure, Table, checked_attributes, read_table
+from featcache.store.columns import Failure, Metadata, checked_attributes, read_metadata
 from featcache.store.strings import read_attribute
 
 KIND = "featcache features"
@@ -93,17 +93,17 @@ class Features:
     @property
     def ids(self) -> tuple[str, ...]:
         """The image paths relative to the source, sorted; row i of `X` is `ids[i]`."""
-        return self.table.ids
+        return self.metadata.ids
 
     @property
     def digests(self) -> np.ndarray:
         """(n, 16) uint8: BLAKE2b-128 of each image file."""
-        return self.table.digests
+        return self.metadata.digests
 
     @property
     def annotations(self) -> Annotations:
         """Labels or targets, splits and groups of each row."""
-        return self.table.annotations
+        return self.metadata.annotations
 
     @property
     def labels(self) -> np.ndarray:
@@ -128,26 +128,26 @@ class Features:
     @property
     def stamps(self) -> np.ndarray:
         """(n, 2) int64: size in bytes and modification time in ns of each file, -1 unknown."""
-        return self.table.stamps
+        return self.metadata.stamps
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every image that could not be read."""
-        return self.table.failures
+        return self.metadata.failures
 
     @cached_property
-    def table(self) -> Table:
+    def metadata(self) -> Metadata:
         """All of the file but its features, read at once and checked against its checksum."""
         with self._open() as file:
             self._check_same(file)
             try:
-                table, attributes = read_table(file), checked_attributes(file)
+                metadata, attributes = read_metadata(file), checked_attributes(file)
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 where = f"its columns cannot be read ({one_line(error, 100)})"
                 raise self._to_repair(where) from error
-        if table.checksum(attributes) != self._checksum:
+        if metadata.checksum(attributes) != self._checksum:
             raise self._to_repair("the checksum of its columns does not match")
-        return table
+        return metadata
 
     @cached_property
     def content(self) -> str:

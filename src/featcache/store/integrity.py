@@ -48,7 +48,7 @@ def verify(features: Features) -> Damage:
         spans = {span for name in ROWS if name in file for span in hdf5.damaged_spans(file[name])}
     if not columns:
         try:
-            assert features.table
+            assert features.metadata
         except StoreError:  # each chunk is whole, but they do not belong together
             columns.append(OTHERS)
     return Damage(tuple(sorted(spans)), tuple(columns))

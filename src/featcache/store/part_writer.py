@@ -14,7 +14,7 @@ PART_SECONDS = 30.0
 PART_BYTES = 32 << 20
 
 
-class Keeper:
+class PartWriter:
     """Gathers rows and has a part written when there are enough, or enough time has gone by.
 
     Writing has a thread of its own, so that the backbone need not wait for the disk.
@@ -27,7 +27,7 @@ class Keeper:
         self.writer = ThreadPoolExecutor(1, "featcache-writer")
         self.written: Future[None] | None = None
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

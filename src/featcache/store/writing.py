@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store import hdf5
-from featcache.store.columns import Table, write_table
+from featcache.store.columns import Metadata, write_metadata
 from featcache.store.features import KIND, Features
 from featcache.store.index import Rows
 from featcache.store.layout import claim, mark_clean
@@ -23,7 +23,7 @@ BLOCK_BYTES = 16 << 20  # rows gathered at once; bounds the memory of publishing
 def publish(
     path: Path,
     spec: ExtractionSpec,
-    table: Table,
+    metadata: Metadata,
     rows: Rows,
     provenance: dict[str, Any],
 ) -> Features:
@@ -33,12 +33,12 @@ def publish(
     -------
     Features, opened from `path`.
     """
-    numbers = rows.find_views(table.digests, spec)
-    assert (numbers >= 0).all(), "every view of every image of the table has a computed row"
+    numbers = rows.find_views(metadata.digests, spec)
+    assert (numbers >= 0).all(), "every view of every image of the metadata has a computed row"
     claim(path.parent, provenance["source"])
     first = rows.read(numbers[:1, 0])
     n_stored = len(numbers) * (1 if spec.views == 1 else 1 + spec.views)
-    size_bytes = n_stored * first.nbytes + 32 * len(numbers) + sum(map(len, table.ids))
+    size_bytes = n_stored * first.nbytes + 32 * len(numbers) + sum(map(len, metadata.ids))
     with hdf5.replacing(path, size_bytes) as file:
         shape = (len(numbers), *first.shape[1:])
         chunks = hdf5.chunk_shape(shape, spec.dtype)
@@ -71,7 +71,7 @@ def publish(
             "fingerprint": spec.fingerprint,
             "provenance": json.dumps(provenance, sort_keys=True),
         }
-        write_table(file, table, attributes)
+        write_metadata(file, metadata, attributes)
         mark_clean(file, spec)
         write_attribute(file, "kind", KIND)
         file.attrs["format_version"] = FORMAT_VERSION
