@@ -12,8 +12,9 @@ import pytest
 from test_heads import CLASSIFICATION, MULTI_LABEL, QUICK, REGRESSION, data
 
 from featcache import heads
+from featcache.core import tasks
 from featcache.core.tensorflow import import_keras
-from featcache.heads import base, calibration, preprocessing
+from featcache.heads import calibration, preprocessing
 from featcache.models import stitching
 
 # so that the models are made once
@@ -134,9 +135,8 @@ def test_the_same_before_and_after_a_process_without_featcache(
         assert difference(expected[0], values, at_output) <= TOLERANCE
         assert difference(expected[1][near], outputs[near], of_targets) <= TOLERANCE
         if not of_targets:
-            same = base.said(expected[1], task, head.output) == base.said(
-                outputs, task, head.output
-            )
+            said = tasks.TASKS[task].said
+            same = said(expected[1], head.output) == said(outputs, head.output)
             assert (same.reshape(len(X), -1).all(axis=1) | ties).all()
     check_stock(json.loads(zipfile.ZipFile(file).read("config.json")))
 

@@ -173,8 +173,3 @@ def names_of(*kinds: TargetKind) -> tuple[str, ...]:
 def first_of(kind: TargetKind) -> Task:
     """Return the plain task of a kind of targets: where only the kind is known, it is meant."""
     return TASKS[names_of(kind)[0]]
-
-
-# The stopgap that these folded into; what still reads them is on its way to `TASKS`.
-THRESHOLD = _THRESHOLD
-NAMES = {name: task.nouns for name, task in TASKS.items()}

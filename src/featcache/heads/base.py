@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-CLASSIFICATION, MULTI_LABEL, REGRESSION = TASKS  # until the other rooms ask tasks themselves
-
-
 class Head(BaseEstimator, ABC):  # type: ignore[misc]
     """A model of features, (n, d) float, for one task.
 
@@ -120,16 +117,6 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         """Raise SpecError where a parameter that all heads share is wrong."""
         check_choice("task", self.task, self.tasks)
         check_choice("class_weight", self.class_weight, (None, "balanced"))
-
-
-def said(outputs: np.ndarray, task: str, output: str) -> np.ndarray:
-    """Return what outputs (n, k) say: columns (n,), labels (n, k) of 0 and 1, or the values."""
-    return TASKS[task].said(outputs, output)
-
-
-def close_calls(outputs: np.ndarray, task: str, output: str, tolerance: float) -> np.ndarray:
-    """Return (n,) bool: what outputs (n, k) say hangs on a difference under `tolerance`."""
-    return TASKS[task].close_calls(outputs, output, tolerance)
 
 
 def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:

@@ -12,8 +12,6 @@ import numpy as np
 from featcache.core.errors import SpecError
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, first_of
 
-METRICS = {name: task.metrics for name, task in TASKS.items()}
-DEFAULT = {name: task.default_metric for name, task in TASKS.items()}
 LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
 NEEDS_PROBABILITIES = frozenset({"log-loss", "ece"})
 N_BINS = 15  # of the reliability diagram and of ece

@@ -74,7 +74,7 @@ def fit_heads(
         (name, estimator) pairs and "module:factory" texts.
     cv : outer folds, 3 or more; the inner folds of one are the others.
     repeats : of the cross-validation, on other folds each time.
-    metric : what is optimised; None is accuracy, map or rmse by task. See `metrics.METRICS`.
+    metric : what is optimised; None is accuracy, map or rmse by task. See `Task.metrics`.
     prefer : "best", or "simple": the simplest setting and head within one standard error of the
         best (Breiman et al. 1984).
     class_weight : "balanced" weighs classes by the inverse of their size, in heads that can.
