@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from featcache.cli.options import (
-    RARE,
-    CacheDir,
-    Device,
     Json,
-    Runtime,
     app,
     learnable,
     listed,
     result,
     say,
+    with_declared,
 )
 from featcache.core.errors import one_line
-from featcache.core.spec import MAX_PIXELS
+from featcache.core.running import EVERY
 
 if TYPE_CHECKING:
     from featcache.extraction import Extraction
 
 WORTH_SAYING_S = 1.0  # less time than that is taken by starting up
-IMAGES = "Which images"
-NUMBERS = "What changes the numbers"
 
 
 @app.command()
+@with_declared(EVERY)
 def extract(
     source: Annotated[
         str,
@@ -46,126 +41,14 @@ def extract(
             "(efficientnet-lite0)"
         ),
     ] = None,
-    cache_dir: CacheDir = Path("cache"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Compute everything again.")
-    ] = False,
     as_json: Json = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="imagenet, random, or a weights file or .keras backbone.", rich_help_panel=NUMBERS
-        ),
-    ] = "imagenet",
-    pooling: Annotated[
-        str, typer.Option(help="avg, max, flatten; none keeps maps.", rich_help_panel=NUMBERS)
-    ] = "avg",
-    layer: Annotated[
-        Optional[str],
-        typer.Option(help="Take this layer's output, or several: x,y.", rich_help_panel=NUMBERS),
-    ] = None,
-    image_size: Annotated[
-        Optional[int],
-        typer.Option(help="Side in pixels. (the backbone's own)", rich_help_panel=NUMBERS),
-    ] = None,
-    resize: Annotated[
-        str,
-        typer.Option(
-            help="bilinear as Keras does, or antialias for large photos.", rich_help_panel=NUMBERS
-        ),
-    ] = "bilinear",
-    background: Annotated[
-        str, typer.Option(help="Colour under transparent pixels.", rich_help_panel=NUMBERS)
-    ] = "white",
-    decode_scale: Annotated[
-        bool,
-        typer.Option(
-            "--decode-scale", help="Decode large JPEGs at 1/2 to 1/8.", rich_help_panel=NUMBERS
-        ),
-    ] = False,
-    views: Annotated[
-        int,
-        typer.Option(
-            help="Embeddings per image: the clean one, the rest augmented.", rich_help_panel=NUMBERS
-        ),
-    ] = 1,
-    augment: Annotated[
-        Optional[str],
-        typer.Option(help="How: flip,crop,color. (all three)", rich_help_panel=NUMBERS),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Computed in float32, bfloat16 or float16.", rich_help_panel=NUMBERS),
-    ] = "float32",
-    dtype: Annotated[
-        str, typer.Option(help="Stored as float32 or float16.", rich_help_panel=NUMBERS)
-    ] = "float32",
-    root: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder of a manifest's paths. (the manifest's)", rich_help_panel=IMAGES),
-    ] = None,
-    target: Annotated[
-        Optional[str],
-        typer.Option(help="Target columns of a manifest, as a,b.", rich_help_panel=IMAGES),
-    ] = None,
-    limit: Annotated[
-        Optional[int],
-        typer.Option(help="Use so many images, spread over all.", rich_help_panel=IMAGES),
-    ] = None,
-    max_pixels: Annotated[
-        int, typer.Option(help="Larger images are failures.", rich_help_panel=IMAGES)
-    ] = MAX_PIXELS,
-    on_error: Annotated[
-        str, typer.Option(help="An image that fails: skip or stop.", rich_help_panel=IMAGES)
-    ] = "skip",
-    check: Annotated[
-        str,
-        typer.Option(
-            help="stat trusts a file's size and time; content reads all.", rich_help_panel=IMAGES
-        ),
-    ] = "stat",
-    batch_size: Annotated[
-        int, typer.Option(help="Images a forward pass.", rich_help_panel=RARE)
-    ] = 32,
-    runtime: Runtime = "auto",
-    device: Device = "auto",
-    wait: Annotated[
-        bool,
-        typer.Option(
-            "--wait/--no-wait", help="Wait for another process on this file.", rich_help_panel=RARE
-        ),
-    ] = True,
+    **options: Any,
 ) -> None:
     """Run a frozen backbone once over images; keep the embeddings as HDF5."""
     from featcache import extraction
 
-    every = extraction.run_all(
-        source,
-        listed("backbone", backbone),
-        weights=weights,
-        pooling=pooling,
-        layer=listed("layer", layer),
-        image_size=image_size,
-        resize=resize,
-        background=background,
-        decode_scale=decode_scale,
-        views=views,
-        augment=listed("augment", augment),
-        precision=precision,
-        dtype=dtype,
-        root=root,
-        target=target,
-        limit=limit,
-        max_pixels=max_pixels,
-        on_error=on_error,
-        batch_size=batch_size,
-        cache_dir=cache_dir,
-        runtime=runtime,
-        device=device,
-        check=check,
-        wait=wait,
-        overwrite=overwrite,
-    )
+    several = {name: listed(name, options[name]) for name in EVERY if EVERY[name].has_several}
+    every = extraction.run_all(source, listed("backbone", backbone), **(options | several))
     failures = {one.id: one.reason for done in every for one in done.features.failures}
     for id_, reason in list(failures.items())[:5]:
         say(one_line(f"unreadable: {id_}: {reason}"))

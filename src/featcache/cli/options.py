@@ -5,13 +5,16 @@ Results go to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
 from featcache.core.errors import SpecError
+from featcache.core.options import Option
 from featcache.core.tasks import TASKS, TargetKind
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 RARE = "Rarely needed"
 DENSE = "Dense head (instead of its grid)"
@@ -50,6 +55,35 @@ Target = Annotated[
     typer.Option(help="Target columns of a manifest. (the model's)", rich_help_panel=RARE),
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
+
+
+def with_declared(known: Mapping[str, Option]) -> Callable[[Function], Function]:
+    """Give a verb that takes `**options` an option for each of those declared.
+
+    It comes where `**options` stands, with its help, panel and default.
+    """
+
+    def decorate(verb: Function) -> Function:
+        signature = inspect.signature(verb, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
+        more = [_parameter(one) for one in known.values() if one.typed is not None]
+        verb.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        verb.__annotations__ = {one.name: one.annotation for one in [*own, *more]}
+        return verb
+
+    return decorate
+
+
+def _parameter(one: Option) -> inspect.Parameter:
+    flags = [one.flag] if one.flag else []
+    typed = typer.Option(*flags, help=one.help, rich_help_panel=one.panel)
+    default = Path(one.default) if one.typed is Path else one.default
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[one.typed, typed],
+    )
 
 
 def result(as_json: bool, values: dict[str, Any], text: str) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Optional, Union
 
 from featcache.core.checks import bad, check_choice
 from featcache.core.errors import SpecError
+from featcache.core.options import declared, option, options_of
 
 FORMAT_VERSION = 1
 
@@ -26,14 +28,15 @@ AUGMENTATIONS = ("flip", "crop", "color")
 BACKGROUND = "#ffffff"
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 BROUGHT = ("weights", "image_size", "preprocessing")  # by a backbone
-# Fields that came after the first feature files were written. At their default they are left out
-# of the canonical JSON, so that a new field makes no file that is there already a miss.
-LATER = ("background", "decode_scale", "augment")
+PANEL = "What changes the numbers"  # of the command line's help
 
 
 @dataclass(frozen=True)
 class ExtractionSpec:
     """Everything that changes the numbers in a feature file, and nothing else.
+
+    A field made by `option` is also an option of `extract`; a new one needs its line here and
+    whatever it does to the images or the network. See `core.options`.
 
     Raises
     ------
@@ -41,29 +44,104 @@ class ExtractionSpec:
         When a field has a value outside its allowed set.
     """
 
-    backbone: str  # name in the registry, of a .keras file or of a Keras model
-    weights: str  # BLAKE2b-128 of the weights, hex
-    image_size: tuple[int, int]  # height, width in pixels, after resizing
-    preprocessing: str  # key of registry.PREPROCESSING
-    layer: str | None = None  # tapped layer; None is the backbone's output
-    pooling: str = "avg"  # one of POOLINGS
-    resize: str = "bilinear"  # one of RESIZES
-    precision: str = "float32"  # numeric class of the forward pass, one of PRECISIONS
-    dtype: str = "float32"  # stored dtype, one of DTYPES
-    views: int = 1  # embeddings per image; the first is the clean image, 1 is that alone
-    background: str = BACKGROUND  # colour under transparent pixels, #rrggbb
-    decode_scale: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8
-    augment: tuple[str, ...] = ()  # how the other views are made, of AUGMENTATIONS
+    backbone: str  # a name of the registry, or that of a .keras file or of a model
+    weights: str = field(  # BLAKE2b-128 of the weights, hex
+        metadata=declared(
+            "imagenet",
+            "imagenet, random, or a weights file or .keras backbone.",
+            "imagenet, random, or the path of a weights file or of a .keras backbone.",
+            panel=PANEL,
+        )
+    )
+    image_size: tuple[int, int] = field(  # height, width in pixels, after resizing
+        metadata=declared(
+            None,
+            "Side in pixels. (the backbone's own)",
+            "pixels, one number or (height, width); None is the backbone's own size.",
+            panel=PANEL,
+            kind=Union[int, tuple[int, int], None],
+            typed=Optional[int],
+        )
+    )
+    preprocessing: str  # a name of `registry.PREPROCESSING`
+    layer: Optional[str] = option(
+        None,
+        "Take this layer's output, or several: x,y.",
+        "name of the layer whose output is taken; None is the backbone's output.",
+        panel=PANEL,
+        has_several=True,
+    )
+    pooling: str = option(
+        "avg",
+        "avg, max, flatten; none keeps maps.",
+        "avg, max or flatten; how a feature map becomes a vector. none keeps maps as they are, "
+        "(n, height, width, channels), which no head learns from.",
+        panel=PANEL,
+        allowed=POOLINGS,
+    )
+    resize: str = option(
+        "bilinear",
+        "bilinear as Keras does, or antialias for large photos.",
+        "bilinear (as Keras does), or antialias (better for large photographs, slower).",
+        panel=PANEL,
+        allowed=RESIZES,
+    )
+    background: str = option(  # #rrggbb
+        BACKGROUND,
+        "Colour under transparent pixels.",
+        "colour under transparent pixels, a name or #rrggbb.",
+        panel=PANEL,
+        asked="white",
+        is_later=True,
+    )
+    decode_scale: bool = option(
+        False,
+        "Decode large JPEGs at 1/2 to 1/8.",
+        "decode JPEGs at 1/2, 1/4 or 1/8 as long as they keep at least twice the size.",
+        panel=PANEL,
+        flag="--decode-scale",
+        is_later=True,
+    )
+    views: int = option(
+        1,
+        "Embeddings per image: the clean one, the rest augmented.",
+        "embeddings per image: the clean one and `views` - 1 augmented ones, for heads that train "
+        "on `Features.views`.",
+        panel=PANEL,
+        least=1,
+        most=MAX_VIEWS,
+    )
+    augment: tuple[str, ...] = option(  # of AUGMENTATIONS, in that order
+        (),
+        "How: flip,crop,color. (all three)",
+        "how, of flip, crop and color; None is all of them where there are views.",
+        panel=PANEL,
+        asked=None,
+        kind=Union[str, Sequence[str], None],
+        typed=Optional[str],
+        has_several=True,
+        is_later=True,
+    )
+    precision: str = option(
+        "float32",
+        "Computed in float32, bfloat16 or float16.",
+        "float32, bfloat16 or float16, in which the backbone computes; other numbers, faster where "
+        "the machine has it.",
+        panel=PANEL,
+        allowed=PRECISIONS,
+    )
+    dtype: str = option(
+        "float32",
+        "Stored as float32 or float16.",
+        "float32 or float16, as stored.",
+        panel=PANEL,
+        allowed=DTYPES,
+    )
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("pooling", POOLINGS),
-            ("resize", RESIZES),
-            ("dtype", DTYPES),
-            ("precision", PRECISIONS),
-        ):
-            check_choice(name, getattr(self, name), allowed)
+        for one in NUMBERS.values():
+            one.checked(getattr(self, one.name))
         for name in self.augment:
             check_choice("augment", name, AUGMENTATIONS)
         if self.views < 1 or (self.views > 1) != bool(self.augment):
@@ -80,9 +158,9 @@ class ExtractionSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types, without later ones at their default."""
         values = asdict(self)
-        for field in fields(self):
-            if field.name in LATER and values[field.name] == field.default:
-                del values[field.name]
+        for one in fields(self):
+            if one.metadata.get("is_later") and values[one.name] == one.default:
+                del values[one.name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
@@ -94,8 +172,9 @@ class ExtractionSpec:
         SpecError
             When a field is missing or unknown.
         """
-        names = {field.name for field in fields(cls)}
-        if odd_names := (names ^ set(values)) - (set(LATER) - set(values)):
+        names = {one.name for one in fields(cls)}
+        later = {one.name for one in fields(cls) if one.metadata.get("is_later")}
+        if odd_names := (names ^ set(values)) - (later - set(values)):
             odd = ", ".join(sorted(odd_names))
             raise SpecError(
                 f"This is no extraction spec of this version; fields that differ: {odd}."
@@ -113,10 +192,10 @@ class ExtractionSpec:
         """
         brought = BROUGHT if other.backbone != self.backbone else ()
         return [
-            f"{field.name} was {_shown(getattr(other, field.name))}, "
-            f"is {_shown(getattr(self, field.name))}"
-            for field in fields(self)
-            if getattr(other, field.name) != getattr(self, field.name) and field.name not in brought
+            f"{one.name} was {_shown(getattr(other, one.name))}, "
+            f"is {_shown(getattr(self, one.name))}"
+            for one in fields(self)
+            if getattr(other, one.name) != getattr(self, one.name) and one.name not in brought
         ]
 
     @property
@@ -134,6 +213,9 @@ class ExtractionSpec:
     def short_name(self) -> str:
         """File name without ending: backbone and the fingerprint's first eight digits."""
         return f"{self.backbone}-{self.fingerprint[:8]}"
+
+
+NUMBERS = options_of(ExtractionSpec)  # what a user may say of what changes the numbers
 
 
 def _shown(value: object) -> str:

@@ -1,8 +1,7 @@
 """Source x backbones -> feature files: what is missing is computed, once."""
 
+from featcache.core.running import DEFAULT_CACHE
 from featcache.extraction.api import (
-    CHECKS,
-    DEFAULT_CACHE,
     DEFAULT_SOURCE,
     Extraction,
     extract,
@@ -13,7 +12,6 @@ from featcache.extraction.api import (
 )
 
 __all__ = [
-    "CHECKS",
     "DEFAULT_CACHE",
     "DEFAULT_SOURCE",
     "Extraction",

@@ -8,35 +8,33 @@ TensorFlow is imported only when something has to be computed.
 from __future__ import annotations
 
 import functools
-import inspect
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from featcache import store
 from featcache.core import progress
-from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError, StoreError
-from featcache.core.spec import MAX_PIXELS, MAX_VIEWS, ExtractionSpec
-from featcache.data import decoding, openers, sources
+from featcache.core.options import taken, with_options
+from featcache.core.running import EVERY, RUNNING, Running
+from featcache.core.spec import ExtractionSpec
+from featcache.data import openers, sources
 from featcache.extraction import requested
 from featcache.extraction.executors import Inline
 from featcache.extraction.listing import known_to_all, look
+from featcache.extraction.options import Names, machine_of, parted
 from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
-from featcache.extraction.requested import Names
-from featcache.extraction.shards import Machine
-from featcache.networks import backbones, engines
+from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
 
-DEFAULT_CACHE = "cache"
+if TYPE_CHECKING:
+    import keras
+
 DEFAULT_SOURCE = "example:clipart"
-CHECKS = ("stat", "content")
-ON_ERROR = ("skip", "stop")
 
 
 @dataclass(frozen=True)
@@ -55,34 +53,12 @@ class Extraction:
     waited_s: dict[str, float] = field(default_factory=dict)  # of that, for which part
 
 
+Backbone = Union[Names, "keras.Model"]
+
+
+@with_options(EVERY)
 def extract(
-    source: Any = DEFAULT_SOURCE,
-    backbone: str | None = None,
-    *,
-    weights: str = "imagenet",
-    pooling: str = "avg",
-    layer: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    resize: str = "bilinear",
-    background: str = "white",
-    decode_scale: bool = False,
-    views: int = 1,
-    augment: Names = None,
-    dtype: str = "float32",
-    precision: str = "float32",
-    root: str | os.PathLike[str] | None = None,
-    target: str | None = None,
-    limit: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    on_error: str = "skip",
-    batch_size: int = 32,
-    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
-    runtime: str = "auto",
-    device: str = "auto",
-    check: str = "stat",
-    wait: bool = True,
-    overwrite: bool = False,
-    show_progress: bool = True,
+    source: Any = DEFAULT_SOURCE, backbone: str | keras.Model | None = None, **options: Any
 ) -> store.Features:
     """Return the features of a source's images, computed once and kept in `cache_dir`.
 
@@ -90,68 +66,16 @@ def extract(
     ----------
     source : whatever `open_source` takes: a folder with one subfolder per class, a manifest, tar
         files, example:clipart or example:digits, or images from Python.
-    backbone : name from `registry.CATALOGUE`; None is efficientnet-lite0, or the model itself
+    backbone : name of a backbone, or a Keras model; None is efficientnet-lite0, or the model itself
         when `weights` is a .keras file.
-    weights : imagenet, random, or the path of a weights file or of a .keras backbone.
-    pooling : avg, max or flatten; how a feature map becomes a vector. none keeps maps as they are,
-        (n, height, width, channels), which no head learns from.
-    layer : name of the layer whose output is taken; None is the backbone's output.
-    image_size : pixels, one number or (height, width); None is the backbone's own size.
-    resize : bilinear (as Keras does), or antialias (better for large photographs, slower).
-    background : colour under transparent pixels, a name or #rrggbb.
-    decode_scale : decode JPEGs at 1/2, 1/4 or 1/8 as long as they keep at least twice the size.
-    views : embeddings per image: the clean one and `views` - 1 augmented ones, for heads that train
-        on `Features.views`.
-    augment : how, of flip, crop and color; None is all of them where there are views.
-    dtype : float32 or float16, as stored.
-    precision : float32, bfloat16 or float16, in which the backbone computes; other numbers, faster
-        where the machine has it.
-    root, target : see `open_source`; for a manifest or tar files.
-    limit : use only so many images, spread evenly over the sorted list.
-    max_pixels : larger images are failures.
-    on_error : skip records an image that cannot be read as a failure; stop raises at the first.
-    batch_size : images decoded and computed together, views counted; changes no more than the last
-        bits of the numbers.
-    runtime : auto, tensorflow or openvino; auto is OpenVINO on a CPU where it is installed.
-    device : auto, cpu or gpu; auto is every GPU that TensorFlow sees, else the CPU.
-    check : stat trusts a file whose size and modification time are those of last time; content
-        reads every file.
-    wait : wait for another process that extracts into the same file, instead of raising.
-    overwrite : compute every row again, using nothing that is cached.
+    {options}
 
     Raises
     ------
     SourceError, SpecError, BackboneError, StoreError
         See each; nothing is left behind but finished parts.
     """
-    return run(
-        source,
-        backbone,
-        weights=weights,
-        pooling=pooling,
-        layer=layer,
-        image_size=image_size,
-        resize=resize,
-        background=background,
-        decode_scale=decode_scale,
-        views=views,
-        augment=augment,
-        dtype=dtype,
-        precision=precision,
-        root=root,
-        target=target,
-        limit=limit,
-        max_pixels=max_pixels,
-        on_error=on_error,
-        batch_size=batch_size,
-        cache_dir=cache_dir,
-        runtime=runtime,
-        device=device,
-        check=check,
-        wait=wait,
-        overwrite=overwrite,
-        show_progress=show_progress,
-    ).features
+    return run(source, backbone, **options).features
 
 
 def extract_all(
@@ -176,98 +100,45 @@ def extract_all(
     SourceError, SpecError, BackboneError, StoreError
         As `extract`; SpecError also for layers of several backbones.
     """
-    for name in sorted(set(options) - set(inspect.signature(extract).parameters)):
-        raise SpecError(f"extract_all knows no option '{name}'; it knows those of extract.")
     for name in sorted({"backbone", "layer"} & set(options)):
         raise SpecError(f"extract_all takes {name}s, a list of names, instead of {name}.")
-    done = run_all(source, backbones, layer=layers, **options)
+    options = taken(EVERY, options, "extract_all")
+    done = run_all(source, backbones, **{**options, "layer": layers})
     return [one.features for one in done]
 
 
-def run(source: Any = DEFAULT_SOURCE, backbone: str | None = None, **options: Any) -> Extraction:
+@with_options(EVERY)
+def run(
+    source: Any = DEFAULT_SOURCE, backbone: str | keras.Model | None = None, **options: Any
+) -> Extraction:
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
     for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
-        if value is not None and not isinstance(value, str):
+        if isinstance(value, Sequence) and not isinstance(value, str):
             raise SpecError(f"{name} must be one name; got {value!r}. For several use extract_all.")
     (done,) = run_all(source, backbone, **options)
     return done
 
 
+@with_options(EVERY)
 def run_all(
-    source: Any = DEFAULT_SOURCE,
-    backbone: Names = None,
-    *,
-    layer: Names = None,
-    augment: Names = None,
-    views: int = 1,
-    precision: str = "float32",
-    background: str = "white",
-    root: str | os.PathLike[str] | None = None,
-    target: str | None = None,
-    limit: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    on_error: str = "skip",
-    batch_size: int = 32,
-    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
-    runtime: str = "auto",
-    device: str = "auto",
-    check: str = "stat",
-    wait: bool = True,
-    overwrite: bool = False,
-    show_progress: bool = True,
-    **spec_options: Any,
+    source: Any = DEFAULT_SOURCE, backbone: Backbone = None, **options: Any
 ) -> list[Extraction]:
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
     started = time.monotonic()
-    engines.check_options(runtime, device, precision)
-    check_choice("check", check, CHECKS)
-    check_choice("on_error", on_error, ON_ERROR)
-    for name, value in (("batch_size", batch_size), ("limit", limit), ("max_pixels", max_pixels)):
-        if value is not None:
-            whole_number(name, value, 1)
-    views = whole_number("views", views, 1, MAX_VIEWS)
-    spec_options |= {
-        "background": decoding.colour(background),
-        "views": views,
-        "augment": requested.augmentations(augment, views),
-        "precision": precision,
-    }
-    cache = Path(cache_dir)
-    samples = openers.open_source(source, root=root, target=target)
-    if limit is not None and limit < len(samples):
-        samples = samples.limit(limit)
+    numbers, running = parted(taken(EVERY, options, "extract"))
+    layer, weights = numbers.pop("layer"), numbers["weights"]
+    samples = openers.open_source(source, root=running.root, target=running.target)
+    if running.limit is not None and running.limit < len(samples):
+        samples = samples.limit(running.limit)
+    memo = running.cache / MEMO_NAME
     every = requested.different(
-        backbones.resolve(name, layer=tap, memo=cache / MEMO_NAME, **spec_options)
-        for name, tap in requested.combined(backbone, layer, spec_options.get("weights"))
+        backbones.resolve(name, layer=tap, memo=memo, **numbers)
+        for name, tap in requested.combined(backbone, layer, weights)
     )
-    return _make_files(
-        samples,
-        every,
-        cache,
-        _Request(
-            machine=Machine(batch_size, device, runtime, cache / engines.MODELS_FOLDER),
-            max_pixels=max_pixels,
-            stop=on_error == "stop",
-            check=check,
-            wait=wait,
-            overwrite=overwrite,
-            show_progress=show_progress,
-        ),
-        started,
-    )
+    return _make_files(samples, every, running, started)
 
 
-def extract_network(
-    source: Any,
-    resolved: backbones.Resolved,
-    *,
-    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
-    max_pixels: int = MAX_PIXELS,
-    batch_size: int = 32,
-    runtime: str = "auto",
-    device: str = "auto",
-    show_progress: bool = True,
-) -> Extraction:
+def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -> Extraction:
     """Do what `run` does for a network that is there already, as part of a model say.
 
     Parameters
@@ -275,54 +146,36 @@ def extract_network(
     source : as `open_source` takes it.
     resolved : a spec and its network. The weights that the spec names are the caller's word for
         those of the network.
+    **options : how to run, as for `extract`.
 
     Raises
     ------
     SourceError, SpecError, BackboneError, StoreError
         As `extract`.
     """
-    cache = Path(cache_dir)
-    request = _Request(
-        machine=Machine(batch_size, device, runtime, cache / engines.MODELS_FOLDER),
-        max_pixels=max_pixels,
-        explains=False,
-        show_progress=show_progress,
-    )
-    (done,) = _make_files(openers.open_source(source), [resolved], cache, request, time.monotonic())
+    started = time.monotonic()
+    running = Running(**taken(RUNNING, options, "extract_network"), explains=False)
+    (done,) = _make_files(openers.open_source(source), [resolved], running, started)
     return done
-
-
-@dataclass(frozen=True)
-class _Request:
-    """How files are asked for."""
-
-    machine: Machine
-    max_pixels: int = MAX_PIXELS
-    stop: bool = False  # at the first failure
-    check: str = "stat"
-    wait: bool = True
-    overwrite: bool = False
-    explains: bool = True  # why a file was not there
-    show_progress: bool = True
 
 
 def _make_files(
     source: sources.Source,
     every: Sequence[backbones.Resolved],
-    cache: Path,
-    asked: _Request,
+    asked: Running,
     started: float,
 ) -> list[Extraction]:
     """Have the feature files of resolved networks: those that are there, and the rest made."""
+    stop = asked.on_error == "stop"
     path_suffix = f"-limit{source.limited_to}" if source.limited_to else ""
-    folder = store.source_folder(cache, source.name, source.origin)
+    folder = store.source_folder(asked.cache, source.name, source.origin)
     paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
 
     published = [open_if_good(path) for path in paths]
     known = known_to_all(published) if asked.check == "stat" else None
     listing = look(source, asked.max_pixels, known, asked.show_progress)
     outputs = [OutputFile(path, one, listing) for path, one in zip(paths, every, strict=True)]
-    if asked.stop:
+    if stop:
         stop_at_failure(outputs[0].named_failures())
     files: dict[Path, store.Features] = {}
     todo = []
@@ -334,7 +187,7 @@ def _make_files(
             todo.append(output)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
-    how = Making(Inline(), asked.machine, asked.stop, asked.show_progress)
+    how = Making(Inline(), machine_of(asked), stop, asked.show_progress)
     with ExitStack() as stack:
         # always in the same order: two runs that want each other's files must not wait for ever
         for path in sorted(output.path for output in todo):
@@ -351,8 +204,8 @@ def _make_files(
             if asked.overwrite:
                 output.parts.clear()
         if todo:
-            files |= make(todo, how, None if asked.overwrite else cache)
-    if asked.stop:
+            files |= make(todo, how, None if asked.overwrite else asked.cache)
+    if stop:
         for features in files.values():
             stop_at_failure((failure.id, failure.reason) for failure in features.failures)
     return [

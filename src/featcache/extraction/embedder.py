@@ -7,10 +7,8 @@ rest. Rows that other feature files of the cache folder have are read from there
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,32 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache import store
 from featcache.core import progress
-from featcache.core.checks import bad, check_choice, whole_number
+from featcache.core.checks import bad, check_choice
 from featcache.core.errors import SourceError, StoreError
-from featcache.core.spec import MAX_PIXELS, ExtractionSpec
-from featcache.data import decoding, openers, sources
-from featcache.extraction.api import CHECKS, DEFAULT_CACHE
+from featcache.core.options import taken, with_options
+from featcache.core.running import DEFAULT_CACHE, EVERY, Running
+from featcache.core.spec import ExtractionSpec
+from featcache.data import sources
+from featcache.extraction.embedder_input import checked, open_images, stop_at
 from featcache.extraction.executors import Inline
 from featcache.extraction.growing import GrowingFile
 from featcache.extraction.listing import TOO_NEW_NS, look
+from featcache.extraction.options import machine_of, parted
 from featcache.extraction.output import open_if_good
 from featcache.extraction.publish import Making, make
-from featcache.extraction.shards import Machine
-from featcache.networks import backbones, engines, registry
+from featcache.networks import backbones, registry
 from featcache.networks.weights import MEMO_NAME
 
 POOLINGS = ("avg", "max", "flatten")  # maps, unpooled, are nothing that an estimator learns from
 
+# of `extract`: no views, as an estimator learns from one row per image, and no choice of a source
+OPTIONS = {
+    name: one
+    for name, one in EVERY.items()
+    if name not in ("cache_dir", "views", "augment", "root", "target", "limit")
+    and name not in ("overwrite", "on_error", "wait")
+}
+OPTIONS["show_progress"] = replace(OPTIONS["show_progress"], default=False)
 FOLDER = "embedder"  # below the cache folder
 MAX_ATTEMPTS = 100
 
@@ -53,11 +61,10 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone : name from `registry.CATALOGUE`; None is efficientnet-lite0, or the model itself when
+    backbone : name from the registry; None is efficientnet-lite0, or the model itself when
         `weights` is a .keras file.
     cache_dir : the cache folder; its folder `embedder` gets what is nowhere in it yet.
-    weights, layer, pooling, image_size, resize, background, decode_scale, dtype, precision,
-    max_pixels, batch_size, runtime, device, check, show_progress : as for `featcache.extract`, with
+    **options : of `featcache.extract` those that are about one row per image, see `OPTIONS`, with
         the same defaults, but that no progress is shown.
 
     Attributes
@@ -67,51 +74,27 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    >>> from featcache.embedder import Embedder
+    >>> from featcache.extraction.embedder import Embedder
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
     >>> model = make_pipeline(Embedder("mobilenet-v2"), LogisticRegression())
     >>> model.fit(["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["a", "a", "b"])  # doctest: +SKIP
     """
 
+    @with_options(OPTIONS)
     def __init__(
         self,
         backbone: str | None = None,
         cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
-        *,
-        weights: str = "imagenet",
-        layer: str | None = None,
-        pooling: str = "avg",
-        image_size: int | tuple[int, int] | None = None,
-        resize: str = "bilinear",
-        background: str = "white",
-        decode_scale: bool = False,
-        dtype: str = "float32",
-        precision: str = "float32",
-        max_pixels: int = MAX_PIXELS,
-        batch_size: int = 32,
-        runtime: str = "auto",
-        device: str = "auto",
-        check: str = "stat",
-        show_progress: bool = False,
+        **options: Any,
     ):
         self.backbone = backbone
         self.cache_dir = cache_dir
-        self.weights = weights
-        self.layer = layer
-        self.pooling = pooling
-        self.image_size = image_size
-        self.resize = resize
-        self.background = background
-        self.decode_scale = decode_scale
-        self.dtype = dtype
-        self.precision = precision
-        self.max_pixels = max_pixels
-        self.batch_size = batch_size
-        self.runtime = runtime
-        self.device = device
-        self.check = check
-        self.show_progress = show_progress
+        for name in options:
+            if name not in OPTIONS:
+                raise TypeError(f"Embedder has no parameter '{name}'; it has {', '.join(OPTIONS)}.")
+        for name, one in OPTIONS.items():
+            setattr(self, name, options.get(name, one.default))
 
     def fit(self, X: Any, y: Any = None) -> Embedder:
         """Check the parameters and what kind of images X has; nothing is read or learnt.
@@ -129,7 +112,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             When X is no collection of images of one kind.
         """
         self._check_parameters()
-        images = _checked(X)
+        images = checked(X)
         if isinstance(images, np.ndarray):
             self.n_features_in_ = int(np.prod(images.shape[1:]))
         elif hasattr(self, "n_features_in_"):
@@ -156,7 +139,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             As `featcache.extract`.
         """
         self._check_parameters()
-        samples, places = _open(X)
+        samples, places = open_images(X)
         digests = self._digests(samples, places, X)
         with _writing:
             resolved = self._resolved()
@@ -168,7 +151,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if len(missing):
                 with _writing:
                     failed = self._compute(samples, missing, digests, resolved, attempts)
-                _stop_at(failed, places, X)
+                stop_at(failed, places, X)
                 continue
             with attempts:  # other processes add rows
                 return rows.read(numbers[places])
@@ -197,44 +180,41 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _spec_options(self) -> dict[str, Any]:
-        """Return the parameters that determine the numbers, but for backbone and weights."""
-        size: Any = self.image_size
-        if isinstance(size, np.integer):  # from a grid of parameters
-            size = int(size)
-        return {
-            "layer": self.layer,
-            "pooling": self.pooling,
-            "image_size": tuple(size) if isinstance(size, list) else size,
-            "resize": self.resize,
-            "background": decoding.colour(self.background),
-            "decode_scale": self.decode_scale,
-            "dtype": self.dtype,
-            "precision": self.precision,
-        }
+    def _asked(self) -> tuple[dict[str, Any], Running]:
+        """Return the parameters, checked: what determines the numbers, and how to run.
 
-    def _check_parameters(self) -> None:
-        """Raise SpecError for what can be told without the weights."""
-        engines.check_options(self.runtime, self.device, self.precision)
-        check_choice("check", self.check, CHECKS)
+        Raises
+        ------
+        SpecError
+            For what can be told without the weights.
+        """
+        values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
         check_choice("pooling", self.pooling, POOLINGS)
-        for name in ("batch_size", "max_pixels"):
-            whole_number(name, getattr(self, name), 1)
         for name in ("backbone", "layer"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise bad(name, "be one name or None", repr(value))
+        size: Any = values["image_size"]
+        if isinstance(size, np.integer):  # from a grid of parameters
+            size = int(size)
+        values["image_size"] = tuple(size) if isinstance(size, list) else size
+        return parted(values | {"cache_dir": self.cache_dir})
+
+    def _check_parameters(self) -> None:
+        """Raise SpecError for what can be told without the weights."""
+        numbers, _ = self._asked()
         name = self.backbone or registry.DEFAULT
         entry = registry.find(name)
-        options = self._spec_options()
-        size = entry.image_size if options["image_size"] is None else options["image_size"]
-        options["image_size"] = size if isinstance(size, tuple) else (size, size)
+        size = numbers.pop("image_size")
+        size = entry.image_size if size is None else size
+        size = size if isinstance(size, tuple) else (size, size)
         # the spec checks its own fields, here but for the weights, whose digest costs reading them
-        ExtractionSpec(name, "", preprocessing=entry.preprocessing, **options)
+        numbers["weights"] = ""
+        ExtractionSpec(name, image_size=size, preprocessing=entry.preprocessing, **numbers)
 
     def _resolved(self) -> backbones.Resolved:
-        options = self._spec_options() | {"memo": Path(self.cache_dir) / MEMO_NAME}
-        return backbones.resolve(self.backbone, weights=self.weights, **options)
+        numbers, running = self._asked()
+        return backbones.resolve(self.backbone, memo=running.cache / MEMO_NAME, **numbers)
 
     def _lenders(self, spec: ExtractionSpec) -> list[Path]:
         return store.of_spec(Path(self.cache_dir), spec)
@@ -246,7 +226,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.check == "content":
             known = {}
         listing = look(samples, self.max_pixels, known, self.show_progress)
-        _stop_at(listing.unreadable, places, X)
+        stop_at(listing.unreadable, places, X)
         for row, path in enumerate(paths):
             stamp = listing.stamp(row)
             if stamp is not None and stamp[1] <= listing.looked_at_ns - TOO_NEW_NS:
@@ -280,13 +260,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             output = GrowingFile(path, resolved, listing)
             if not output.failed:
                 output.parts.sweep()
-                machine = Machine(
-                    batch_size=int(self.batch_size),
-                    device=self.device,
-                    runtime=self.runtime,
-                    models=cache / engines.MODELS_FOLDER,
-                )
-                how = Making(Inline(), machine, show_progress=self.show_progress)
+                _, running = self._asked()
+                how = Making(Inline(), machine_of(running), show_progress=running.show_progress)
                 try:
                     make([output], how, None)
                     attempts.damaged.discard(path)  # there is a new one in its place
@@ -306,60 +281,3 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             spec.backbone, resolved.weights, spec.image_size
         )
         return int(backbones.frozen_extractor(backbone, spec).output_shape[-1])
-
-
-def _open(X: Any) -> tuple[sources.Source, np.ndarray]:
-    """Return images as a source, and for each of X, (n,), which of the source's it is."""
-    images = _checked(X)
-    if _kind(images[0]) != "path":
-        samples = openers.open_source(images)  # numbered as given
-        return samples, np.arange(len(samples))
-    # a source of files has each once, in the order of its ids
-    whole = [os.path.abspath(os.fspath(path)) for path in images]
-    samples = openers.open_source(list(dict.fromkeys(whole)))
-    assert samples.paths is not None
-    number = {path: row for row, path in enumerate(samples.paths)}
-    return samples, np.array([number[path] for path in whole])
-
-
-def _checked(X: Any) -> Any:
-    """Return X as one array (n, height, width, channels) or as a list of images of one kind."""
-    shape = getattr(X, "shape", None)
-    is_sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__") and hasattr(X, "__iter__")
-    of_shape = "" if shape is None or len(shape) in (1, 4) else f" of shape {tuple(shape)}"
-    if not is_sequence or of_shape or isinstance(X, (str, bytes, os.PathLike, dict)):
-        raise SourceError(
-            f"X must be a list of paths or images, or an array (n, height, width, 3); got "
-            f"{type(X).__name__}{of_shape}. Put one image into a list; of a table give one column."
-        )
-    if not len(X):
-        raise SourceError("X has no images; give at least one.")
-    if shape is not None and len(shape) == 4:
-        return np.asarray(X)
-    images = list(X)
-    kinds = [_kind(image) for image in images]
-    for row, kind in enumerate(kinds):
-        if kind is None or kind != kinds[0]:
-            expected = f"{kinds[0]}, as the first one" if kind else "path, array or Pillow image"
-            got = type(images[row]).__name__
-            raise SourceError(f"Image {row} of X must be a {expected}; got {got}.")
-    return images
-
-
-def _kind(image: Any) -> str | None:
-    if isinstance(image, (str, os.PathLike)):
-        return "path"
-    if hasattr(image, "convert"):
-        return "Pillow image"
-    return "array" if hasattr(image, "shape") and len(image.shape) else None
-
-
-def _stop_at(failed: Mapping[int, str], places: np.ndarray, X: Any) -> None:
-    """Raise SourceError for the first image of X that failed; `failed` is by sample."""
-    for row, place in enumerate(places.tolist()):
-        if place in failed:
-            image = next(itertools.islice(iter(X), row, None))
-            name = f" '{os.fspath(image)}'" if _kind(image) == "path" else ""
-            raise SourceError(
-                f"Image {row} of X{name} cannot be used: {failed[place]}. Mend it or leave it out."
-            )

@@ -18,7 +18,7 @@ import numpy as np
 from featcache import extraction, report
 from featcache.core import progress
 from featcache.core.errors import SpecError
-from featcache.extraction import requested
+from featcache.extraction import options as extraction_options
 from featcache.finetuning import boundary, graph, outcome, plan, resuming, saving, starting
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import TrainingPlan
@@ -161,7 +161,7 @@ def finetune(
 
 def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
     # a new view in every epoch is more than one
-    return requested.augmentations(augment, 2 if end_to_end else views)
+    return extraction_options.augmentations(augment, 2 if end_to_end else views)
 
 
 def _run(

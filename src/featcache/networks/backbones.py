@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.core.errors import SpecError
 from featcache.core.keys import digest_file
-from featcache.core.spec import BACKGROUND, ExtractionSpec
+from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
 from featcache.networks import registry
 from featcache.networks.providers import keras_file, keras_model
@@ -36,17 +36,9 @@ def resolve(
     name: str | keras.Model | None = None,
     *,
     weights: str = "imagenet",
-    layer: str | None = None,
-    pooling: str = "avg",
     image_size: int | tuple[int, int] | None = None,
-    resize: str = "bilinear",
-    background: str = BACKGROUND,
-    dtype: str = "float32",
-    precision: str = "float32",
-    views: int = 1,
-    augment: tuple[str, ...] = (),
-    decode_scale: bool = False,
     memo: Path | None = None,
+    **numbers: Any,
 ) -> Resolved:
     """Return the spec of an extraction; TensorFlow is imported only when `memo` cannot answer.
 
@@ -58,7 +50,7 @@ def resolve(
     image_size : pixels, one number for a square or (height, width); None is the network's own.
     memo : file that remembers the digests of weights; None remembers nothing.
 
-    The other options are fields of `ExtractionSpec`.
+    **numbers : the other fields of `ExtractionSpec`.
 
     Raises
     ------
@@ -73,7 +65,7 @@ def resolve(
     else:
         model = name
         keras_model.check(model, weights)
-        name, entry, digest = keras_model.describe(model, layer)
+        name, entry, digest = keras_model.describe(model, numbers.get("layer"))
         weights, backbone = keras_model.ORIGIN, keras_model.copy_of(model)
     if image_size is None:
         image_size = entry.image_size
@@ -93,15 +85,7 @@ def resolve(
         weights=digest,
         image_size=size,
         preprocessing=entry.preprocessing,
-        layer=layer,
-        pooling=pooling,
-        resize=resize,
-        background=background,
-        dtype=dtype,
-        precision=precision,
-        views=views,
-        augment=augment,
-        decode_scale=decode_scale,
+        **numbers,
     )
     if source is not None:
         remember(memo, name, source, digest)

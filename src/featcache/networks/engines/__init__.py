@@ -17,8 +17,6 @@ from featcache.networks.engines.base import (
     in_order,
 )
 from featcache.networks.engines.choice import (
-    DEVICES,
-    RUNTIMES,
     check_options,
     compile_frozen,
     gpus,
@@ -28,9 +26,7 @@ from featcache.networks.engines.parity import Closeness, agree
 from featcache.networks.engines.tensorflow import constant_graph
 
 __all__ = [
-    "DEVICES",
     "MODELS_FOLDER",
-    "RUNTIMES",
     "Closeness",
     "Compiled",
     "ConversionCache",

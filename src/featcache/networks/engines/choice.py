@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from featcache.core.checks import check_choice
 from featcache.core.errors import BackboneError, SpecError, one_line
+from featcache.core.running import DEVICES, RUNTIMES
 from featcache.core.spec import PRECISIONS
 from featcache.core.tensorflow import import_tensorflow
 from featcache.networks.engines.base import Compiled, ConversionCache
 
 if TYPE_CHECKING:
     import keras
-
-DEVICES = ("auto", "cpu", "gpu")
-RUNTIMES = ("auto", "tensorflow", "openvino")
 
 
 def check_options(runtime: str, device: str, precision: str) -> None:

@@ -1,0 +1,129 @@
+"""How an extraction is run: the options that change no numbers, declared once.
+
+What changes the numbers is in `spec`. Signatures, the command line and `Embedder` read both. They
+are in this room because the command line's help must not wait for any other one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from featcache.core.options import option, options_of
+from featcache.core.spec import MAX_PIXELS, NUMBERS
+
+Folder = Union[str, "os.PathLike[str]"]
+
+DEFAULT_CACHE = "cache"
+ON_ERROR = ("skip", "stop")
+CHECKS = ("stat", "content")
+IMAGES = "Which images"
+RARE = "Rarely needed"
+DEVICES = ("auto", "cpu", "gpu")
+RUNTIMES = ("auto", "tensorflow", "openvino")
+
+
+@dataclass(frozen=True)
+class Running:
+    """How an extraction is run; nothing here changes the numbers beyond rounding.
+
+    A field made by `option` is an option of `extract`; a new one needs its line here and whatever
+    it does.
+    """
+
+    cache_dir: Folder = option(
+        DEFAULT_CACHE,
+        "Where features and heads are kept.",
+        "where features are kept.",
+        typed=Path,
+    )
+    overwrite: bool = option(
+        False,
+        "Compute everything again.",
+        "compute every row again, using nothing that is cached.",
+        flag="--overwrite",
+    )
+    root: Optional[Folder] = option(
+        None,
+        "Folder of a manifest's paths. (the manifest's)",
+        "folder that a manifest's paths are relative to; see `open_source`.",
+        panel=IMAGES,
+        typed=Optional[Path],
+    )
+    target: Optional[str] = option(
+        None,
+        "Target columns of a manifest, as a,b.",
+        "target columns of a manifest or of tar files; see `open_source`.",
+        panel=IMAGES,
+    )
+    limit: Optional[int] = option(
+        None,
+        "Use so many images, spread over all.",
+        "use only so many images, spread evenly over the sorted list.",
+        panel=IMAGES,
+        least=1,
+    )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "Larger images are failures.",
+        "larger images are failures.",
+        panel=IMAGES,
+        least=1,
+    )
+    on_error: str = option(
+        "skip",
+        "An image that fails: skip or stop.",
+        "skip records an image that cannot be read as a failure; stop raises at the first.",
+        panel=IMAGES,
+        allowed=ON_ERROR,
+    )
+    check: str = option(
+        "stat",
+        "stat trusts a file's size and time; content reads all.",
+        "stat trusts a file whose size and modification time are those of last time; content reads "
+        "every file.",
+        panel=IMAGES,
+        allowed=CHECKS,
+    )
+    batch_size: int = option(
+        32,
+        "Images per forward pass.",
+        "images decoded and computed together, views counted; changes no more than the last bits "
+        "of the numbers.",
+        panel=RARE,
+        least=1,
+    )
+    runtime: str = option(
+        "auto",
+        "auto, tensorflow or openvino; auto is the fastest here.",
+        "auto, tensorflow or openvino; auto is OpenVINO on a CPU where it is installed.",
+        panel=RARE,
+        allowed=RUNTIMES,
+    )
+    device: str = option(
+        "auto",
+        "auto, cpu or gpu.",
+        "auto, cpu or gpu; auto is every GPU that TensorFlow sees, else the CPU.",
+        panel=RARE,
+        allowed=DEVICES,
+    )
+    wait: bool = option(
+        True,
+        "Wait for another process on this file.",
+        "wait for another process that extracts into the same file, instead of raising.",
+        panel=RARE,
+        flag="--wait/--no-wait",
+    )
+    show_progress: bool = option(True, "", "show progress on stderr.", typed=None)
+    explains: bool = True  # why a file was not there
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder."""
+        return Path(self.cache_dir)
+
+
+RUNNING = options_of(Running)
+EVERY = NUMBERS | RUNNING

@@ -1,0 +1,53 @@
+"""From options as a user gives them to those of the spec, and to how to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+from featcache.core.checks import check_choice
+from featcache.core.errors import SpecError
+from featcache.core.running import RUNNING, Running
+from featcache.core.spec import AUGMENTATIONS, NUMBERS
+from featcache.data import decoding
+from featcache.extraction.shards import Machine
+from featcache.networks import engines
+
+Names = Union[str, Sequence[str], None]
+
+
+def machine_of(running: Running) -> Machine:
+    """Return what a shard needs of how to run."""
+    models = running.cache / engines.MODELS_FOLDER
+    return Machine(running.batch_size, running.device, running.runtime, models)
+
+
+def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], Running]:
+    """Return what changes the numbers, as the spec has it but for the network's own, and the rest.
+
+    Raises
+    ------
+    SpecError
+        When a value is wrong.
+    """
+    numbers = {name: values[name] for name in NUMBERS if name in values}
+    numbers["background"] = decoding.colour(numbers["background"])
+    numbers["augment"] = augmentations(numbers.get("augment"), numbers.get("views", 1))
+    running = Running(**{name: values[name] for name in RUNNING if name in values})
+    engines.check_options(running.runtime, running.device, numbers["precision"])
+    return numbers, running
+
+
+def augmentations(augment: Names, views: int) -> tuple[str, ...]:
+    """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
+    if augment is None:
+        return AUGMENTATIONS if views > 1 else ()
+    names = augment.split(",") if isinstance(augment, str) else list(augment)
+    for name in names:
+        check_choice("augment", name, AUGMENTATIONS)
+    if views == 1:
+        raise SpecError(
+            f"views is 1, the clean image alone, so there is nothing to augment by "
+            f"{', '.join(names)}. Ask for 2 views or more."
+        )
+    return tuple(name for name in AUGMENTATIONS if name in names)
