@@ -10,7 +10,7 @@ from conftest import make_image, make_photos
 
 from featcache import store
 from featcache.core.errors import SourceError, StoreError
-from featcache.extraction import assembling
+from featcache.extraction.repair import repair
 from featcache.store import hdf5
 
 
@@ -44,7 +44,7 @@ def test_repair_computes_just_the_damaged_rows(photos, extract, small_chunks, im
     first, last = 4 * chunk, min(4 * chunk + 3, 20)
     assert damage.rows == ((first, last),)
     assert str(damage) == f"features of rows {first}–{last}"
-    assert assembling.repair(features.path) == (damage, last - first + 1)
+    assert repair(features.path) == (damage, last - first + 1)
     assert sum(images_run) == last - first + 1
     mended = store.Features(features.path)
     np.testing.assert_allclose(mended.X, before, rtol=1e-5, atol=1e-6)
@@ -78,7 +78,7 @@ def test_damaged_digests_cost_all_rows_and_mend(photos, extract, small_chunks, i
     damaged = store.Features(features.path)
     damage = store.verify(damaged)
     assert damage.columns == ("digests",)
-    assembling.repair(features.path)
+    repair(features.path)
     assert sum(images_run) == 21
     assert not store.verify(store.Features(features.path))
 
@@ -88,7 +88,7 @@ def test_repair_without_the_images_leaves_the_file(photos, extract, tmp_path):
     flip(features.path, 0)
     photos.rename(tmp_path / "gone")
     with pytest.raises(SourceError, match="does not exist"):
-        assembling.repair(features.path)
+        repair(features.path)
     assert features.path.exists()
 
 
@@ -98,7 +98,7 @@ def test_repair_with_other_weights_leaves_the_file(photos, extract, tiny_backbon
     flip(features.path, 0)
     Path(own).write_bytes(Path(own).read_bytes() + b"x")
     with pytest.raises(StoreError, match=r"The weights of .* are no longer the same"):
-        assembling.repair(features.path)
+        repair(features.path)
     assert features.path.exists()
 
 
@@ -107,7 +107,7 @@ def test_repair_of_a_copy_elsewhere_is_refused(photos, extract, tmp_path):
     copy = shutil.copy(features.path, tmp_path / "copy.h5")
     flip(Path(copy), 0)
     with pytest.raises(StoreError, match="does not lie in the cache folder it was made for"):
-        assembling.repair(Path(copy))
+        repair(Path(copy))
     assert not (tmp_path.parent / ".locks").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
     root = make_photos(tmp_path / "p")
     features = extract(root, limit=9).features
     flip(features.path, 0)
-    assembling.repair(features.path)
+    repair(features.path)
     assert store.Features(features.path).ids == features.ids
 
 
@@ -125,11 +125,11 @@ def test_a_repair_keeps_the_limit_whatever_the_folder_has_meanwhile(tmp_path, ex
     for name in ("apple", "pear"):
         (root / name).rename(tmp_path / name)
     flip(path, 0)
-    assembling.repair(path)
+    repair(path)
     assert len(store.Features(path)) == 7
     make_photos(root)
     flip(path, 0)
-    assembling.repair(path)
+    repair(path)
     assert len(store.Features(path)) == 9
 
 
@@ -139,7 +139,7 @@ def test_a_repair_that_can_read_no_image_leaves_the_file(photos, extract):
     for path in photos.rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="could be used"):
-        assembling.repair(features.path)
+        repair(features.path)
     assert features.path.exists()
 
 
