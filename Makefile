@@ -27,7 +27,7 @@ retest:
 	@$(MAKE) --no-print-directory test
 
 quick: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --durations 10
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
