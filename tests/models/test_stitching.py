@@ -76,10 +76,12 @@ def fit(features, names=("logreg", "linear-svm", "rbf-svm")):
 
 
 @pytest.fixture(scope="module")
-def lent_heads(lender):
-    """Heads of the features that are lent, fitted once."""
-    path = next(lender.rglob("*.h5"))
-    return Path(fit(path).folder)
+def lent_heads(lender, tmp_path_factory):
+    """Heads of the features that are lent, fitted once; what they learnt from is gone."""
+    path = shutil.copy(next(lender.rglob("*.h5")), tmp_path_factory.mktemp("lent"))
+    folder = Path(fit(path).folder)
+    Path(path).unlink()
+    return folder
 
 
 @pytest.fixture
