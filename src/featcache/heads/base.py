@@ -1,8 +1,8 @@
 """What every head offers, and what the scikit-learn ones share.
 
-A head of classification has one output a class, also for two classes, so that the largest is the
+A head of classification has one output per class, also for two classes, so that the largest is the
 predicted class for every head and for the Keras layers made from it. A head of several labels has
-one output a label, one of regression one a target.
+one output per label, one of regression one per target.
 """
 
 from __future__ import annotations

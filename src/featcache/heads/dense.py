@@ -45,7 +45,7 @@ class Dense(Head):
     epochs : at most so many passes over the training rows; of few rows up to five times as many.
     patience : stop after so many of these passes without a lower validation loss; the weights of
         the lowest are kept.
-    batch_size : samples a step, fewer where there are few rows.
+    batch_size : samples per step, fewer where there are few rows.
     validation_fraction : of the rows given to `fit`; used for early stopping only.
     task : classification, multi-label or regression.
     class_weight : None, or "balanced" to weigh classes, and both sides of a label, alike.

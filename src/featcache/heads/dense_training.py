@@ -245,7 +245,7 @@ def _drop(x: Any, threshold: Any, seed: Any) -> Any:
     """Set each value to zero with probability threshold / 256, and scale the others up."""
     tf = import_tensorflow()
     shape = tf.shape(x)
-    # a byte a value: a quarter of the random numbers that a float a value would take
+    # a byte per value: a quarter of the random numbers that a float per value would take
     words = tf.random.stateless_uniform(
         (shape[0], (shape[1] + 3) // 4), seed, None, None, tf.uint32, alg="philox"
     )

@@ -1,6 +1,6 @@
 """The SVM with an RBF kernel.
 
-libsvm decides between pairs of classes; scikit-learn turns the pairs into one score a class: the
+libsvm decides between pairs of classes; scikit-learn turns the pairs into one score per class: the
 number of pairs won, plus a confidence term below one third that breaks ties. Both steps are
 rebuilt here from stock layers and `keras.ops`. With few rows libsvm is given all kernel values;
 with many scikit-learn-intelex solves, where it is installed. Either is several times as fast as

@@ -154,7 +154,7 @@ def split_off(
     for stratum in np.unique(strata):
         rows = rng.permutation(np.flatnonzero(strata == stratum))
         is_val[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
-    if not is_val.any():  # one sample a class: then only the training loss can say when to stop
+    if not is_val.any():  # one sample per class: then only the training loss can say when to stop
         return np.flatnonzero(~is_val), np.flatnonzero(~is_val)
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 

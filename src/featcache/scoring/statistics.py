@@ -18,7 +18,7 @@ def corrected_t_test(differences: np.ndarray, n_train: int, n_test: int) -> floa
 
     Parameters
     ----------
-    differences : (k,) float; of two heads' scores, one a fold (and repeat).
+    differences : (k,) float; of two heads' scores, one per fold (and repeat).
     n_train : rows that a fold learns from.
     n_test : rows that a fold is tested on.
 
@@ -42,7 +42,7 @@ def standard_error(values: np.ndarray, n_train: int, n_test: int) -> float:
 
     Parameters
     ----------
-    values : (k,) float, one a fold (and repeat).
+    values : (k,) float, one per fold (and repeat).
     n_train : rows that a fold learns from.
     n_test : rows that a fold is tested on.
 
@@ -62,7 +62,7 @@ def interval(
 
     Parameters
     ----------
-    values : (k,) float, one a fold (and repeat).
+    values : (k,) float, one per fold (and repeat).
     n_train : rows that a fold learns from.
     n_test : rows that a fold is tested on.
     level : of confidence.
