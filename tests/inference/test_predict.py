@@ -20,7 +20,7 @@ from featcache.core.errors import SourceError, SpecError
 from featcache.core.tensorflow import import_tensorflow
 from featcache.inference import predict
 from featcache.inference.predict import model, writing
-from featcache.models import card
+from featcache.models import card, judged_on
 
 LABELS = ("round", "red", "ripe", "small")
 TARGETS = ("price", "error")  # one is a column of its own
@@ -107,9 +107,11 @@ def test_blocks_are_restored_to_the_order_that_was_given(model_path, photos, mon
     whole = run(model_path, wanted, features=True)
     monkeypatch.setattr(model, "BLOCK_ROWS", 5)
     seen = []
-    look = model.list_images
+    look = judged_on.list_images
     monkeypatch.setattr(
-        model, "list_images", lambda source, *more: seen.append(len(source)) or look(source, *more)
+        judged_on,
+        "list_images",
+        lambda source, *more, **options: seen.append(len(source)) or look(source, *more, **options),
     )
     stream = fc.load(model_path, **NO_CACHE).stream(wanted, features=True, show_progress=False)
     first = next(stream)
