@@ -319,17 +319,17 @@ def test_a_flipped_view_is_the_flipped_image(photos, extract, tiny_backbone):
     assert 0 < n_mirrored < 21
 
 
-@pytest.mark.parametrize("augment", ["flip", "crop", "color"])
-def test_an_augmentation_keeps_shape_and_range(augment):
+@pytest.mark.parametrize("way", ["flip", "crop", "color"])
+def test_an_augmentation_keeps_shape_and_range(way):
     tf = import_tensorflow()
     rng = np.random.default_rng(0)
     image = tf.constant(rng.uniform(0, 255, (37, 51, 3)).astype(np.float32))
     for number in range(40):
         drawn = tf.constant(rng.random(augment.N_DRAWS).astype(np.float32))
-        made = np.asarray(getattr(augment, augment)(image, drawn))
+        made = np.asarray(getattr(augment, way)(image, drawn))
         assert made.min() >= 0
         assert made.max() <= 255
-        if augment == "crop":
+        if way == "crop":
             share = made.shape[0] * made.shape[1] / (37 * 51)
             assert 0.45 <= share <= 1.0, (number, made.shape)
         else:

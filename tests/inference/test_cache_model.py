@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 from PIL import Image
 
 from featcache import extraction, store
+from featcache.core import running
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.data import listing, loading
@@ -92,7 +93,7 @@ ANY = EASY | HARD
 FOLDER = st.sampled_from((*FOLDERS[:1] * 2, *FOLDERS))
 NUMBER = st.integers(0, 99)  # picks one of what is there
 RARELY = st.sampled_from((False, False, False, True))
-CHECK = st.sampled_from(extraction.CHECKS)
+CHECK = st.sampled_from(running.CHECKS)
 
 
 class Backbone(engines.Compiled):
