@@ -136,8 +136,9 @@ SLOW = ("export", "finetune", "finetune end to end")  # they train, or write oth
 def test_images_that_a_model_learnt_from_are_read_whatever_their_size(made, verb):
     folder, boards = made
     assert VERBS[verb](folder, HIGH, boards[HIGH]) == 24
-    # and nobody extracted them again with less
-    assert len(store.Features(boards[HIGH].best.features.path)) == 24
+    # and nobody extracted them again with another limit
+    features = store.Features(boards[HIGH].best.features.path)
+    assert (len(features), features.provenance["max_pixels"]) == (24, HIGH)
 
 
 @pytest.mark.parametrize("verb", ["stitch", "evaluate", "predict"])
