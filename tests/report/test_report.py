@@ -257,7 +257,7 @@ def test_without_the_features_the_page_has_no_map(moved, tmp_path, how):
         board = leaderboard.load(tmp_path / "heads")
     page = read(report.write_report(board))
     assert data_of(page)["points"] is None
-    said = {"gone": "is gone or damaged", "other": "was written anew since"}[how]
+    said = {"gone": "is gone or damaged", "other": "was rewritten since"}[how]
     assert f"{moved.path}&#39; {said}: there are no names" in page
     assert report.label_suspects(board)[0]["id"].startswith("row ")
 

@@ -163,8 +163,8 @@ def test_a_factory_in_a_module(folder, tmp_path, monkeypatch):
     board = fit(arrays(), ["my_heads:nu", "my_heads:both"], folder=folder)
     assert {result.name for result in board.results} == {"dummy", "nu", "low", "high"}
     for text, message in (
-        ("my_heads:none", "is no module:factory that can be imported"),
-        ("no_such_module:x", "is no module:factory that can be imported"),
+        ("my_heads:none", "cannot be imported as module:factory"),
+        ("no_such_module:x", "cannot be imported as module:factory"),
         ("my_heads:broken", "'my_heads:broken' raised KeyError: 'x'"),
         ("my_heads:nothing", "must be a name, a head of the catalogue"),
     ):
@@ -180,7 +180,7 @@ def test_a_factory_in_a_module(folder, tmp_path, monkeypatch):
         (heads.CATALOGUE["logreg"](C=-1), "Head 'logreg' cannot be fitted with these settings"),
         (heads.CATALOGUE["logreg"](preprocessing=None), "preprocessing must be one of none"),
         (("logreg", heads.CATALOGUE["lda"]()), "'logreg' is a head of the catalogue"),
-        (("a/b", heads.CATALOGUE["lda"]()), "'a/b' is no name for a head"),
+        (("a/b", heads.CATALOGUE["lda"]()), "'a/b' is not a valid name for a head"),
     ],
 )
 def test_what_is_no_head(folder, own, message):
@@ -258,7 +258,7 @@ def odd(name):
         ("infinite", "The features of row 17 are not all finite numbers"),
         ("one sample", r"Class '3' has \d different training image\(s\), fewer than the 3 folds"),
         ("one class", "A head needs two classes or more"),
-        ("lengths", "X has 90 rows and y 89"),
+        ("lengths", "X has 90 rows and y has 89"),
         ("one dimension", r"X must be numbers in \(n_samples, n_features\)"),
         ("nan target", "y has values that are not finite"),
     ],
@@ -346,7 +346,7 @@ def test_a_folder_of_anything_else_is_never_replaced(tmp_path):
     (precious / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
     for folder in (precious, tmp_path, tmp_path / "file"):
-        with pytest.raises(SpecError, match=r"is no folder of heads .* would be replaced"):
+        with pytest.raises(SpecError, match=r"is not a folder of heads .* would be replaced"):
             fit(arrays(), ["lda"], folder=folder, overwrite=True)
     assert (precious / "thesis.tex").read_text() == "x"
 

@@ -45,7 +45,7 @@ def fit_heads(
         Optional[str], typer.Option(help="What is optimised. (accuracy, map or rmse)")
     ] = None,
     cv: Annotated[int, typer.Option(help="Folds of the training part.")] = 5,
-    repeats: Annotated[int, typer.Option(help="Of all folds, drawn anew.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Times to repeat it all, on new folds.")] = 1,
     class_weight: Annotated[
         Optional[str], typer.Option(help="balanced: small classes weigh as much as large ones.")
     ] = None,

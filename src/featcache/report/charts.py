@@ -76,7 +76,7 @@ def reliability(curves: list[tuple[str, list[dict[str, float]]]]) -> Figure:
             "mode": "lines",
             "x": [0, 1],
             "y": [0, 1],
-            "name": "as sure as right",
+            "name": "perfectly calibrated",
             "hoverinfo": "skip",
             "line": {"color": "var(--muted)", "dash": "dot", "width": 1},
         }
@@ -98,16 +98,16 @@ def reliability(curves: list[tuple[str, list[dict[str, float]]]]) -> Figure:
                     "size": [6 + 14 * float(np.sqrt(one["n"] / largest)) for one in bins],
                 },
                 "line": {"color": colour, "width": 1.5},
-                "hovertemplate": "%{customdata[0]} images said %{customdata[1]:.2f} to "
-                "%{customdata[2]:.2f}<br>mean said %{x:.2f}, right %{y:.2f}",
+                "hovertemplate": "%{customdata[0]} images predicted with %{customdata[1]:.2f} to "
+                "%{customdata[2]:.2f}<br>mean %{x:.2f}, correct %{y:.2f}",
             }
         )
     return {
         "data": data,
         "layout": {
             "height": 420,
-            "xaxis": {"title": {"text": "probability said"}, "range": [-0.02, 1.02]},
-            "yaxis": {"title": {"text": "share that was right"}, "range": [-0.02, 1.04]},
+            "xaxis": {"title": {"text": "predicted probability"}, "range": [-0.02, 1.02]},
+            "yaxis": {"title": {"text": "share that was correct"}, "range": [-0.02, 1.04]},
             "legend": {"orientation": "h", "y": 1.12},
         },
     }
@@ -148,7 +148,7 @@ def learning_curve(n_train: list[int], scores: list[list[float]], metric: str) -
         "name": "mean",
         "hovertemplate": "%{x} images: %{y:.3f}<extra></extra>",
     }
-    axis = {"title": {"text": "images learnt from"}, "rangemode": "tozero"}
+    axis = {"title": {"text": "training images"}, "rangemode": "tozero"}
     return {
         "data": [band, points, line],
         "layout": {

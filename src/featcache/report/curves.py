@@ -24,7 +24,7 @@ def reliability(material: Material) -> Values | None:
         return None
     curves, eces = [], []
     raw, calibrated = unseen.outputs[best.name], unseen.calibrated.get(best.name)
-    for name, p in (("as the head says it", raw), ("calibrated", calibrated)):
+    for name, p in (("uncalibrated", raw), ("calibrated", calibrated)):
         if p is None or (name != "calibrated" and best.output != PROBABILITIES):
             continue
         curves.append((name, metrics.reliability(unseen.y, p)))
@@ -36,9 +36,9 @@ def reliability(material: Material) -> Values | None:
         )
     sure = mean(material.outputs[: material.n_train].max(axis=1))
     right = mean(material.is_right[: material.n_train])
-    verdict = "about as sure as it is right"
+    verdict = "well calibrated"
     if abs(sure - right) > SURE:
-        verdict = "too sure of itself" if sure > right else "too modest"
+        verdict = "overconfident" if sure > right else "underconfident"
     bins = curves[-1][1]
     return {
         "name": f"{best.name}, calibrated," if calibrated is not None else best.name,

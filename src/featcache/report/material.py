@@ -185,7 +185,7 @@ def gather(board: Leaderboard) -> Material:
         features = store.Features(first.path)
         if features.content == first.content:
             return Material(board, unseen, features, "")
-        gone = "was written anew since"
+        gone = "was rewritten since"
     except (FeatcacheError, OSError):
         gone = "is gone or damaged"
     note = f"The feature file '{first.path}' {gone}: there are no names, pictures or map."

@@ -87,7 +87,7 @@ def write(
     Raises
     ------
     SpecError
-        When features are no finite matrix, or anything has not one entry per row.
+        When features are not a finite matrix, or anything does not have one entry per row.
     OSError
         When the folder cannot be written.
 

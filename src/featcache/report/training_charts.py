@@ -20,7 +20,7 @@ def losses(stage: Values) -> Figure:
 
 
 def metric(stage: Values, name: str) -> Figure:
-    """Return the metric of a stage on the validation images, likewise."""
+    """Return the metric of a stage on the validation images, in the same way."""
     judged = _judged(stage["validation_metric"], stage["best_epoch"])
     return _figure(judged, name, len(stage["training_loss"]))
 

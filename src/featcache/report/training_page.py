@@ -38,8 +38,8 @@ def write_training_page(path: Path, about: Values) -> Path:
           validation_loss and validation_metric (k + 1 floats; number 0 is before training),
           training_loss and seconds (k floats), best_epoch (int; 0: none was better);
         - plan, versions: dict; parity: dict, or None where nothing improved;
-        - optional are refit, a list of one dict a stage with training_loss and seconds: the second
-          run, on all training images; and command: str, which does the same again.
+        - optional are refit, a list of one dict per stage with training_loss and seconds: the
+          second run, on all training images; and command: str, which does the same again.
     """
     atomic.write_text(path, rendering.rendered("training_page.html.jinja", _content(about)))
     return path
@@ -81,7 +81,7 @@ def _facts(about: Values) -> list[tuple[str, str]]:
         (f"{about['n_validation']:,}", "chose the epoch"),
         (f"{about['n_test']:,}", "held out"),
         (f"{len(seconds):,}", "epoch" if len(seconds) == 1 else "epochs"),
-        (f"{median(seconds):.2f} s", "an epoch, median"),
+        (f"{median(seconds):.2f} s", "per epoch, median"),
     ]
 
 

@@ -136,7 +136,7 @@ def _name_of(one: Any) -> str | None:
 
 
 def _settings(name: str, head: heads.Head) -> dict[str, Any]:
-    """Return what is set of a head of the catalogue."""
+    """Return the settings of a head of the catalogue that it does not share with all others."""
     params: dict[str, Any] = head.get_params()
     head.check()
     if isinstance(head, SklearnHead):
@@ -147,7 +147,7 @@ def _settings(name: str, head: heads.Head) -> dict[str, Any]:
 
 
 def _try(name: str, head: heads.Head) -> None:
-    """Raise SpecError where scikit-learn does not take what is set of a head."""
+    """Raise SpecError where scikit-learn rejects the settings of a head."""
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
     given = {
@@ -178,7 +178,7 @@ def _named(one: Any) -> dict[str, Any]:
     if name in heads.CATALOGUE:
         raise SpecError(f"'{name}' is a head of the catalogue; give your estimator another name.")
     if not name or set(name) & set("/\\:,") or name.startswith("."):
-        raise SpecError(f"'{name}' is no name for a head: letters, digits, - and _ are.")
+        raise SpecError(f"'{name}' is not a valid name for a head; use letters, digits, - and _.")
     return {name: estimator}
 
 
@@ -198,7 +198,7 @@ def from_factory(text: str) -> list[Any]:
         factory = getattr(importlib.import_module(module_name), function)
     except (Exception, SystemExit) as error:  # whatever is wrong with the user's own module
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
-        raise SpecError(f"'{text}' is no module:factory that can be imported: {reason}.") from error
+        raise SpecError(f"'{text}' cannot be imported as module:factory: {reason}.") from error
     try:
         made = factory()
     except (Exception, SystemExit) as error:  # and with its function

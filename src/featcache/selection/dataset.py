@@ -105,7 +105,9 @@ def of_arrays(
             X = X.astype(np.float32)
     about = _learnt(y, task)
     if len(about) != len(X):
-        raise HeadError(f"X has {len(X)} rows and y {len(about)}; they must be as many.")
+        raise HeadError(
+            f"X has {len(X)} rows and y has {len(about)}; they must have the same number."
+        )
     if groups is not None:
         if len(groups) != len(X):
             raise HeadError(f"X has {len(X)} rows and groups {len(groups)}.")
@@ -212,7 +214,7 @@ def _learnt(y: Any, task: str | None) -> Annotations:
         raise SpecError(f"task must be {', '.join(others)} or {last}; got '{task}'.")
     learnt = TASKS[task] if task is not None else _recognised(y)
     if learnt is None or (learnt.kind is TargetKind.LABELS and y.ndim != 2):
-        raise HeadError(f"y of {y.dtype} {y.shape} is none of classes, labels and targets.")
+        raise HeadError(f"y of {y.dtype} {y.shape} holds neither classes nor labels nor targets.")
     unknown = np.full(len(y), UNLABELLED, np.int64)
     if learnt.kind is TargetKind.NUMBERS:
         targets = y.astype(np.float64).reshape(len(y), -1)
@@ -220,7 +222,7 @@ def _learnt(y: Any, task: str | None) -> Annotations:
         return Annotations(unknown, targets=targets, target_names=names, task=learnt.name)
     if learnt.kind is TargetKind.LABELS:
         if not np.isin(y, (0, 1)).all():
-            raise HeadError("y of several labels must be 0 and 1, a column a label.")
+            raise HeadError("y of several labels must be 0 and 1, one column per label.")
         names = tuple(str(number) for number in range(y.shape[1]))
         return Annotations(y.astype(np.int64), names, task=learnt.name)
     if y.ndim != 1:

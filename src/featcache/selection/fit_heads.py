@@ -82,7 +82,7 @@ def fit_heads(
         a map fitted on out-of-fold outputs.
     learning_curve : also score the selected head with parts of the training rows.
     seed : of the held-out part, the folds and the heads.
-    jobs : processes; -1 is one a core. Does not change the numbers.
+    jobs : processes; -1 is one per core. Does not change the numbers.
     backend : loky, dask or ray, as joblib knows them.
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
     task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows

@@ -38,7 +38,7 @@ def checked(folder: Path) -> Path:
         if not foreign and (leaderboard.is_folder(folder) or not any(folder.iterdir())):
             return folder
     raise SpecError(
-        f"'{folder}' is no folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
+        f"'{folder}' is not a folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
         f"and would be replaced. Name one that does not exist."
     )
 

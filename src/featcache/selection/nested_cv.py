@@ -2,7 +2,7 @@
 
 The inner folds of an outer fold are the other outer folds. Then the fit that leaves out folds i
 and j judges settings for i by its score on j, and for j by its score on i: with k folds
-k (k - 1) / 2 fits a setting do the work of k (k - 1), and no choice for a fold has seen it. The
+k (k - 1) / 2 fits per setting do the work of k (k - 1), and no choice for a fold has seen it. The
 setting of the head that ships is chosen by all those scores together.
 """
 

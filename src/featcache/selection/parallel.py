@@ -36,7 +36,7 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[Run]:
 
     Parameters
     ----------
-    jobs : processes; -1 is one a core, or whatever a cluster has.
+    jobs : processes; -1 is one per core, or whatever a cluster has.
     backend : loky; dask, whose client is the current one or a new local cluster
         (DASK_SCHEDULER_ADDRESS names another); or ray.
 
@@ -48,7 +48,7 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[Run]:
     import joblib
 
     if jobs == 0:
-        raise SpecError("jobs must be a number of processes, or -1 for one a core; got 0.")
+        raise SpecError("jobs must be a number of processes, or -1 for one per core; got 0.")
     check_choice("backend", backend, BACKENDS)
     options = {"inner_max_num_threads": 1} if backend == "loky" else {}
     with _cluster(backend, jobs), joblib.parallel_config(backend, n_jobs=jobs, **options):
@@ -75,7 +75,7 @@ def _one_thread(
 
     if os.getpid() != caller:  # it would last for all that the caller does afterwards
         limit_threads()
-        # loky takes mapped features, and TensorFlow, for a leak and starts the process anew
+        # loky takes mapped features, and TensorFlow, for a leak and restarts the process
         process_executor._USE_PSUTIL = False
     with threadpool_limits(1):
         return key, function(*arguments)
@@ -91,7 +91,7 @@ def _cluster(backend: str, jobs: int) -> Iterator[None]:
         try:
             get_client()
         except ValueError:
-            # one thread a process, as everywhere
+            # one thread per process, as everywhere
             workers = {"n_workers": jobs, "threads_per_worker": 1} if jobs > 0 else {}
             with Client(dashboard_address=None, **workers):
                 yield

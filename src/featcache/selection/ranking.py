@@ -39,7 +39,7 @@ def judge(
     folder: Path,
     calibrate: str | None,
 ) -> list[Judged]:
-    """Return one result a head, the selected first, without held-out scores.
+    """Return one result per head, the selected first, without held-out scores.
 
     The selected head has the best mean; with `prefer` "simple" it is the simplest within one
     standard error of the best.
