@@ -19,6 +19,7 @@ from stitched_models import make_model
 import featcache as fc
 from featcache import store
 from featcache.core.errors import StitchError
+from featcache.core.running import RUNNING
 from featcache.core.spec import MAX_PIXELS
 from featcache.models import card, stitching
 
@@ -35,6 +36,8 @@ def replaced(defaults):
 @pytest.fixture
 def low_limit(monkeypatch):
     """Lower the limit that holds wherever none is given, so that small images are beyond it."""
+    option = dataclasses.replace(RUNNING["max_pixels"], default=LOW)
+    monkeypatch.setitem(RUNNING, "max_pixels", option)
     for found in pkgutil.walk_packages(fc.__path__, "featcache."):
         if found.name.endswith(("__main__", "runners", "faults")):
             continue
