@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from featcache.cli import demo_run
+from featcache.cli import demo
 
 # plain local fonts: the picture asks no other host for anything
 FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -40,7 +40,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        demo_run.run(Path("cache"), -1, console)
+        demo.run(Path("cache"), -1, console)
         os.chdir(picture.parent)
     svg = console.export_svg(title="make demo", theme=MONOKAI, code_format=FORMAT)
     picture.write_text(re.sub(r"[ \t]+\n", "\n", svg), encoding="utf-8")

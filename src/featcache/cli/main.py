@@ -31,7 +31,7 @@ from featcache.cli import (
 from featcache.cli.options import app, say
 from featcache.core.errors import FeatcacheError, one_line
 
-# each adds its verbs to `app` when it is imported
+# as a person needs them; each adds its verb to `app` when it is imported
 VERBS = (
     extract,
     fit_heads,
@@ -46,22 +46,9 @@ VERBS = (
     clean,
     demo,
 )
-_ORDER = (
-    "extract",
-    "fit-heads",
-    "report",
-    "stitch",
-    "finetune",
-    "predict",
-    "evaluate",
-    "export",
-    "info",
-    "verify",
-    "clean",
-    "demo",
-)
-app.registered_commands.sort(  # as a person needs them, not as modules are imported
-    key=lambda verb: _ORDER.index(verb.name or str(getattr(verb.callback, "__name__", "")))
+_ORDER = [verb.__name__ for verb in VERBS]
+app.registered_commands.sort(
+    key=lambda verb: _ORDER.index(str(getattr(verb.callback, "__module__", "")))
 )
 
 
