@@ -9,9 +9,11 @@ import pytest
 from conftest import make_image
 from PIL import Image
 
-from featcache import store
+import featcache as fc
+from featcache import extraction, store
 from featcache.core import progress
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.tensorflow import import_keras
 from featcache.data import loading
 from featcache.networks import engines
 from featcache.store import part_writer
@@ -256,3 +258,22 @@ def test_progress_says_what_is_waited_for(photos, extract, monkeypatch, capsys):
     assert set(done.waited_s) == {"decoding", "backbone"}
     assert 0 <= done.waited_s["decoding"] + done.waited_s["backbone"] <= done.computing_s + 0.01
     assert done.computing_s < done.seconds
+
+
+def test_a_keras_model_from_python_is_a_backbone(photos, tiny_backbone, tmp_path):
+    model = import_keras().models.load_model(tiny_backbone, compile=False)
+    options = {"cache_dir": tmp_path / "cache", "show_progress": False}
+    done = extraction.run(photos, model, **options)
+    assert done.n_computed == 21
+    assert extraction.run(photos, backbone=model, **options).hit
+    named = extraction.run(photos, weights=str(tiny_backbone), **options).features
+    np.testing.assert_allclose(done.features.X, named.X, rtol=1e-4, atol=1e-5)
+    (features,) = fc.extract_all(photos, [model], **options)
+    assert features.path == done.features.path
+    tapped = fc.extract(photos, model, layer="relu_1", **options)
+    assert tapped.shape == (21, 8)
+
+
+def test_an_option_that_is_misspelt(photos):
+    with pytest.raises(SpecError, match=r"extract knows no option 'poolin'.*mean pooling\?"):
+        fc.extract(photos, poolin="max")

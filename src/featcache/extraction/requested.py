@@ -13,10 +13,14 @@ from featcache.networks import backbones, registry
 
 def _names(names: Any) -> list[Any]:
     """Return names without repetitions; None is one of them, and a model is one name."""
-    if isinstance(names, Sequence) and not all(isinstance(n, (str, type(None))) for n in names):
+    if isinstance(names, Sequence) and not all(_is_name(name) for name in names):
         raise bad("backbone and layer", "be names", repr(list(names)))
     is_one = isinstance(names, str) or not isinstance(names, Iterable)
     return [names] if is_one else list(dict.fromkeys(names))
+
+
+def _is_name(name: Any) -> bool:
+    return name is None or isinstance(name, str) or hasattr(name, "get_weights")  # a Keras model
 
 
 def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any, str | None]]:
@@ -35,7 +39,7 @@ def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any
             f"its own weights."
         )
     for name in names if len(names) > 1 else ():
-        if name is not None:
+        if isinstance(name, str):
             registry.find(name)  # its error comes before another one's weights are fetched
     return [(name, tap) for name in names for tap in layers]
 
