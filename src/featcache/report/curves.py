@@ -10,11 +10,11 @@ import numpy as np
 from featcache.core.tasks import PROBABILITIES
 from featcache.report import charts
 from featcache.report.material import Material
+from featcache.report.rendering import Values
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard import Leaderboard, number
 
 SURE = 0.03  # a difference from what is right that is worth a word
-Values = dict[str, Any]
 
 
 def reliability(material: Material) -> Values | None:

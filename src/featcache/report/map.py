@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from featcache.core.tasks import TargetKind
 from featcache.report import findings
 from featcache.report.material import Material
+from featcache.report.rendering import Values
 from featcache.report.sections import chance, picture, told
 
 MAP_POINTS = 5000
 N_PAIRS = 12
 NEAR = 0.98  # cosine of centred features
 TSNE_COMPONENTS = 50
-Values = dict[str, Any]
 
 
 def points_of(

@@ -6,8 +6,10 @@ import json
 from importlib import resources
 from typing import Any
 
+Values = dict[str, Any]  # what a template shows: plain types, numbers as text
 
-def rendered(template: str, content: dict[str, Any]) -> str:
+
+def rendered(template: str, content: Values) -> str:
     """Return a page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

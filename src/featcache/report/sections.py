@@ -12,12 +12,12 @@ from featcache.core.tasks import TargetKind
 from featcache.report import charts, findings
 from featcache.report.curves import mean
 from featcache.report.material import FLOOR, Material, label_suspects
+from featcache.report.rendering import Values
 from featcache.scoring import confusion
 from featcache.scoring.leaderboard import Leaderboard, Result, number, setting
 
 N_MISTAKES, N_SUSPECTS, N_CONFUSED = 24, 50, 12
 MAX_TARGETS = 12  # that have charts
-Values = dict[str, Any]
 
 
 def head(material: Material) -> Values:

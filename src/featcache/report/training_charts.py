@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from featcache.report.charts import Figure, listed, plain
+from featcache.report.rendering import Values
 
-Values = dict[str, Any]
 MOST_TICKS = 12
 COLOURS = tuple(f"var(--{name})" for name in ("accent", "second", "good", "muted", "wrong"))
 

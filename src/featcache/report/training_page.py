@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from featcache.core import atomic
 from featcache.report import rendering, training_charts
 from featcache.report.charts import Figure
 from featcache.report.provenance import shown
+from featcache.report.rendering import Values
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard import number
 
-Values = dict[str, Any]
 ACCURACY = "accuracy"
 
 

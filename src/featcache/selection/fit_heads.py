@@ -186,7 +186,7 @@ def _opened(features: Any, task: str | None, groups: Sequence[Any] | None) -> Da
 
 def _compare(
     dataset: Dataset,
-    parts: folds.Parts,
+    parts: folds.SplitMasks,
     comparison: Comparison,
     request: dict[str, Any],
     left_out: dict[str, str],

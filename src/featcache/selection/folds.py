@@ -21,7 +21,7 @@ from featcache.selection.dataset import LARGEST, Dataset, Reader
 
 SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
 
-Parts = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
+SplitMasks = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FoldedData:
 
 
 def prepare(
-    dataset: Dataset, parts: Parts, cv: int, repeats: int, seed: int, scratch: Path
+    dataset: Dataset, parts: SplitMasks, cv: int, repeats: int, seed: int, scratch: Path
 ) -> FoldedData:
     """Part the rows, then read every matrix once into a file in `scratch`.
 
@@ -72,7 +72,7 @@ def prepare(
     return FoldedData(views, about.y, folds, train, test, units)
 
 
-def warnings_of(dataset: Dataset, parts: Parts) -> tuple[str, ...]:
+def warnings_of(dataset: Dataset, parts: SplitMasks) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
     about, found = dataset.annotations, []
     if TASKS[about.task].kind is TargetKind.CLASS:

@@ -12,14 +12,16 @@ from featcache.scoring import metrics, statistics
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, job_of
 from featcache.selection.folds import FoldedData
-from featcache.selection.parallel import Call, Run
+from featcache.selection.parallel import Call, RunCalls
 from featcache.selection.ranking import LEVEL, Judged, sizes
 
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # of the rows of an outer fold to learn from
 HALF = SHARES.index(0.5)
 
 
-def curve(data: FoldedData, comparison: Comparison, selected: Judged, run: Run) -> dict[str, Any]:
+def curve(
+    data: FoldedData, comparison: Comparison, selected: Judged, run: RunCalls
+) -> dict[str, Any]:
     """Return scores of the selected head for parts of the training rows, on the outer folds.
 
     Each part holds the smaller ones. The settings are those that the folds chose with all rows.

@@ -19,7 +19,7 @@ from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, Fitted, job_of, uses_moments
 from featcache.selection.fold_work import KnownMoments
 from featcache.selection.folds import FoldedData
-from featcache.selection.parallel import Call, Run
+from featcache.selection.parallel import Call, RunCalls
 from featcache.selection.search import choose_settings
 
 
@@ -36,7 +36,7 @@ def n_calls(data: FoldedData, comparison: Comparison) -> int:
 
 
 def search_and_fit(
-    data: FoldedData, comparison: Comparison, folder: Path, run: Run, advance: Advance
+    data: FoldedData, comparison: Comparison, folder: Path, run: RunCalls, advance: Advance
 ) -> list[Fitted]:
     """Choose settings, predict every outer fold, and fit and save the heads that ship."""
     found = [
@@ -51,7 +51,7 @@ def search_and_fit(
 
 
 def _fold_moments(
-    data: FoldedData, comparison: Comparison, run: Run
+    data: FoldedData, comparison: Comparison, run: RunCalls
 ) -> dict[tuple[int, int], KnownMoments]:
     """Return the moments of each fold for each (set of features, repeat), where they are of use."""
     known: dict[tuple[int, int], KnownMoments] = {}
@@ -81,7 +81,7 @@ def _predict_and_fit(
     found: list[Fitted],
     known: dict[tuple[int, int], KnownMoments],
     folder: Path,
-    run: Run,
+    run: RunCalls,
     advance: Advance,
 ) -> None:
     """Predict every outer fold with its own setting, and fit what ships to all training rows."""

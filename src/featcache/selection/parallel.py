@@ -27,11 +27,11 @@ class Call:
     arguments: tuple[Any, ...]
 
 
-Run = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
+RunCalls = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
 
 
 @contextmanager
-def processes(jobs: int, backend: str = "loky") -> Iterator[Run]:
+def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
     """Yield a function that runs calls and yields (key, result) as they finish.
 
     Parameters
@@ -107,5 +107,5 @@ def _cluster(backend: str, jobs: int) -> Iterator[None]:
 
 def _missing(backend: str, extra: str) -> SpecError:
     return SpecError(
-        f"The backend {backend} is not installed. Run `pip install 'featcache[{extra}]'`."
+        f"The backend {backend} is not installed. RunCalls `pip install 'featcache[{extra}]'`."
     )

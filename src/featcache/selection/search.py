@@ -19,7 +19,7 @@ from featcache.selection import fold_work
 from featcache.selection.comparison import SIMPLE, Comparison, Fitted, job_of
 from featcache.selection.fold_work import KnownMoments
 from featcache.selection.folds import FoldedData
-from featcache.selection.parallel import Call, Run
+from featcache.selection.parallel import Call, RunCalls
 
 FIRST_RUNG = 4  # a quarter of the rows
 KEEP = 3  # a third of the settings
@@ -34,7 +34,7 @@ def choose_settings(
     comparison: Comparison,
     found: list[Fitted],
     known: dict[tuple[int, int], KnownMoments],
-    run: Run,
+    run: RunCalls,
     advance: Advance,
 ) -> None:
     """Set `chosen` and `fold_chosen` of every head that has several settings."""
