@@ -73,6 +73,7 @@ def test_a_miss_says_why(photos, tiny_backbone, cli):
     )
 
 
+@pytest.mark.slow
 def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_path):
     done = cli("extract", photos, "--weights", tiny_backbone, "--json")
     extracted = parse_single_json(done.stdout)
@@ -118,6 +119,7 @@ def test_predict_prints_a_table_and_writes_csv(home, photos, cli):
     assert (home / "out.csv").read_text(encoding="utf-8").startswith("path,class,score,error\n")
 
 
+@pytest.mark.slow
 def test_finetune_says_what_came_of_it(home, cli):
     done = cli("finetune", "m.keras", "--unfreeze", "2", "--epochs", "1", "--out", "t.keras")
     assert done.returncode == 0, done.stderr

@@ -80,6 +80,7 @@ def test_blocks_end_where_branches_join(branched):
     assert block["conv_3"] == block["conv_4"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "n_blocks"), [("mobilenet-v2", 11), ("vgg16", 5), ("efficientnet-lite0", 10)]
 )

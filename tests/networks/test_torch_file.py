@@ -87,6 +87,7 @@ class Evil:
         return print, ("this must not run",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache import store
 from featcache.core import progress
-from featcache.core.checks import bad, check_choice
+from featcache.core.checks import bad
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.options import taken, with_options
 from featcache.core.running import DEFAULT_CACHE, EVERY, Running
@@ -43,6 +43,7 @@ OPTIONS = {
     if name not in ("cache_dir", "views", "augment", "root", "target", "limit")
     and name not in ("overwrite", "on_error", "wait")
 }
+OPTIONS["pooling"] = replace(OPTIONS["pooling"], allowed=POOLINGS)
 OPTIONS["show_progress"] = replace(OPTIONS["show_progress"], default=False)
 FOLDER = "embedder"  # below the cache folder
 MAX_ATTEMPTS = 100
@@ -189,7 +190,6 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             For what can be told without the weights.
         """
         values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
-        check_choice("pooling", self.pooling, POOLINGS)
         for name in ("backbone", "layer"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
