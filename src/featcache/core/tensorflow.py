@@ -27,6 +27,9 @@ _NO_GPU = re.compile(rb"failed call to cuInit")
 def import_tensorflow() -> Any:
     """Return the tensorflow module, imported on the first call (about 3 s)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow's own choice on newer CPUs. Without it sums depend on the number of threads, and so
+    # dense heads on the number of processes they are fitted in
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _without_chatter():
         import tensorflow as tf
 
