@@ -24,6 +24,8 @@ from PIL import Image
 from featcache.networks.engines import Compiled
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# as `import_tensorflow` does, for tests that import Keras themselves: every process adds up alike
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 REPOSITORY = Path(__file__).parent.parent
 
 CLASSES = ("apple", "pear", "quince")
