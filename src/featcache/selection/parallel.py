@@ -107,5 +107,5 @@ def _cluster(backend: str, jobs: int) -> Iterator[None]:
 
 def _missing(backend: str, extra: str) -> SpecError:
     return SpecError(
-        f"The backend {backend} is not installed. RunCalls `pip install 'featcache[{extra}]'`."
+        f"The backend {backend} is not installed. Run `pip install 'featcache[{extra}]'`."
     )
