@@ -52,7 +52,9 @@ def test_dask_gives_the_same_numbers(tmp_path):
 def test_a_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
     for module in ("distributed", "ray", "ray.util.joblib"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SpecError, match=rf"is not installed. Run `pip install 'featcache\[{backend}\]'"):
+    with pytest.raises(
+        SpecError, match=rf"is not installed. Run `pip install 'featcache\[{backend}\]'"
+    ):
         fit(tmp_path / "h", backend=backend)
     assert not list(tmp_path.glob("h*"))
 
