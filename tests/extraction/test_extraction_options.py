@@ -277,3 +277,20 @@ def test_a_keras_model_from_python_is_a_backbone(photos, tiny_backbone, tmp_path
 def test_an_option_that_is_misspelt(photos):
     with pytest.raises(SpecError, match=r"extract knows no option 'poolin'.*mean pooling\?"):
         fc.extract(photos, poolin="max")
+
+
+@pytest.mark.parametrize("name", ["backbone", "layer"])
+@pytest.mark.parametrize("value", [5, {"relu_1"}, ["relu_1", "relu_2"], iter(["relu_1"])])
+def test_one_file_is_of_one_name(photos, name, value):
+    with pytest.raises(SpecError, match=f"{name} must be one name; got .*use extract_all"):
+        fc.extract(photos, **{name: value})
+
+
+def test_stopping_keeps_the_rows_of_every_file(photos, extract, tiny_backbone, tmp_path):
+    (photos / "pear" / "pear ü3.jpg").write_bytes(b"")
+    options = {"weights": str(tiny_backbone), "cache_dir": tmp_path / "cache", "batch_size": 4}
+    options |= {"layer": ["relu_1", "relu_2"], "show_progress": False}
+    with pytest.raises(SourceError, match="pear ü3"):
+        extraction.run_all(photos, on_error="stop", **options)
+    first, second = extraction.run_all(photos, **options)
+    assert first.n_computed == second.n_computed < 20

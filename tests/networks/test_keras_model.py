@@ -248,3 +248,12 @@ def test_a_network_of_keras_applications_is_one():
     first, second = backbones.resolve(model).spec, backbones.resolve(twin).spec
     assert first == second
     assert first.backbone == "mobilenetv2_0.35_32"
+
+
+@pytest.mark.parametrize("module", ["__main__", "a_module_of_mine"])
+def test_a_layer_of_a_script_is_as_foreign_as_one_of_a_module(module):
+    keras = import_keras()
+    own = type("Mine", (keras.layers.Layer,), {"call": lambda self, x: x, "__module__": module})
+    model = keras.Sequential([keras.Input((16, 16, 3)), own(), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(BackboneError, match="has code of its own in it, Mine"):
+        backbones.resolve(model)

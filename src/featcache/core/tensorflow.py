@@ -29,13 +29,22 @@ def import_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow's own choice on newer CPUs. Without it sums depend on the number of threads, and so
     # dense heads on the number of processes they are fitted in
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _without_chatter():
         import tensorflow as tf
 
+        # where somebody imported it before, other processes are to add up as this one does
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", str(int(_has_onednn())))
         tf.config.list_physical_devices("GPU")  # asks CUDA now, while its complaint is caught
     tf.get_logger().setLevel("ERROR")
     return tf
+
+
+def _has_onednn() -> bool:
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 @functools.cache

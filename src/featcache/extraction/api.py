@@ -102,7 +102,8 @@ def extract_all(
     """
     for name in sorted({"backbone", "layer"} & set(options)):
         raise SpecError(f"extract_all takes {name}s, a list of names, instead of {name}.")
-    options = taken(EVERY, options, "extract_all")
+    known = {name: one for name, one in EVERY.items() if name != "layer"}
+    options = taken(known, options, "extract_all")
     done = run_all(source, backbones, **{**options, "layer": layers})
     return [one.features for one in done]
 
@@ -113,7 +114,8 @@ def run(
 ) -> Extraction:
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
     for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        is_model = name == "backbone" and hasattr(value, "get_weights")
+        if value is not None and not isinstance(value, str) and not is_model:
             raise SpecError(f"{name} must be one name; got {value!r}. For several use extract_all.")
     (done,) = run_all(source, backbone, **options)
     return done

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from featcache.core.checks import check_choice
+from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
 from featcache.core.running import RUNNING, Running
-from featcache.core.spec import AUGMENTATIONS, NUMBERS
+from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, NUMBERS
 from featcache.data import decoding
 from featcache.extraction.shards import Machine
 from featcache.networks import engines
@@ -40,6 +40,7 @@ def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], Running]:
 
 def augmentations(augment: Names, views: int) -> tuple[str, ...]:
     """Return augmentations in the order in which they are listed in `AUGMENTATIONS`."""
+    views = whole_number("views", views, 1, MAX_VIEWS)
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
     names = augment.split(",") if isinstance(augment, str) else list(augment)

@@ -100,6 +100,12 @@ def make(
     )
 
 
+def _stop_if_asked(outputs: Sequence[OutputFile], how: Making) -> None:
+    if how.stop:
+        for output in outputs:
+            stop_at_failure(output.named_failures())
+
+
 def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: Making) -> None:
     """Compute what is missing, (n, views) bool for each output, into its parts.
 
@@ -122,10 +128,10 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
             output.failed.update(part.failures)
             output.ran = part.ran or output.ran
             how.costs.add(part)
-            if part.n_images:
+            if part.n_images:  # every file has its rows of this batch
                 advance(part.n_images, how.costs.bound_by)
-            if how.stop:
-                stop_at_failure(output.named_failures())
+                _stop_if_asked(outputs, how)
+    _stop_if_asked(outputs, how)
     how.costs.seconds += time.monotonic() - started
     for output in outputs:
         output.fail_copies()

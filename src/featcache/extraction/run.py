@@ -31,7 +31,7 @@ class PartRows:
     """Rows for one feature file, of one batch of images, or only what failed in between."""
 
     file: int  # number of the feature file that wants them
-    n_images: int  # images that are done with these rows; of a batch the first file's rows say so
+    n_images: int  # images that are done with these rows; of a batch the last file's rows say so
     rows: np.ndarray  # (b,) int64: the images that were read, by row of the whole run's listing
     keys: np.ndarray  # (m, 16) uint8: of each image and view that the file lacked
     features: np.ndarray  # (m, …) in the dtype that is stored
@@ -70,12 +70,13 @@ def run(shard: Shard, networks: Networks | None = None) -> Iterator[PartRows]:
         if not len(rows):
             yield from _only_failures(shard, failures, watch)
             continue
-        n_images = len(rows)
+        n_left = sum(len(one.files) for one in shard.passes)
         for one, network, arrays in zip(shard.passes, opened, outputs, strict=True):
             for place, array in enumerate(arrays):
                 part = _part(shard, one, place, rows, array, failures)
+                n_left -= 1
+                n_images = 0 if n_left else len(rows)
                 yield replace(part, n_images=n_images, ran=network.ran, spent_s=watch.taken())
-                n_images = 0
 
 
 def _computed(

@@ -123,7 +123,8 @@ def _check_is_of_keras(what: str, part: Any) -> None:
     """Raise BackboneError for code of others: a description has its name, not what it does."""
     for one in _dicts(part):
         kind, module = str(one.get("class_name")), one.get("module")
-        is_foreign = isinstance(module, str) and module.split(".")[0] != "keras"
+        # of a class that a script or a notebook defines itself Keras says no module
+        is_foreign = {"class_name", "module"} <= set(one) and str(module).split(".")[0] != "keras"
         if is_foreign or kind in _FUNCTIONS:
             raise BackboneError(
                 f"{what} has code of its own in it, {_FUNCTIONS.get(kind, kind)}, and nothing "
