@@ -84,8 +84,9 @@ def heads(page: Any) -> list[str]:
     return page.locator("#heads tbody tr:not([hidden]) th").all_inner_texts()
 
 
-def test_a_picture_is_shown_for_a_point_of_the_map(opened):
+def test_the_map_by_mouse_by_keyboard_and_its_filters(opened):
     page = opened()
+    # a picture is shown for a point
     point = page.locator("#points .scatterlayer .point").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -95,10 +96,7 @@ def test_a_picture_is_shown_for_a_point_of_the_map(opened):
     assert alt == page.locator("#card .name").inner_text()
     assert alt.endswith(".png")
     assert page.locator("#card img").evaluate("image => image.complete && image.naturalWidth > 20")
-
-
-def test_the_map_by_keyboard_and_its_filters(opened):
-    page = opened()
+    page.mouse.move(0, 0)
     page.locator("#points").focus()
     seen = set()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
@@ -149,7 +147,7 @@ def test_tables_sort_by_keyboard_and_filter(opened):
     assert page.locator("#filtered").inner_text() == "1 of 3 heads"
 
 
-def test_hostile_names_stay_text(opened):
+def test_hostile_names_stay_text_and_a_cell_shows_its_images(opened):
     page = opened()
     assert page.locator("#only option").all_inner_texts()[1:] == sorted([HOSTILE, BOLD, "plain"])
     labels = page.locator("#confusion .ytick text").all_text_contents()
@@ -169,11 +167,7 @@ def test_hostile_names_stay_text(opened):
     hover = page.locator("#confusion .hoverlayer .hovertext").text_content()
     assert hover.startswith("<b>bold</b> & ")
     assert page.evaluate("document.querySelectorAll('script').length") == 4
-
-
-def test_a_cell_of_the_confusion_matrix_shows_its_images(opened):
-    page = opened()
-    page.locator("#confusion").scroll_into_view_if_needed()
+    # a cell of the confusion matrix shows its images
     box = page.locator("#confusion .nsewdrag").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 6)
     page.wait_for_selector("#cell-pictures img")
@@ -207,19 +201,18 @@ def test_dark_mode_and_paper(opened):
     assert not page.locator("nav").is_visible()
 
 
-@pytest.mark.parametrize("width", [375, 768])
-def test_nothing_is_wider_than_the_screen(opened, width):
-    page = opened(viewport={"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    wider = page.evaluate("""() => [...document.querySelectorAll('main *')]
-        .filter((e) => !e.closest('.scroll, svg, .hidden, [hidden]'))
-        .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
-        .map((e) => e.outerHTML.slice(0, 80))""")
-    assert wider == []
-
-
-def test_pictures_have_text_and_the_suspects_can_be_saved(opened, tmp_path):
-    page = opened()
+def test_nothing_is_wider_than_a_small_screen_pictures_have_text_and_suspects_are_saved(
+    opened, tmp_path
+):
+    page = opened(viewport={"width": 375, "height": 800})
+    for width in (375, 768):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("width => document.documentElement.scrollWidth === width", arg=width)
+        wider = page.evaluate("""() => [...document.querySelectorAll('main *')]
+            .filter((e) => !e.closest('.scroll, svg, .hidden, [hidden]'))
+            .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+            .map((e) => e.outerHTML.slice(0, 80))""")
+        assert wider == []
     assert page.locator("img").count() > 5
     assert page.locator("img:not([alt]), img[alt=''], img:not([src])").count() == 0
     with page.expect_download() as download:
