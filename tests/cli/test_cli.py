@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +12,33 @@ import h5py
 import pytest
 from conftest import make_photos, parse_single_json, wrap_runs
 
-from featcache import cli
+from featcache import cli, extraction
 from featcache.cli import options
+from featcache.models import stitching
+from featcache.selection.fit_heads import fit_heads
 
 VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 
 
+@pytest.fixture(scope="module")
+def made_once(tiny_backbone, tmp_path_factory):
+    """A folder with extracted features, fitted heads and a stitched model, for `home` to copy."""
+    folder = tmp_path_factory.mktemp("home")
+    features = extraction.run(
+        make_photos(folder / "my photos"),
+        weights=str(tiny_backbone),
+        cache_dir=folder / "cache",
+        show_progress=False,
+    ).features
+    board = fit_heads(features, ["logreg", "rbf-svm"], cv=3, jobs=1, show_progress=False)
+    stitching.run(board["logreg"], folder / "m.keras", show_progress=False)
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path, photos, tiny_backbone, cli):
+def home(tmp_path, made_once):
     """A folder with extracted features, fitted heads and a stitched model in ./cache."""
-    for arguments in (
-        ("extract", photos, "--weights", tiny_backbone),
-        ("fit-heads", "--cv", "3", "--heads", "logreg,rbf-svm", "--jobs", "1"),
-        ("stitch", "--out", "m.keras", "--head", "logreg"),
-    ):
-        done = cli(*arguments)
-        assert done.returncode == 0, done.stderr
-    return tmp_path
+    return shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
 
 
 def test_info_and_verify(home, photos, cli):
