@@ -71,7 +71,7 @@ def test_several_backbones_in_one_pass(root, tmp_path, two_backbones, monkeypatc
 
 
 def test_scaling(tmp_path):
-    rows = scaling.measured(tmp_path, [6, 9], is_small=True)
+    rows = scaling.measured(tmp_path, [6, 9], is_small=True, n_again=1)
     assert [row["images"] for row in rows] == [6, 9]
     assert all(row["ms_an_image"] > 0 for row in rows)
     assert "beyond the first" in scaling.text_of(rows)
