@@ -227,10 +227,28 @@ def clipart(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def clipart_board(clipart: Any) -> Any:
-    """Every head of the catalogue on the clip art."""
+    """The quick heads on the clip art, beside its features, where `featcache demo` finds them."""
     import featcache as fc
 
-    return fc.fit_heads(clipart, "all", jobs=2, report=False, show_progress=False)
+    return fc.fit_heads(clipart, jobs=1, report=False, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def clipart_slow_board(clipart: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The other heads on the clip art; the search of the SVM alone, the quickest, is done."""
+    import featcache as fc
+    from featcache import heads
+
+    forest = heads.CATALOGUE["random-forest"](min_samples_leaf=5)
+    return fc.fit_heads(
+        clipart,
+        ["rbf-svm", forest, "dense"],
+        dense={"hidden": (), "dropout": 0.8},
+        jobs=1,
+        folder=tmp_path_factory.mktemp("clipart heads") / "slow.heads",
+        report=False,
+        show_progress=False,
+    )
 
 
 @dataclass
