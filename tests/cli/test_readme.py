@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_photos
 
+from featcache.heads import dense_training
+
 pytestmark = pytest.mark.slow
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -53,8 +55,15 @@ def reader_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def one_core(monkeypatch):
+    """Heads are fitted in this process, which has TensorFlow, and the dense one in fewer steps."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what `--jobs -1` counts
+    monkeypatch.setattr(dense_training, "_MIN_STEPS", 1)
+
+
 @pytest.mark.xdist_group("readme")
-def test_verbs_and_recipes(reader_folder, cli, monkeypatch, capsys):
+def test_verbs_and_recipes(reader_folder, cli, monkeypatch, capsys, one_core):
     for _, first, *rest in PYTHON:
         if first == "-m":
             assert rest.pop(0) == "featcache"
@@ -104,6 +113,8 @@ def test_demo(clipart, clipart_board, tmp_path):
     assert (venv / "bin" / "python").exists()
     cache = tmp_path / "cache"
     shutil.copytree(clipart.path.parent.parent, cache)
+    heads = cache / clipart_board.folder.relative_to(clipart.path.parent.parent)
+    fitted = (heads / "leaderboard.json").stat().st_mtime_ns
     if not (venv / "installed").exists():  # where make made the environment it is there
         (venv / "installed").touch()
     done = subprocess.run(
@@ -116,6 +127,8 @@ def test_demo(clipart, clipart_board, tmp_path):
         check=True,
     )
     assert "0 computed, 543 from the cache" in done.stdout
+    assert (heads / "leaderboard.json").stat().st_mtime_ns == fitted
+    assert (heads / "report.html").is_file()
     assert "same class for 543 of 543 images" in done.stdout
     assert "of 12 right." in done.stdout
     assert "cudart" not in done.stderr
