@@ -75,7 +75,10 @@ class Batches(ABC):
     def outputs(self, suffix: Any, rows: np.ndarray) -> np.ndarray:
         """Return what a suffix gives for the clean images of rows, (n, n_outputs) float32."""
         if self._traced is None or self._traced[0] is not suffix:  # else each epoch traces anew
-            traced = import_tensorflow().function(lambda batch: suffix(batch, training=False))
+            tf = import_tensorflow()
+            # else each number of rows traces anew, too
+            signature = [tf.TensorSpec((None, *suffix.input_shape[1:]), tf.float32)]
+            traced = tf.function(lambda batch: suffix(batch, training=False), signature)
             self._traced = suffix, traced
         _, run = self._traced
         found: np.ndarray | None = None

@@ -183,7 +183,8 @@ def outputs_of(
 def _outputs(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Return the model's outputs (n, n_outputs), computed as the runtimes do: on the CPU."""
     tf = import_tensorflow()
-    run = tf.function(lambda batch: model(batch, training=False))
+    signature = [tf.TensorSpec((None, *pixels.shape[1:]), tf.float32)]  # also of a shorter last one
+    run = tf.function(lambda batch: model(batch, training=False), signature)
     with tf.device("/CPU:0"):
         starts = range(0, len(pixels), stitching.BATCH_SIZE)
         return np.concatenate([run(pixels[i : i + stitching.BATCH_SIZE]).numpy() for i in starts])

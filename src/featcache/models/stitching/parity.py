@@ -229,8 +229,11 @@ def _run(
     """Return which samples could be read, and for them the layer's values and the outputs."""
     keras = import_keras()
     probe = keras.Model(model.inputs[0], [model.get_layer(layer).output, model.outputs[0]])
-    # Keras's own predict would compile with XLA, which is slow on CPUs
-    run = import_tensorflow().function(lambda batch: probe(batch, training=False))
+    tf = import_tensorflow()
+    # Keras's own predict would compile with XLA, which is slow on CPUs; with the signature a last
+    # batch of fewer images is not traced again
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
+    run = tf.function(lambda batch: probe(batch, training=False), signature)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     failures: dict[int, str] = {}
     with progress.bar("Parity", len(images), "images", show_progress) as advance:
