@@ -104,6 +104,26 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def lent_models(
+    tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`stitched_models.make_model` into a folder: each kind is made once, and copied."""
+    from stitched_models import make_model
+
+    folder, made = tmp_path_factory.mktemp("models"), {}
+
+    def lend(path: Path, **options: Any) -> Path:
+        kind = repr(sorted(options.items()))
+        if kind not in made:
+            made[kind] = make_model(folder / f"{len(made)}.keras", tiny_backbone, **options)
+        for file in folder.glob(f"{made[kind].stem}.*"):
+            shutil.copy(file, path.with_name(path.stem + file.name.removeprefix(made[kind].stem)))
+        return path
+
+    return lend
+
+
 @pytest.fixture
 def two_backbones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The registry with a made-up family of two quick networks, of 40 and 56 pixels."""

@@ -80,17 +80,18 @@ def test_blocks_end_where_branches_join(branched):
     assert block["conv_3"] == block["conv_4"] == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "n_blocks"), [("mobilenet-v2", 11), ("vgg16", 5), ("efficientnet-lite0", 10)]
-)
-def test_blocks_of_real_networks(name, n_blocks):
-    backbone = backbones.build(name, "random", (64, 64))
+def check_blocks(backbone, n_blocks):
+    """They are numbered from the last layer to the first."""
     block = graph.blocks(backbone)
     layers = graph.trainable_layers(backbone)
     numbers = [block[layer.name] for layer in layers]
     assert numbers == sorted(numbers, reverse=True)
     assert (numbers[-1], numbers[0]) == (1, n_blocks)
+
+
+@pytest.mark.slow
+def test_blocks_of_a_network_of_our_own():
+    check_blocks(backbones.build("efficientnet-lite0", "random", (64, 64)), 10)
 
 
 @pytest.mark.parametrize("unfreeze", [1, 2, 4, "all"])
@@ -117,10 +118,14 @@ def test_what_a_half_learns_the_whole_has_learnt(branched):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet-v2", "resnet50", "efficientnet-b0", "vgg16"])
-def test_real_networks_are_parted_exactly(name):
+@pytest.mark.parametrize(
+    ("name", "n_blocks"),
+    [("mobilenet-v2", 11), ("resnet50", 17), ("efficientnet-b0", 10), ("vgg16", 5)],
+)
+def test_real_networks_are_parted_exactly(name, n_blocks):
     entry = find(name)
     backbone = backbones.build(name, "random", (64, 64))
+    check_blocks(backbone, n_blocks)
     network, features = network_of(backbone, 64, entry.preprocessing)
     names = graph.chosen(backbone, 6)
     at = graph.boundary(backbone, names)

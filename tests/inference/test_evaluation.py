@@ -20,8 +20,14 @@ TARGETS = ("price", "weight")
 
 
 @pytest.fixture
-def model_path(tiny_backbone, tmp_path):
-    return make_model(tmp_path / "m.keras", tiny_backbone)
+def model_path(lent_models, tmp_path):
+    return lent_models(tmp_path / "m.keras")
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    """Intervals are drawn by far fewer resamples than users have; how many is nobody's matter."""
+    monkeypatch.setattr(scoring, "N_RESAMPLES", 100)
 
 
 def run(path, source=None, **options):

@@ -28,23 +28,29 @@ NO_CACHE = {"cache_dir": None}
 
 
 @pytest.fixture
-def model_path(tiny_backbone, tmp_path):
-    return make_model(tmp_path / "m.keras", tiny_backbone)
+def model_path(lent_models, tmp_path):
+    return lent_models(tmp_path / "m.keras")
 
 
 @pytest.fixture
-def labels_path(tiny_backbone, tmp_path):
-    return make_model(tmp_path / "l.keras", tiny_backbone, task="multi-label", names=LABELS)
+def labels_path(lent_models, tmp_path):
+    return lent_models(tmp_path / "l.keras", task="multi-label", names=LABELS)
 
 
 @pytest.fixture
-def targets_path(tiny_backbone, tmp_path):
+def targets_path(lent_models, tmp_path):
     options = {"task": "regression", "output": "values", "names": TARGETS}
-    return make_model(tmp_path / "r.keras", tiny_backbone, **options)
+    return lent_models(tmp_path / "r.keras", **options)
 
 
-def run(path, what, load=NO_CACHE, **options):
-    return fc.load(path, **load).predict(what, show_progress=False, **options)
+LOADED = {}  # models by their digest: most tests have a copy of the same
+
+
+def run(path, what, **options):
+    digest = card.read(path).model_digest
+    if digest not in LOADED:
+        LOADED[digest] = fc.load(path, **NO_CACHE)
+    return LOADED[digest].predict(what, show_progress=False, **options)
 
 
 def files_of(photos):

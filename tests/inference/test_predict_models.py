@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 from conftest import make_image, parse_single_json
-from stitched_models import make_model
 
 import featcache as fc
 from featcache.core.errors import SpecError, StitchError
@@ -24,8 +23,8 @@ NO_CACHE = {"cache_dir": None}
 
 
 @pytest.fixture
-def model_path(tiny_backbone, tmp_path):
-    return make_model(tmp_path / "m.keras", tiny_backbone)
+def model_path(lent_models, tmp_path):
+    return lent_models(tmp_path / "m.keras")
 
 
 def run(path, what, load=NO_CACHE, **options):

@@ -9,6 +9,7 @@ says why not. Both are resized by the same TensorFlow op. No normalisation here;
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -177,12 +178,31 @@ def _decoded_by_tensorflow(
             output_signature=tuple(tf.TensorSpec((), kind) for kind in kinds),
         )
 
+    load = _loader(recipe) if recipe.views != CLEAN else _clean_loader(recipe.spec, recipe.sizes)
+    yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
+
+
+@functools.lru_cache(maxsize=16)
+def _clean_loader(spec: ExtractionSpec, sizes: tuple[tuple[int, int], ...]) -> Any:
+    """Return the function of `_loader` for clean images, which need no more of a recipe.
+
+    It is kept, since to trace it takes longer than to load a hundred small images.
+    """
+    nothing = np.zeros((0, 16), np.uint8)
+    return _loader(Recipe(spec, sizes, CLEAN, digests=nothing, batch_size=1))
+
+
+def _loader(recipe: Recipe) -> Any:
+    """Return a traced function: row, orientation and bytes of a plain file to row and images."""
+    tf = import_tensorflow()
+    kinds = (tf.int64, tf.int32, tf.string)
+
     def load(row: Any, orientation: Any, data: Any) -> Any:
         image = decode(data, recipe.spec)
         image = tf.cond(orientation == 1, lambda: image, lambda: turned(image, orientation))
         return recipe.made(row, image)
 
-    yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
+    return tf.function(load, [tf.TensorSpec((), kind) for kind in kinds], autograph=False)
 
 
 def _read(
