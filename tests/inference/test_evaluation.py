@@ -26,7 +26,7 @@ def model_path(lent_models, tmp_path):
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    """Intervals are drawn by far fewer resamples than users have; how many is nobody's matter."""
+    """Draw intervals from 100 resamples instead of 1,000; no test here hangs on how many."""
     monkeypatch.setattr(scoring, "N_RESAMPLES", 100)
 
 
