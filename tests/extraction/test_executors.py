@@ -21,6 +21,7 @@ from featcache.extraction.run import run
 from featcache.extraction.shards import Machine, networks_of, shards_of
 from featcache.networks import backbones
 
+pytestmark = pytest.mark.xdist_group("executors")  # so that the other process is started once
 N_IMAGES = 22  # of which one is broken
 
 
@@ -29,13 +30,20 @@ def _all_of(run, shard):
 
 
 class OtherProcess:
-    """Shards done by a process that shares nothing with this one."""
+    """Shards done by a process that shares nothing with this one; the tests share it."""
+
+    pool: ProcessPoolExecutor
 
     def map(self, run, shards):
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            for shard in shards:
-                yield from pool.submit(_all_of, run, shard).result()
+        for shard in shards:
+            yield from self.pool.submit(_all_of, run, shard).result()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool():
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as OtherProcess.pool:
+        yield
 
 
 @pytest.fixture(scope="module")

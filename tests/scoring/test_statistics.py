@@ -159,3 +159,9 @@ def test_bootstrap_leaves_out_resamples_without_the_statistic():
     assert high >= 2
     assert all(map(math.isnan, statistics.bootstrap(lambda rows: math.nan, 8, 0)))
     assert all(map(math.isnan, statistics.bootstrap(lambda rows: 1 / len(rows), 0, 0)))
+
+
+def test_units_are_drawn_with_all_of_their_rows():
+    draw = statistics.drawing(np.array([2, 0, 2, 1]))
+    assert draw(np.array([2, 1, 2])).tolist() == [0, 2, 3, 0, 2]
+    assert statistics.drawing(np.array([1, 0, 2]))(np.array([2, 2, 1])).tolist() == [2, 2, 0]

@@ -34,7 +34,7 @@ def test_dask_gives_the_same_numbers(tmp_path):
     pytest.importorskip("distributed")
     from distributed import Client, LocalCluster
 
-    here = fit(tmp_path / "loky", jobs=2)
+    here = fit(tmp_path / "here", jobs=1)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),

@@ -126,14 +126,13 @@ def test_calibrated_probabilities_of_a_fold_do_not_depend_on_its_labels(fold, tm
     wrong = data.y.copy()
     wrong[data.folds[0] == fold] = (wrong[data.folds[0] == fold] + 1) % 3
     here = data.folds[0] == fold
+    fitted, fitted_wrong = (
+        compared(one_data, names, tmp_path, calibrates=True)
+        for one_data in (data, replace(data, y=wrong))
+    )
     for kind in ("temperature", "platt", "isotonic"):
-        first, second = (
-            [
-                ranking._calibrated(one_data, one, 0, kind)
-                for one in compared(one_data, names, tmp_path, calibrates=True)
-            ]
-            for one_data in (data, replace(data, y=wrong))
-        )
+        first = [ranking._calibrated(data, one, 0, kind) for one in fitted]
+        second = [ranking._calibrated(replace(data, y=wrong), one, 0, kind) for one in fitted_wrong]
         for one, other in zip(first, second, strict=True):
             np.testing.assert_allclose(one[here], other[here], atol=1e-5)
             assert not np.allclose(one[~here], other[~here], atol=1e-3)

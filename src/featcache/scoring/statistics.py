@@ -149,3 +149,24 @@ def bootstrap(
         return math.nan, math.nan
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def drawing(units: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from drawn units to all of their rows.
+
+    Parameters
+    ----------
+    units : (n,) int, 0 and up without a gap; rows of the same number are drawn together.
+    """
+    order = np.argsort(units, kind="stable")
+    sizes = np.bincount(units)
+    starts = np.cumsum(sizes) - sizes
+    if sizes.max() == 1:
+        return lambda drawn: order[drawn]
+
+    def rows(drawn: np.ndarray) -> np.ndarray:
+        lengths = sizes[drawn]
+        shift = np.repeat(starts[drawn] - (np.cumsum(lengths) - lengths), lengths)
+        return np.asarray(order[shift + np.arange(len(shift))])
+
+    return rows

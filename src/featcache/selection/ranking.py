@@ -180,7 +180,7 @@ def _compared(data: FoldedData, comparison: Comparison, judged: list[Judged]) ->
         if comparison.metric == "accuracy":
             ours, theirs = (_right(data, each) for each in (best, one))
             # copies and images of one group count once, for the head that is right more often
-            ahead = np.array([ours[rows].sum() - theirs[rows].sum() for rows in units])
+            ahead = np.bincount(units, ours.astype(np.int64) - theirs)
             mcnemars[-1] = statistics.mcnemar(ahead > 0, ahead < 0)
     t_tests, mcnemars = statistics.holm(t_tests), statistics.holm(mcnemars)
     compared = [best]
@@ -196,11 +196,9 @@ def _compared(data: FoldedData, comparison: Comparison, judged: list[Judged]) ->
     return compared
 
 
-def _units(data: FoldedData, rows: np.ndarray) -> list[np.ndarray]:
-    """Return the places in `rows` of each unit: of copies of one image, or of one group."""
-    _, unit_of = np.unique(data.units[rows], return_inverse=True)
-    order = np.argsort(unit_of, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(unit_of[order])) + 1)
+def _units(data: FoldedData, rows: np.ndarray) -> np.ndarray:
+    """Return the number of each row's unit: of copies of one image, or of one group."""
+    return np.asarray(np.unique(data.units[rows], return_inverse=True)[1])
 
 
 def _right(data: FoldedData, one: Judged) -> np.ndarray:
@@ -232,14 +230,15 @@ def score_held_out(
 
     # copies and images of one group say one thing: they are drawn together
     units = _units(data, data.test)
+    draw = statistics.drawing(units)
 
     def resampled(drawn: np.ndarray) -> float:
-        rows = np.concatenate([units[unit] for unit in drawn])
+        rows = draw(drawn)
         return metrics.score_one(
             comparison.metric, comparison.task, y[rows], through[rows], result.output
         )
 
-    low, high = statistics.bootstrap(resampled, len(units), comparison.seed)
+    low, high = statistics.bootstrap(resampled, int(units.max()) + 1, comparison.seed)
     result = replace(result, test=scores, test_low=low, test_high=high)
     return replace(selected, result=result), through
 

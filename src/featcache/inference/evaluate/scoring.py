@@ -41,7 +41,7 @@ def scores(
     found = metrics.score(task, y, outputs, output)
     if TASKS[task].has_mistakes and ACCURACY not in found:
         found = {ACCURACY: float(np.mean(is_right(task, y, outputs, output)))} | found
-    draw = _drawing(units)
+    draw = statistics.drawing(units)
     intervals = {}
     for name, value in found.items():
         most = MOST_OUTPUTS.get(name, MOST_OUTPUTS_OF_OTHERS)
@@ -91,19 +91,3 @@ def _statistic(
         return metrics.score_one(name, task, y[rows], outputs[rows], output)
 
     return statistic
-
-
-def _drawing(units: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from drawn units to their rows."""
-    order = np.argsort(units, kind="stable")
-    sizes = np.bincount(units)
-    starts = np.cumsum(sizes) - sizes
-    if sizes.max() == 1:
-        return lambda drawn: order[drawn]
-
-    def rows(drawn: np.ndarray) -> np.ndarray:
-        lengths = sizes[drawn]
-        shift = np.repeat(starts[drawn] - (np.cumsum(lengths) - lengths), lengths)
-        return np.asarray(order[shift + np.arange(len(shift))])
-
-    return rows
