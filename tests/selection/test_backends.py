@@ -60,24 +60,36 @@ def test_a_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
 
 
 MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 import numpy as np
 import featcache as fc
-from featcache import selection, store  # what is imported is no part of what the rows take
+from featcache import store
 
+def fit(features):
+    heads = ["centroid", "ridge", "lda"]
+    return fc.fit_heads(features, heads, cv=3, jobs=1, report=False, show_progress=False)
+
+def peak(of="VmHWM"):
+    found = [line for line in Path("/proc/self/status").read_text().splitlines() if of in line]
+    return 1024 * int(found[0].split()[1])
+
+rng = np.random.default_rng(0)
+fit((rng.standard_normal((60, 256)), np.arange(60) % 2))  # imports all that it needs
 features = store.Features(sys.argv[1])
 features.metadata
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-board = fc.fit_heads(
-    features, ["centroid", "ridge", "lda"], cv=3, jobs=1, report=False, show_progress=False
-)
-assert board.best.result.mean > 0.2, board
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+# the peak until now, which is at first that of the process that started this one
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+assert fit(features).best.result.mean > 0.2
+print(peak() - before)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what its peak is")
 def test_features_are_never_copied_whole(tmp_path, monkeypatch):
-    """Of 100,000 rows; the mapped features themselves count here as well."""
+    """Of 100,000 rows. The mapped features count once, and half as much is for what is computed from
+    them a block at a time; the copy of two folds out of three would be 0.67 more."""
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     from heads_memory import make
 
@@ -86,4 +98,4 @@ def test_features_are_never_copied_whole(tmp_path, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 1.3 * n_rows * n_features * 4
+    assert int(done.stdout) < 2.1 * n_rows * n_features * 4
