@@ -86,10 +86,12 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what its peak is")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux says what the peak was"
+)
 def test_features_are_never_copied_whole(tmp_path, monkeypatch):
-    """Of 100,000 rows. The mapped features count once, and half as much is for what is computed from
-    them a block at a time; the copy of two folds out of three would be 0.67 more."""
+    """The mapped features count once, and half as much is for what is computed of them a block at
+    a time; a copy of two folds out of three would be 0.67 more."""
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     from heads_memory import make
 
