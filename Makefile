@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 FILES := $(shell find src tests pipelines benchmarks docs README.md CHANGELOG.md -type f \
 	-not -name '*.pyc' -not -name '.*')
 
-.PHONY: demo test retest quick lint format bench picture clean
+.PHONY: demo test retest quick slow-tests lint format bench picture clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m featcache demo $(ARGS)
@@ -28,6 +28,10 @@ retest:
 
 quick: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow" --durations 10
+
+# tests/slow.txt, what `make quick` leaves out, from how long the last `make test` took
+slow-tests:
+	$(BIN)/python tests/quick.py $(VENV)/tests.xml
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -64,5 +68,5 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/tests-passed: $(VENV)/installed-dev Makefile $(FILES)
-	$(PYTEST)
+	$(PYTEST) --durations 15 --junitxml $(VENV)/tests.xml
 	@touch $@

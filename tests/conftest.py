@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs = set(getattr(item, "fixturenames", ()))
         if {"clipart", "clipart_board"} & needs:
             item.add_marker(pytest.mark.xdist_group("clipart"))
-        if {"clipart", "clipart_board", "browser"} & needs:
+        if {"clipart", "clipart_board", "browser"} & needs or quick.name_of(item) in quick.named():
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,18 +1,23 @@
 """What is not marked slow, and so is of `make quick`, builds no full-size network and trains none.
 
 A test that does fails and says that it wants `@pytest.mark.slow`. What uses the clip art's
-features or a browser is marked by `conftest`.
+features or a browser is marked by `conftest`, and so is what takes long for another reason: it is
+named in slow.txt, which `make slow-tests` writes anew from how long the last `make test` took.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 FULL_SIZE = 1_000_000  # parameters; the tiny networks of the tests have some thousands
+LONG_S = 0.7  # seconds with its fixtures, of a test or of its slowest case
+LIST = Path(__file__).with_name("slow.txt")
 
 running: pytest.Item | None = None  # the test whose fixtures or body run
 _is_watching = False
@@ -50,3 +55,30 @@ def watch() -> None:
 
     Functional.__init__ = watched_make
     Model.fit = watched_fit
+
+
+def name_of(item: pytest.Item) -> str:
+    """Return the name of a test function as slow.txt has it: that of its module and its own."""
+    return f"{item.module.__name__}.{item.originalname}"  # type: ignore[attr-defined]
+
+
+@functools.cache
+def named() -> frozenset[str]:
+    """Return the names in slow.txt."""
+    return frozenset(LIST.read_text(encoding="utf-8").split())
+
+
+def write_list(results: Path) -> None:
+    """Write slow.txt from the JUnit file of a run of all tests."""
+    long = set()
+    for case in ElementTree.parse(results).iter("testcase"):
+        if float(case.attrib["time"]) > LONG_S:
+            module = next(
+                part for part in case.attrib["classname"].split(".") if part.startswith("test_")
+            )
+            long.add(f"{module}.{case.attrib['name'].partition('[')[0].partition('@')[0]}")
+    LIST.write_text("".join(f"{name}\n" for name in sorted(long)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_list(Path(sys.argv[1]))
