@@ -102,7 +102,7 @@ def stitched(tmp_path_factory):
         made[label] = head, rows[task], before, folder / f"{label}.keras"
     (folder / "names.json").write_text(json.dumps(list(made)))
     subprocess.run(
-        [sys.executable, "-P", "-c", PLAIN_KERAS, folder],
+        [sys.executable, "-c", PLAIN_KERAS, folder],
         check=True,
         capture_output=True,
         cwd=folder,
