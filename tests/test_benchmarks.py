@@ -15,6 +15,7 @@ from PIL import Image
 from featcache.networks.engines import openvino
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import coverage as of_intervals
 import extract as bench
 import finetune
 import page
@@ -113,3 +114,19 @@ def test_fine_tuning_both_ways(two_backbones):
     assert found["loss_difference"] < 1e-3
     assert found["prediction_difference"] < 1e-3
     json.dumps(found)
+
+
+@pytest.mark.parametrize("kind", [of_intervals.ALONE, of_intervals.COPIES, of_intervals.GROUPS])
+def test_coverage_of_intervals(kind):
+    cell = of_intervals.Cell(0.9, 80, 2, kind, 4)
+    accuracy, loss = of_intervals.coverage(cell, ("accuracy", "log-loss"))
+    assert accuracy["truth"] == pytest.approx(0.9, abs=0.05)
+    assert accuracy["by folds"] in {0, 0.25, 0.5, 0.75, 1}
+    assert 0 < accuracy["width held out"] < accuracy["width by folds"] * 1.2 < 2.4
+    assert loss["truth"] > 0
+    assert 0 <= of_intervals.told_apart(cell) <= 1
+    assert of_intervals.at_chance(cell) > 0
+
+
+def test_a_class_of_fewer_units_than_folds_has_no_coverage():
+    assert of_intervals.coverage(of_intervals.Cell(0.9, 60, 5, of_intervals.GROUPS, 2)) == []

@@ -24,12 +24,6 @@ def model_path(lent_models, tmp_path):
     return lent_models(tmp_path / "m.keras")
 
 
-@pytest.fixture(autouse=True)
-def fewer_resamples(monkeypatch):
-    """Draw intervals from 100 resamples instead of 1,000; no test here hangs on how many."""
-    monkeypatch.setattr(scoring, "N_RESAMPLES", 100)
-
-
 def run(path, source=None, **options):
     return fc.evaluate(path, source, **({"show_progress": False, "cache_dir": None} | options))
 
@@ -281,12 +275,12 @@ def test_copies_are_drawn_together():
     y = rng.integers(0, 3, 60)
     outputs = rng.random((60, 3)) + np.eye(3)[y] * 0.4
     arguments = ("classification", y, outputs, "scores")
-    _, alone = scoring.scores(*arguments, np.arange(60), 0)
+    _, alone = scoring.scores(*arguments, np.arange(60))
     twice = [np.concatenate([each, each]) for each in (y, outputs)]
     again = ("classification", *twice, "scores")
-    _, copies = scoring.scores(*again, np.tile(np.arange(60), 2), 0)
+    _, copies = scoring.scores(*again, np.tile(np.arange(60), 2))
     assert copies["accuracy"] == alone["accuracy"]
-    _, apart = scoring.scores(*again, np.arange(120), 0)
+    _, apart = scoring.scores(*again, np.arange(120))
     assert np.ptp(apart["accuracy"]) < np.ptp(alone["accuracy"])
 
 
@@ -295,10 +289,8 @@ def test_a_large_evaluation_leaves_out_what_takes_minutes(monkeypatch):
     y, outputs = rng.integers(0, 2, 100), rng.random((100, 2))
 
     def intervals():
-        return set(scoring.scores("classification", y, outputs, "scores", np.arange(100), 0)[1])
+        return set(scoring.scores("classification", y, outputs, "scores", np.arange(100))[1])
 
     assert intervals() == {"accuracy", "balanced-accuracy", "macro-f1", "roc-auc"}
-    monkeypatch.setitem(scoring.MOST_OUTPUTS, "roc-auc", 199)
-    assert intervals() == {"accuracy", "balanced-accuracy", "macro-f1"}
-    monkeypatch.setattr(scoring, "MOST_OUTPUTS_OF_OTHERS", 199)
+    monkeypatch.setattr(scoring, "MOST_OUTPUTS", 199)
     assert intervals() == {"accuracy"}

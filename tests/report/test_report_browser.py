@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,8 +140,8 @@ def test_tables_sort_by_keyboard_and_filter(opened):
     assert heads(page) == ["dummy", "linear-svm", "logreg"]
     assert header.get_attribute("aria-sort") == "none"
     # what is unknown comes last, whichever way
-    page.locator("#heads button", has_text="p, t-test").click()
-    page.locator("#heads button", has_text="p, t-test").click()
+    page.locator("#heads button", has_text=re.compile("^p$")).click()
+    page.locator("#heads button", has_text=re.compile("^p$")).click()
     assert heads(page) == ["dummy", "linear-svm", "logreg"]
     page.locator("#filter").fill("SVM")
     assert heads(page) == ["linear-svm"]

@@ -328,7 +328,7 @@ def test_missing_and_damaged_boards(features):
 @pytest.mark.parametrize(
     "change",
     [
-        *({"mean": "abc"}, {"scores": {}}, {"test": {}}, {"fit_s": []}, {"p_t_test": "x"}),
+        *({"mean": "abc"}, {"scores": {}}, {"test": {}}, {"fit_s": []}, {"p_value": "x"}),
         *({"features": 7}, {"scores": {"accuracy": ["x"]}}, {"is_level": None}),
     ],
 )

@@ -15,7 +15,7 @@ from featcache.report import rendering, training_charts
 from featcache.report.charts import Figure
 from featcache.report.provenance import shown
 from featcache.report.rendering import Values
-from featcache.scoring import metrics
+from featcache.scoring import intervals, metrics
 from featcache.scoring.leaderboard import number
 
 ACCURACY = "accuracy"
@@ -128,16 +128,10 @@ def _change(value: float) -> str:
 
 
 def _interval(name: str, value: float, n: int) -> str:
-    """Return the 95 % interval of an accuracy over n images (Wilson 1927) as text, or "".
-
-    Unlike a bootstrap's it has a width where all images are right.
-    """
+    """Return the 95 % interval of an accuracy over n images as text, or ""."""
     if name != ACCURACY:
         return ""
-    from scipy import stats
-
-    found = stats.binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
-    return f"{number(found.low)} to {number(found.high)}"
+    return " to ".join(map(number, intervals.wilson(value, n)))
 
 
 def _stage(about: Values, place: int) -> Values:

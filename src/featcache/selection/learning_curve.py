@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from featcache.core.tasks import TASKS
-from featcache.scoring import metrics, statistics
+from featcache.scoring import differences, metrics
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, job_of
 from featcache.selection.folds import FoldedData
 from featcache.selection.parallel import Call, RunCalls
-from featcache.selection.ranking import LEVEL, Judged, sizes
+from featcache.selection.ranking import Judged, joined
 
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # of the rows of an outer fold to learn from
 HALF = SHARES.index(0.5)
@@ -32,7 +32,7 @@ def curve(
     a sentence.
     """
     one, folds = selected.fitted, data.folds[0]
-    n_all = sizes(data)[0]
+    n_all = len(data.train) - len(data.train) // data.n_folds
     counts = [max(2, round(share * n_all)) for share in SHARES]
     calls = []
     for place, count in enumerate(counts[:-1]):
@@ -41,25 +41,35 @@ def curve(
             job = replace(job_of(comparison, one, (setting,), (fold,), None), at_most=count)
             arguments = (data.views[one.features], data.y, folds, job)
             calls.append(Call((place, fold), fold_work.predict_fold, arguments))
-    scores = np.full((len(SHARES), data.n_folds), np.nan)
-    for (place, fold), (outputs, kind, _) in run(calls):
+    scores, kinds = np.full((len(SHARES), data.n_folds), np.nan), [one.output] * len(SHARES)
+    outputs = {(len(SHARES) - 1, fold): one.outputs[0, fold] for fold in range(data.n_folds)}
+    for (place, fold), (said, kinds[place], _) in run(calls):
+        outputs[place, fold] = said
+    for (place, fold), said in outputs.items():
+        kind = kinds[place]
+        metric = _metric(comparison, kind)
         scores[place, fold] = metrics.score_one(
-            _metric(comparison, kind), comparison.task, data.y[folds == fold], outputs, kind
+            metric, comparison.task, data.y[folds == fold], said, kind
         )
-    for fold in range(data.n_folds):
-        outputs = one.outputs[0, fold]
-        scores[-1, fold] = metrics.score_one(
-            _metric(comparison, one.output),
-            comparison.task,
-            data.y[folds == fold],
-            outputs,
-            one.output,
-        )
+    metric = _metric(comparison, one.output)
+    all_rows, half = (
+        [(joined(data, 0, {fold: outputs[place, fold] for fold in range(data.n_folds)}), kind)]
+        for place, kind in ((len(SHARES) - 1, one.output), (HALF, kinds[HALF]))
+    )
+    gain = differences.difference(
+        metric,
+        comparison.task,
+        data.y[data.train],
+        all_rows,
+        half,
+        data.units[data.train],
+        scores[-1] - scores[HALF],
+    )
     return {
-        "metric": _metric(comparison, one.output),
+        "metric": metric,
         "n_train": counts,
         "scores": scores.tolist(),
-        "verdict": _verdict(_metric(comparison, one.output), scores, counts, data),
+        "verdict": _verdict(metric, gain, counts),
     }
 
 
@@ -69,16 +79,14 @@ def _metric(comparison: Comparison, kind: str) -> str:
     return TASKS[comparison.task].default_metric if needs else comparison.metric
 
 
-def _verdict(metric: str, scores: np.ndarray, counts: list[int], data: FoldedData) -> str:
+def _verdict(metric: str, gain: differences.Difference, counts: list[int]) -> str:
     """Return what the last doubling of the rows brought, and whether it is more than chance."""
-    sign = metrics.better(metric)
-    gains = sign * (scores[-1] - scores[HALF])
-    low, high = statistics.interval(gains, *sizes(data))
-    p_value = statistics.corrected_t_test(gains, *sizes(data))
+    ends = sorted(metrics.better(metric) * end for end in (gain.low, gain.high))
+    better_by = metrics.better(metric) * gain.value
     what = (
         f"From {counts[HALF]} to {counts[-1]} training images {metric} got better by "
-        f"{gains.mean():.3f} (95 %: {low:.3f} to {high:.3f})"
+        f"{better_by:.3f} (95 %: {ends[0]:.3f} to {ends[1]:.3f})"
     )
-    if p_value < LEVEL and gains.mean() > 0:
+    if gain.p_value < differences.BEHIND and better_by > 0:
         return f"{what}: more labels would probably help."
     return f"{what}: that more labels would help is not shown."

@@ -13,12 +13,10 @@ from featcache.core.keys import digest_file
 from featcache.core.tasks import TASKS
 from featcache.heads import calibration
 from featcache.heads.outputs import outputs_of
-from featcache.scoring import metrics, statistics
+from featcache.scoring import differences, intervals, metrics
 from featcache.scoring.leaderboard import OutOfFold, Result
 from featcache.selection.comparison import SIMPLE, Comparison, Fitted, params_of
 from featcache.selection.folds import FoldedData
-
-LEVEL = 0.05  # heads are told apart from the best below this p-value
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Judged:
 
     result: Result
     fitted: Fitted
-    outputs: np.ndarray  # (n_train, n_outputs) out of fold, of the first repeat
-    calibrated: np.ndarray | None
+    scored: list[np.ndarray]  # of each repeat (n_train, n_outputs) out of fold, as it was scored
+    outputs: np.ndarray  # the same of the first repeat, before calibration
 
 
 def judge(
@@ -68,14 +66,14 @@ def _judge_one(
 ) -> Judged:
     repeats, k = len(data.folds), data.n_folds
     outputs = [
-        _joined(data, repeat, {fold: one.outputs[repeat, fold] for fold in range(k)})
+        joined(data, repeat, {fold: one.outputs[repeat, fold] for fold in range(k)})
         for repeat in range(repeats)
     ]
     y = data.y[data.train]
     kind, described, through = one.output, None, outputs
     if calibrate is not None:
         calibrate = calibration.chosen(calibrate, len(y), one.output)
-        shipped = _joined(data, 0, one.shipped)
+        shipped = joined(data, 0, one.shipped)
         described = calibration.fit(calibrate, shipped, y, one.output).to_dict()
         through = [_calibrated(data, one, repeat, calibrate) for repeat in range(repeats)]
         kind = heads.PROBABILITIES
@@ -89,7 +87,9 @@ def _judge_one(
         for metric in TASKS[comparison.task].metrics
     }
     main = np.array(scores[comparison.metric])
-    low, high = _within(comparison.metric, *statistics.interval(main, *sizes(data)))
+    low, high = intervals.of_folds(
+        comparison.metric, comparison.task, y, through, kind, data.units[data.train], main
+    )
     result = Result(
         name=name,
         head=one.candidate.name,
@@ -107,25 +107,17 @@ def _judge_one(
         low=low,
         high=high,
         difference=0.0,
-        p_t_test=math.nan,
-        p_mcnemar=math.nan,
+        p_value=math.nan,
         is_level=True,
         fit_s=one.fit_s,
         file=one.file,
         file_digest=digest_file(folder / one.file),
         calibration=described,
     )
-    return Judged(result, one, outputs[0], through[0] if calibrate is not None else None)
+    return Judged(result, one, through, outputs[0])
 
 
-def _within(metric: str, low: float, high: float) -> tuple[float, float]:
-    """Return an interval without values that the metric cannot have."""
-    least = -np.inf if metric == "r2" else 0.0
-    most = np.inf if metric in ("log-loss", "mae", "rmse") else 1.0
-    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
-
-
-def _joined(data: FoldedData, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
+def joined(data: FoldedData, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
     """Return the outputs of all training rows, in the order of `data.train`."""
     place = np.full(len(data.y), -1)
     place[data.train] = np.arange(len(data.train))
@@ -149,13 +141,7 @@ def _calibrated(data: FoldedData, one: Fitted, repeat: int, calibrate: str) -> n
         fitted = calibration.fit(calibrate, outputs, y, one.output)
         # as they are kept, so that what is kept gives the very scores
         maps[fold] = fitted.transform(one.outputs[repeat, fold]).astype(np.float32)
-    return _joined(data, repeat, maps)
-
-
-def sizes(data: FoldedData) -> tuple[int, int]:
-    """Return how many rows an outer fold learns from and is tested on, as the t-test takes them."""
-    n_test = len(data.train) // data.n_folds
-    return len(data.train) - n_test, n_test
+    return joined(data, repeat, maps)
 
 
 def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
@@ -167,43 +153,36 @@ def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
 
 
 def _compared(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> list[Judged]:
-    """Return the results with their difference from the first, and tests of it."""
+    """Return the results with their difference from the first, and how sure it is."""
     best, others = judged[0], judged[1:]
-    units = _units(data, data.train)
-    t_tests, mcnemars = [], []
-    for one in others:
-        differences = np.subtract(
-            best.result.scores[comparison.metric], one.result.scores[comparison.metric]
-        )
-        t_tests.append(statistics.corrected_t_test(differences, *sizes(data)))
-        mcnemars.append(math.nan)
-        if comparison.metric == "accuracy":
-            ours, theirs = (_right(data, each) for each in (best, one))
-            # copies and images of one group count once, for the head that is right more often
-            ahead = np.bincount(units, ours.astype(np.int64) - theirs)
-            mcnemars[-1] = statistics.mcnemar(ahead > 0, ahead < 0)
-    t_tests, mcnemars = statistics.holm(t_tests), statistics.holm(mcnemars)
+    found = [_difference(data, comparison, best, one) for one in others]
+    p_values = differences.holm([one.p_value for one in found])
     compared = [best]
-    for one, p_t, p_m in zip(others, t_tests, mcnemars, strict=True):
+    for one, p_value in zip(others, p_values, strict=True):
         result = replace(
             one.result,
             difference=best.result.mean - one.result.mean,
-            p_t_test=p_t,
-            p_mcnemar=p_m,
-            is_level=not (p_t < LEVEL or p_m < LEVEL),
+            p_value=p_value,
+            is_level=not p_value < differences.BEHIND,
         )
         compared.append(replace(one, result=result))
     return compared
 
 
-def _units(data: FoldedData, rows: np.ndarray) -> np.ndarray:
-    """Return the number of each row's unit: of copies of one image, or of one group."""
-    return np.asarray(np.unique(data.units[rows], return_inverse=True)[1])
-
-
-def _right(data: FoldedData, one: Judged) -> np.ndarray:
-    said = one.outputs if one.calibrated is None else one.calibrated
-    return np.asarray(said.argmax(axis=1) == data.y[data.train])
+def _difference(
+    data: FoldedData, comparison: Comparison, best: Judged, other: Judged
+) -> differences.Difference:
+    metric = comparison.metric
+    ours, theirs = ([(said, one.result.output) for said in one.scored] for one in (best, other))
+    return differences.difference(
+        metric,
+        comparison.task,
+        data.y[data.train],
+        ours,
+        theirs,
+        data.units[data.train],
+        np.subtract(best.result.scores[metric], other.result.scores[metric]),
+    )
 
 
 def score_held_out(
@@ -228,17 +207,9 @@ def score_held_out(
         return selected, outputs
     scores = metrics.score(comparison.task, y, through, result.output)
 
-    # copies and images of one group say one thing: they are drawn together
-    units = _units(data, data.test)
-    draw = statistics.drawing(units)
-
-    def resampled(drawn: np.ndarray) -> float:
-        rows = draw(drawn)
-        return metrics.score_one(
-            comparison.metric, comparison.task, y[rows], through[rows], result.output
-        )
-
-    low, high = statistics.bootstrap(resampled, int(units.max()) + 1, comparison.seed)
+    low, high = intervals.of_outputs(
+        comparison.metric, comparison.task, y, through, result.output, data.units[data.test]
+    )
     result = replace(result, test=scores, test_low=low, test_high=high)
     return replace(selected, result=result), through
 
@@ -253,7 +224,7 @@ def predictions(
         folds=data.folds[0, data.train].astype(np.int64),
         outputs={one.result.name: one.outputs for one in judged},
         calibrated={
-            one.result.name: one.calibrated for one in judged if one.calibrated is not None
+            one.result.name: one.scored[0] for one in judged if one.result.calibration is not None
         },
         test_rows=rows[data.test],
         test_outputs=test,

@@ -79,7 +79,7 @@ def evaluate(
     y, outputs = chosen.y[good], outputs[good]
     task, kind, names = described.task, described.output, described.class_names
     units = splits.units(digests[good], samples.take(good).annotations.groups)
-    scores, intervals = scoring.scores(task, y, outputs, kind, units, described.seed)
+    scores, intervals = scoring.scores(task, y, outputs, kind, units)
     each, counts = scoring.each(task, y, outputs, kind, names)
     taught = None if parts is None else parts["train"] | parts["val"]
     reasons = {samples.ids[row]: why for row, why in sorted(failures.items())}

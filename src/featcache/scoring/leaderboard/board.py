@@ -18,7 +18,7 @@ from featcache.core.keys import digest_file
 from featcache.scoring.leaderboard import printing
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
-BOARD_VERSION = 2
+BOARD_VERSION = 3
 OUT_OF_FOLD_FILE = "out_of_fold.npz"
 
 

@@ -49,11 +49,10 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def p_value(result: Result) -> str:
-    """Return the larger doubt about the difference: the smaller of both tests' p-values."""
-    known = [p for p in (result.p_t_test, result.p_mcnemar) if not math.isnan(p)]
-    if not known:
+    """Return how likely such a difference is between equal heads."""
+    if math.isnan(result.p_value):
         return "-"
-    return "<.001" if min(known) < 0.001 else f"{min(known):.3f}".removeprefix("0")
+    return "<.001" if result.p_value < 0.001 else f"{result.p_value:.3f}".removeprefix("0")
 
 
 def setting(params: dict[str, Any]) -> str:

@@ -39,14 +39,13 @@ class Result:
     low: float  # 95 % interval of the mean
     high: float
     difference: float  # mean of the best minus this mean
-    p_t_test: float  # corrected resampled t-test, Holm-adjusted; NaN for the best
-    p_mcnemar: float  # exact, on out-of-fold classes, Holm-adjusted; NaN where there are none
-    is_level: bool  # neither test tells it from the best
+    p_value: float  # of no difference, Holm-adjusted; NaN for the best
+    is_level: bool  # it is not told from the best
     fit_s: float  # seconds to fit on the whole training part
     file: str  # in the folder of the leaderboard
     file_digest: str  # BLAKE2b-128 of it
     test: dict[str, float] | None = None  # scores of the held-out part; of the selected head alone
-    test_low: float = math.nan  # 95 % bootstrap interval of the leaderboard's metric
+    test_low: float = math.nan  # 95 % interval of the leaderboard's metric
     test_high: float = math.nan
     calibration: dict[str, Any] | None = None  # map from outputs to probabilities, if asked for
 

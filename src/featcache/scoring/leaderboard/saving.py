@@ -80,7 +80,7 @@ def _feature_set(saved: dict[str, Any], folder: Path) -> FeatureSet:
 
 
 def _result(saved: dict[str, Any]) -> Result:
-    numbers = ("mean", "std", "low", "high", "difference", "p_t_test", "p_mcnemar")
+    numbers = ("mean", "std", "low", "high", "difference", "p_value")
     values = saved | {
         name: _number(saved[name]) for name in (*numbers, "test_low", "test_high", "fit_s")
     }
@@ -132,7 +132,7 @@ _NUMBER = (int, float, NoneType)
 _KINDS_OF_RESULT: dict[str, Any] = {
     **dict.fromkeys(("name", "head", "output", "file", "file_digest"), str),
     **dict.fromkeys(("mean", "std", "low", "high", "difference", "fit_s"), _NUMBER),
-    **dict.fromkeys(("p_t_test", "p_mcnemar", "test_low", "test_high"), _NUMBER),
+    **dict.fromkeys(("p_value", "test_low", "test_high"), _NUMBER),
     **dict.fromkeys(("params", "scores"), dict),
     **dict.fromkeys(("test", "calibration"), (dict, NoneType)),
     "features": int,
@@ -186,7 +186,7 @@ def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:
 
 
 def _write_csv(board: Leaderboard, path: Path) -> None:
-    names = ("mean", "std", "low", "high", "difference", "p_t_test", "p_mcnemar", "is_level")
+    names = ("mean", "std", "low", "high", "difference", "p_value", "is_level")
     others = [metric for metric in board.results[0].scores if metric != board.metric]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
