@@ -211,7 +211,7 @@ def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
     cli("extract", make_photos(tmp_path / "p", a_class=3), "--weights", tiny_backbone)
     done = cli("fit-heads")
     assert done.returncode == 1
-    assert "Class 'apple' has 2 different training image(s), fewer than the 5" in done.stderr
+    assert "Class 'apple' has 2 different training images, fewer than the 5" in done.stderr
     cli("extract", make_photos(tmp_path / "q", classes=("one",)), "--weights", tiny_backbone)
     done = cli("fit-heads")
     assert "two classes or more" in done.stderr

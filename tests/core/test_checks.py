@@ -48,3 +48,9 @@ def test_choices():
     checks.check_choice("kind", None, (None, "b"))
     with pytest.raises(SpecError, match=r"^kind must be one of None, b; got 'a'.$"):
         checks.check_choice("kind", "a", (None, "b"))
+
+
+@pytest.mark.parametrize("rows", [21, -22, [0, 21], "0", [0.5], None, np.ones(20, bool), {0}])
+def test_rows_that_are_not_there(rows):
+    with pytest.raises(SpecError, match="rows must be of 0 to 20, as numbers, a slice or a mask"):
+        checks.picked_rows(rows, 21)

@@ -133,7 +133,13 @@ def test_regression_is_held_out_without_classes():
     ("labels", "message"),
     [
         ([0] * 10, "only 'a'"),
-        ([0] * 10 + [1] * 4, r"'b' has 4 different training image\(s\), fewer than the 5 folds"),
+        (
+            [0] * 10 + [1] * 4,
+            "'b' has 4 different training images, fewer than the 5 folds. Add images, or use "
+            r"fewer folds: --cv 4\.",
+        ),
+        ([0] * 10 + [1] * 2, r"2 different training images, fewer than the 5 folds. Add images\.$"),
+        ([0] * 10 + [1], r"1 different training image, fewer"),
         ([0] * 10 + [2] * 10, "'b' has no training image"),
     ],
 )
@@ -147,7 +153,7 @@ def test_other_tasks_have_plain_folds():
     about = Annotations(np.full(20, -1), targets=np.zeros((20, 1)), task="regression")
     tested = [test for _, test in splits.folds(about, digests_of(range(20)), 4, 0)]
     assert sorted(np.concatenate(tested)) == list(range(20))
-    with pytest.raises(HeadError, match="There are 3 different training image"):
+    with pytest.raises(HeadError, match="The training part has 3 different training image"):
         splits.folds(about.take(np.arange(3)), digests_of(range(3)), 4, 0)
 
 
@@ -155,3 +161,9 @@ def test_images_on_both_sides_of_given_splits():
     about = Annotations(np.zeros(5, int), NAMES[:1], ("train", "test", "val", "test", "test"))
     assert splits.shared(about, digests_of([1, 1, 2, 2, 3])) == [(0, 1), (2, 3)]
     assert not splits.shared(Annotations(np.zeros(2, int)), digests_of([1, 1]))
+
+
+def test_groups_that_are_too_few_are_what_to_add():
+    about = Annotations(np.array([0, 1] * 6), NAMES[:2], groups=tuple("abababababab"))
+    with pytest.raises(HeadError, match=r"1 different training group, .*Add groups\.$"):
+        splits.folds(about, digests_of(range(12)), 3, 0)

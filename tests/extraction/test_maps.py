@@ -54,6 +54,11 @@ def test_row_i_is_the_map_of_image_i(maps, tiny_backbone, photos):
     for rows in ([20, 3, 4, 5, 3, 0], [7], []):
         rows = np.array(rows, int)
         np.testing.assert_array_equal(maps.read_rows(rows), maps.X[rows])
+    mask = np.arange(21) % 2 == 0
+    for rows in ([0, 1], range(3), (4, 2), -1, [-1, 0], slice(18, None), [], mask, np.uint8(3)):
+        picked = list(rows) if isinstance(rows, (range, tuple)) else rows
+        expected_rows = maps.X[np.array(picked, int) if isinstance(picked, list) else picked]
+        np.testing.assert_array_equal(maps.read_rows(rows), expected_rows)
     with h5py.File(maps.path) as file:
         assert file["features"].shape == (21, *MAP)
         assert file["features"].fletcher32

@@ -285,6 +285,15 @@ def test_no_labels(photos, extract):
         fit(features)
 
 
+def test_a_manifest_without_any_target_says_what_to_fill_in(photos, extract):
+    manifest = photos.parent / "prices.csv"
+    names = [path.relative_to(photos.parent).as_posix() for path in photos.rglob("*.*")]
+    manifest.write_text("path,target\n" + "".join(f"{name},\n" for name in names))
+    features = extract(manifest).features
+    with pytest.raises(HeadError, match=r"Fill in the column target of its manifest, and extract"):
+        fit(features)
+
+
 def test_a_damaged_head_is_fitted_again(features):
     board = fit(features)
     (board.folder / "logreg.skops").write_bytes(b"")

@@ -256,7 +256,7 @@ def odd(name):
         ("huge", "The features of row 17 are not all finite numbers below 1e\\+15"),
         ("nan", "The features of row 17 are not all finite numbers"),
         ("infinite", "The features of row 17 are not all finite numbers"),
-        ("one sample", r"Class '3' has \d different training image\(s\), fewer than the 3 folds"),
+        ("one sample", r"Class '3' has \d different training images?, fewer than the 3 folds"),
         ("one class", "A head needs two classes or more"),
         ("lengths", "X has 90 rows and y has 89"),
         ("one dimension", r"X must be numbers in \(n_samples, n_features\)"),

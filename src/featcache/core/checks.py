@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
+
+import numpy as np
 
 from featcache.core.errors import SpecError
 
@@ -34,6 +36,27 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
         reach = f"{least} or more" if most is None else f"{least} to {most}"
         raise bad(name, f"be a whole number, {reach}", repr(value) if number is None else number)
     return number
+
+
+def picked_rows(rows: Any, n: int) -> np.ndarray:
+    """Return the numbers of the rows that `rows` picks of `n`, of the shape that NumPy gives it.
+
+    Parameters
+    ----------
+    rows : one number or an array, list or range of them, negative from the end; a slice; a mask.
+
+    Raises
+    ------
+    SpecError
+        When it picks none of `n` rows, or rows that are not there.
+    """
+    index = rows if isinstance(rows, slice) else np.asarray(rows)
+    if not isinstance(index, slice) and not index.size:
+        index = index.astype(np.int64)  # an empty list is of floats
+    try:
+        return np.asarray(np.arange(n)[index])
+    except (IndexError, TypeError) as error:
+        raise bad("rows", f"be of 0 to {n - 1}, as numbers, a slice or a mask", rows) from error
 
 
 def _as_int(value: object) -> int | None:

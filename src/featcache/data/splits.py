@@ -15,8 +15,10 @@ from featcache.core.checks import bad
 from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS
+from featcache.core.text import counted
 
 HELD_OUT_FRACTION = 0.2
+MIN_FOLDS = 3  # nested cross-validation judges on one, chooses on one and learns from the others
 
 
 def held_out(
@@ -110,13 +112,10 @@ def folds(
 
     groups = annotations.groups
     first, unit_of = _units(digests, groups)
-    unit = "image(s)" if groups is None else "group(s)"
+    unit = "image" if groups is None else "group"
     if not TASKS[annotations.task].is_stratified:
         if len(first) < n_folds:
-            raise HeadError(
-                f"There are {len(first)} different training {unit}, fewer than the {n_folds} "
-                f"folds. Add images or use fewer folds (--cv)."
-            )
+            raise _too_few("The training part", len(first), unit, n_folds)
         parts = KFold(n_folds, shuffle=True, random_state=seed).split(first)
         return [_rows_of(unit_of, train, test) for train, test in parts]
     labels = annotations.labels
@@ -172,13 +171,18 @@ def _check_classes(
     if not counts.min():
         raise HeadError(
             f"Class '{smallest}' has no training image that could be read. "
-            f"Add images to it, or remove its folder."
+            f"Add images to it, or leave the class out."
         )
     if counts.min() < n_folds:
-        raise HeadError(
-            f"Class '{smallest}' has {counts.min()} different training {unit}, fewer than the "
-            f"{n_folds} folds. Add images or use fewer folds (--cv)."
-        )
+        raise _too_few(f"Class '{smallest}'", int(counts.min()), unit, n_folds)
+
+
+def _too_few(what: str, n: int, unit: str, n_folds: int) -> HeadError:
+    fewer = f", or use fewer folds: --cv {n}" if n >= MIN_FOLDS else ""
+    return HeadError(
+        f"{what} has {counted(n, f'different training {unit}')}, fewer than the {n_folds} folds. "
+        f"Add {unit}s{fewer}."
+    )
 
 
 def _units(digests: np.ndarray, groups: tuple[str, ...] | None) -> tuple[np.ndarray, np.ndarray]:

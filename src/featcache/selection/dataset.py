@@ -68,7 +68,7 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
     known = first.annotations.is_known[rows[0]]
     rows = tuple(part[known] for part in rows)
     if not len(rows[0]):
-        raise HeadError(_nothing_labelled(first))
+        raise _nothing_labelled(first)
     _check_same_labels(files, rows)
     names = _names([_name_of(file, files) for file in files])
     return Dataset(
@@ -195,11 +195,16 @@ def _names(names: list[str]) -> list[str]:
     return made
 
 
-def _nothing_labelled(file: store.Features) -> str:
-    where = "train/" if file.splits else "one subfolder per class"
-    return (
-        f"Feature file '{file.path}' has no labelled training images. "
-        f"Put images into {where} and extract again."
+def _nothing_labelled(file: store.Features) -> HeadError:
+    task = TASKS[file.task]
+    column = f"fill in the column {task.column} of its manifest"
+    cure = f"Put images into one subfolder per class, or {column}"
+    if task.kind is not TargetKind.CLASS:  # no folder says that
+        cure = column.capitalize()
+    elif file.splits:
+        cure = "Put labelled images into train/"
+    return HeadError(
+        f"Feature file '{file.path}' has no labelled training images. {cure}, and extract again."
     )
 
 

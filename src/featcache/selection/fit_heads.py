@@ -102,7 +102,8 @@ def fit_heads(
     SpecError
         When an option, a head's name or a parameter is wrong.
     """
-    cv, repeats = (whole_number(*one) for one in (("cv", cv, 3), ("repeats", repeats, 1)))
+    cv = whole_number("cv", cv, splits.MIN_FOLDS)
+    repeats = whole_number("repeats", repeats, 1)
     seed = whole_number("seed", seed, 0)
     check_choice("prefer", prefer, (BEST, SIMPLE))
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featcache.core.checks import picked_rows, whole_number
 from featcache.core.errors import SpecError, StoreError, one_line
 from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
@@ -196,17 +197,31 @@ class Features:
                     where = f"checksum of rows {spans} does not match"
                     raise self._to_repair(where) from error
 
-    def read_rows(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
-        """Return one view's features of rows (m,) int, in their given order, (m, …) as stored.
+    def read_rows(self, rows: Any, view: int = 0) -> np.ndarray:
+        """Return one view's features of some rows, in their given order, (m, …) as stored.
 
         What is read is not kept: for files that do not fit into memory. Runs of neighbouring rows
         are read at once.
 
+        Parameters
+        ----------
+        rows : whatever picks rows of an array in NumPy: (m,) row numbers, a list or range of them,
+            negative ones from the end, a slice, a mask (n,) bool; or one number, for (…).
+        view : 0 is the clean image.
+
         Raises
         ------
+        SpecError
+            When there are no such rows, or no such view.
         StoreError
             When a checksum does not match, or another file took this one's place.
         """
+        picked = picked_rows(rows, len(self))
+        n_views = 1 if self.spec is None else self.spec.views
+        view = whole_number("view", view, 0, n_views - 1)
+        return self._read_in_order(picked.reshape(-1), view).reshape(*picked.shape, *self.shape[1:])
+
+    def _read_in_order(self, rows: np.ndarray, view: int) -> np.ndarray:
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
