@@ -43,7 +43,8 @@ def check_out(out: Path, wanted_features: bool = False, inputs: Iterable[str] = 
         raise SpecError(f"The file must end in {' or '.join(WRITERS)}; got '{out}'.")
     if out.is_dir() or not out.parent.is_dir():
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
-    if out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs):
+    # a model of images from Python has no source to read: "" is no path
+    if out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs if one):
         raise SpecError(f"'{out}' lists the images, and would be replaced. Choose another --out.")
     if wanted_features and suffix == ".csv":
         raise SpecError(
