@@ -230,8 +230,10 @@ def test_permuted_labels_give_chance(name, tmp_path, monkeypatch):
     result = board[name].result
     # of 270 rows that are 90 different ones
     error = np.sqrt((1 / 3) * (2 / 3) / n)
-    assert abs(result.mean - 1 / 3) < 2.6 * error
-    assert result.low - error < 1 / 3 < result.high + error
+    # what leaks makes it better; worse than chance it is because a class that is rarer among the
+    # rows to learn from is commoner among those to judge
+    assert -4 * error < result.mean - 1 / 3 < 2.6 * error
+    assert result.low - error < 1 / 3
 
 
 @pytest.mark.parametrize(
