@@ -51,8 +51,11 @@ def picked_rows(rows: Any, n: int) -> np.ndarray:
         When it picks none of `n` rows, or rows that are not there.
     """
     index = rows if isinstance(rows, slice) else np.asarray(rows)
-    if not isinstance(index, slice) and not index.size:
-        index = index.astype(np.int64)  # an empty list is of floats
+    if not isinstance(index, slice):
+        if not index.size:
+            index = index.astype(np.int64)  # an empty list is of floats
+        if index.dtype.kind in "iu" and (not index.size or 0 <= index.min() <= index.max() < n):
+            return index.astype(np.int64, copy=False)  # as when batches are read: no numbers of all
     try:
         return np.asarray(np.arange(n)[index])
     except (IndexError, TypeError) as error:

@@ -114,8 +114,7 @@ def run(
 ) -> Extraction:
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
     for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
-        is_model = name == "backbone" and hasattr(value, "get_weights")
-        if value is not None and not isinstance(value, str) and not is_model:
+        if not requested.is_name(value, or_model=name == "backbone"):
             raise SpecError(f"{name} must be one name; got {value!r}. For several use extract_all.")
     (done,) = run_all(source, backbone, **options)
     return done

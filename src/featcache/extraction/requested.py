@@ -13,14 +13,16 @@ from featcache.networks import backbones, registry
 
 def _names(names: Any) -> list[Any]:
     """Return names without repetitions; None is one of them, and a model is one name."""
-    if isinstance(names, Sequence) and not all(_is_name(name) for name in names):
+    if isinstance(names, Sequence) and not all(is_name(name) for name in names):
         raise bad("backbone and layer", "be names", repr(list(names)))
     is_one = isinstance(names, str) or not isinstance(names, Iterable)
     return [names] if is_one else list(dict.fromkeys(names))
 
 
-def _is_name(name: Any) -> bool:
-    return name is None or isinstance(name, str) or hasattr(name, "get_weights")  # a Keras model
+def is_name(name: Any, or_model: bool = True) -> bool:
+    """Return whether it stands for one backbone or layer; None is the default's."""
+    is_model = or_model and hasattr(name, "get_weights")  # of Keras
+    return name is None or isinstance(name, str) or is_model
 
 
 def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any, str | None]]:

@@ -223,11 +223,7 @@ def of_outputs(
     kind : probabilities, scores or values.
     units : (n,) int; as for `of_share`.
     """
-
-    def statistic(rows: np.ndarray) -> float:
-        return metrics.score_one(metric, task, y[rows], outputs[rows], kind)
-
-    about = TASKS[task].kind
+    statistic, about = mean_score(metric, task, y, [(outputs, kind)]), TASKS[task].kind
     n = most_rows(metric, about, y, units)
     value, se = statistic(np.arange(len(y))), standard_error(statistic, units)
     return of_score(metric, value, se, n, unseen(metric, about, y, outputs, n))
@@ -250,7 +246,6 @@ def of_folds(
     of_each_fold : (repeats * k,) float, the scores; their mean is in the interval.
     metric, task, y, kind, units : as for `of_outputs`.
     """
-
     statistic = mean_score(metric, task, y, [(one, kind) for one in outputs])
     about, n_folds = TASKS[task].kind, len(of_each_fold) // len(outputs)
     se = with_training(standard_error(statistic, units), of_each_fold, n_folds)

@@ -217,8 +217,7 @@ class Features:
             When a checksum does not match, or another file took this one's place.
         """
         picked = picked_rows(rows, len(self))
-        n_views = 1 if self.spec is None else self.spec.views
-        view = whole_number("view", view, 0, n_views - 1)
+        view = whole_number("view", view, 0, self.spec.views - 1)
         return self._read_in_order(picked.reshape(-1), view).reshape(*picked.shape, *self.shape[1:])
 
     def _read_in_order(self, rows: np.ndarray, view: int) -> np.ndarray:
