@@ -1,6 +1,6 @@
 """How often the printed 95 % intervals hold, and how often equal heads are told apart.
 
-    python benchmarks/coverage.py [--draws 400] [--quick] [--jobs 2]
+    python benchmarks/coverage.py [--draws 400] [--quick] [--jobs 2] [--write]
 
 Goals, in every cell of true accuracy x rows x classes x kind: the interval by cross-validation and
 the held-out one contain the true score in 0.93 to 0.99 of draws, and are at most 1.4 times as wide
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import page
+from threadpoolctl import threadpool_limits
 
 from featcache import heads
 from featcache.core.errors import HeadError
@@ -32,6 +33,7 @@ from featcache.core.labels import Annotations
 from featcache.core.tasks import PROBABILITIES
 from featcache.data import splits
 from featcache.scoring import differences, intervals, metrics
+from featcache.selection import preference
 
 TASK = "classification"
 D, CV, FRESH = 40, 5, 20_000
@@ -100,9 +102,9 @@ def head() -> heads.Head:
     return heads.CATALOGUE["lda"]()
 
 
-def apart(rng: np.random.Generator, cell: Cell) -> np.ndarray:
+def apart(rng: np.random.Generator, cell: Cell, directions: np.ndarray) -> np.ndarray:
     """Return means at such distances that a head of so many rows has about the cell's accuracy."""
-    directions, low, high = population(rng, cell.n_classes), 0.0, 40.0
+    low, high = 0.0, 40.0
     for _ in range(14):
         middle = (low + high) / 2
         found = []
@@ -116,7 +118,11 @@ def apart(rng: np.random.Generator, cell: Cell) -> np.ndarray:
 
 
 def one_draw(
-    rng: np.random.Generator, cell: Cell, means: np.ndarray, names: tuple[str, ...]
+    rng: np.random.Generator,
+    cell: Cell,
+    means: np.ndarray,
+    new: tuple[np.ndarray, np.ndarray],
+    names: tuple[str, ...],
 ) -> list[tuple[float, ...]]:
     """Return for each metric: truth, then low and high by folds and held out, then the widths of
     both over Wilson's."""
@@ -132,8 +138,8 @@ def one_draw(
         outputs[tested] = head().fit(X[learnt], y[learnt]).outputs(X[tested])
         of_rows[tested] = number
     ships = head().fit(X, y)
-    X_new, y_new = fresh(rng, means, FRESH)
-    new, held, y_held = ships.outputs(X_new), ships.outputs(data.X[test]), data.about.labels[test]
+    X_new, y_new = new
+    said, held, y_held = ships.outputs(X_new), ships.outputs(data.X[test]), data.about.labels[test]
     found = []
     for name in names:
 
@@ -141,9 +147,9 @@ def one_draw(
             return metrics.score_one(name, TASK, y, outputs, PROBABILITIES)
 
         of_each = np.array([score(y[of_rows == k], outputs[of_rows == k]) for k in range(CV)])
-        by_folds = intervals.of_folds(
-            name, TASK, y, [outputs], PROBABILITIES, units[train], of_each
-        )
+        statistic = intervals.mean_score(name, TASK, y, [(outputs, PROBABILITIES)])
+        left_out = intervals.without_groups(statistic, units[train])
+        by_folds = intervals.of_folds(name, TASK, y, outputs, units[train], of_each, left_out, CV)
         by_held = intervals.of_outputs(name, TASK, y_held, held, PROBABILITIES, units[test])
         widths = []
         for (low, high), value, rows in (
@@ -152,16 +158,17 @@ def one_draw(
         ):
             least, most = intervals.wilson(min(value, 1.0), len(np.unique(units[rows])))
             widths.append((high - low) / (most - least))
-        found.append((score(y_new, new), *by_folds, *by_held, *widths))
+        found.append((score(y_new, said), *by_folds, *by_held, *widths))
     return found
 
 
 def coverage(cell: Cell, names: tuple[str, ...] = ("accuracy",)) -> list[dict[str, float | str]]:
     """Return the coverage of both intervals in a cell, by metric; nothing where it cannot be."""
     rng = np.random.default_rng(cell.seed)
-    means = apart(rng, cell)
+    means = apart(rng, cell, population(rng, cell.n_classes))
     try:
-        found = np.array([one_draw(rng, cell, means, names) for _ in range(cell.n_draws)])
+        new = fresh(rng, means, FRESH)
+        found = np.array([one_draw(rng, cell, means, new, names) for _ in range(cell.n_draws)])
     except HeadError:  # a class has fewer units than folds
         return []
     rows = []
@@ -192,46 +199,72 @@ def cells(n_draws: int, is_quick: bool) -> list[Cell]:
     ]
 
 
-def told_apart(cell: Cell) -> float:
-    """Return how often one of two equal heads is called behind.
+def out_of_fold(
+    rng: np.random.Generator, data: Data, columns: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of heads that each see some columns: (CV, n) accuracies of folds, (groups, n) what
+    `intervals.without_groups` gives, and the units."""
+    y, units = data.about.labels, splits.units(data.digests, data.about.groups)
+    made = splits.folds(data.about, data.digests, CV, int(rng.integers(2**31)))
+    right, of_each = np.zeros((len(y), len(columns))), np.zeros((CV, len(columns)))
+    for number, (learnt, tested) in enumerate(made):
+        for one, mine in enumerate(columns):
+            fitted = head().fit(data.X[np.ix_(learnt, mine)], y[learnt])
+            said = fitted.outputs(data.X[np.ix_(tested, mine)]).argmax(axis=1)
+            right[tested, one] = said == y[tested]
+        of_each[number] = right[tested].mean(axis=0)
+    left_out = [
+        intervals.without_groups(lambda rows, one=one: float(one[rows].mean()), units)
+        for one in right.T
+    ]
+    return of_each, np.stack(left_out, axis=1), units
 
-    Each sees its own half of the dimensions, in which classes lie alike and noise is its own, so
-    that no head is better.
-    """
+
+def alike(cell: Cell, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return means and columns of `n` heads that are equally good: each has columns of its own, in
+    which classes lie alike."""
     rng = np.random.default_rng(cell.seed)
-    means = apart(rng, cell)
-    means[:, D // 2 :] = means[:, : D // 2]
+    directions = np.tile(population(rng, cell.n_classes)[:, : D // n], n)
+    return apart(rng, cell, directions), np.split(np.arange(D), n)
+
+
+def told_apart(cell: Cell) -> float:
+    """Return how often one of two equal heads is called behind."""
+    (means, columns), rng = alike(cell, 2), np.random.default_rng(cell.seed)
     n_behind = 0
     for _ in range(cell.n_draws):
-        data = drawn(rng, cell, means)
-        X, y = data.X, data.about.labels
-        made = splits.folds(data.about, data.digests, CV, int(rng.integers(2**31)))
-        outputs, of_each = np.zeros((2, len(y), cell.n_classes)), np.zeros((2, CV))
-        for number, (learnt, tested) in enumerate(made):
-            for one, half in enumerate((X[:, : D // 2], X[:, D // 2 :])):
-                fitted = head().fit(half[learnt], y[learnt])
-                outputs[one, tested] = fitted.outputs(half[tested])
-                right = outputs[one, tested].argmax(axis=1) == y[tested]
-                of_each[one, number] = right.mean()
-        units = splits.units(data.digests, data.about.groups)
+        of_each, left_out, units = out_of_fold(rng, drawn(rng, cell, means), columns)
         found = differences.difference(
-            "accuracy",
-            TASK,
-            y,
-            [(outputs[0], PROBABILITIES)],
-            [(outputs[1], PROBABILITIES)],
-            units,
-            of_each[0] - of_each[1],
+            of_each[:, 0] - of_each[:, 1], *left_out.T, len(np.unique(units)), CV
         )
         n_behind += found.p_value < differences.BEHIND
     return n_behind / cell.n_draws
+
+
+def owed_to_luck(cell: Cell) -> tuple[float, float]:
+    """Return by how much the best of eight equal heads scores above its true accuracy, mean over
+    draws, and what of it is put down to luck."""
+    (means, columns), rng = alike(cell, 8), np.random.default_rng(cell.seed)
+    real, found = [], []
+    X_new, y_new = fresh(rng, means, FRESH)
+    for _ in range(cell.n_draws):
+        data = drawn(rng, cell, means)
+        of_each, left_out, _ = out_of_fold(rng, data, columns)
+        contest = preference.contest(of_each.mean(axis=0), left_out, np.arange(len(columns)))
+        mine = columns[contest.best]
+        ships = head().fit(data.X[:, mine], data.about.labels)
+        true = np.mean(ships.outputs(X_new[:, mine]).argmax(axis=1) == y_new)
+        real.append(contest.scores[contest.best] - true)
+        found.append(preference.luck(contest, contest.best, preference.BEST, cell.seed))
+    return float(np.mean(real)), float(np.mean(found))
 
 
 def at_chance(cell: Cell) -> float:
     """Return how often the interval by folds holds what chance gives, where labels say nothing."""
     rng = np.random.default_rng(cell.seed)
     nothing = np.zeros((cell.n_classes, D))
-    found = [one_draw(rng, cell, nothing, ("accuracy",))[0] for _ in range(cell.n_draws)]
+    new = fresh(rng, nothing, FRESH)
+    found = [one_draw(rng, cell, nothing, new, ("accuracy",))[0] for _ in range(cell.n_draws)]
     return float(np.mean([low <= 1 / cell.n_classes <= high for _, low, high, *_ in found]))
 
 
@@ -241,9 +274,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="some cells in the middle alone")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--write", action="store_true", help="put it into docs/performance.md")
     options = parser.parse_args()
     every = cells(options.draws, options.quick)
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(options.jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
         of_cells, possible = [], []
         for cell, rows in zip(every, pool.map(coverage, every), strict=True):
             of_cells += [{**vars(cell), **row} for row in rows]
@@ -258,6 +292,7 @@ def main() -> None:
         alarms = list(pool.map(told_apart, equal))
         chance = [cell for cell in equal if cell.accuracy == ACCURACIES[2]]
         at = list(pool.map(at_chance, chance))
+        owed = list(pool.map(owed_to_luck, equal))
     result = {
         "machine": page.machine(),
         "draws": options.draws,
@@ -266,45 +301,66 @@ def main() -> None:
         "told apart": [
             {**vars(cell), "behind": share} for cell, share in zip(equal, alarms, strict=True)
         ],
+        "luck": [
+            {**vars(cell), "real": real, "found": found}
+            for cell, (real, found) in zip(equal, owed, strict=True)
+        ],
         "at chance": [
             {**vars(cell), "at chance": share} for cell, share in zip(chance, at, strict=True)
         ],
     }
     print(json.dumps(result) if options.json else text_of(result))
+    if options.write:
+        page.put("coverage", text_of(result))
 
 
 def text_of(result: dict[str, Any]) -> str:
     """Return the tables as Markdown."""
-    head = ("kind", "rows", "classes", "metric", "true score", "by folds", "width", "held out")
-    rows = [
-        (
-            one["kind"],
-            str(one["n_rows"]),
-            str(one["n_classes"]),
-            one["metric"],
-            f"{one['truth']:.3f}",
-            f"{one['by folds']:.3f}",
-            f"{one['width by folds']:.2f}",
-            f"{one['held out']:.3f}",
+    of_cells: dict[tuple[str, str, str], dict[float, str]] = {}
+    for one in result["accuracy"]:
+        key = (one["kind"], str(one["n_classes"]), str(one["n_rows"]))
+        of_cells.setdefault(key, {})[one["accuracy"]] = (
+            f"{one['by folds']:.3f} {one['held out']:.3f} ({one['width by folds']:.2f})"
         )
-        for one in result["accuracy"] + result["others"]
+    cells = [
+        (*key, *(some.get(accuracy, "") for accuracy in ACCURACIES))
+        for key, some in of_cells.items()
     ]
-    shares = [
-        (one["kind"], str(one["n_rows"]), str(one["n_classes"]), f"{one['accuracy']}", what)
-        for key, name in (("told apart", "behind"), ("at chance", "at chance"))
-        for one in result[key]
-        for what in [f"{name} {one[name]:.3f}"]
+    others = [
+        (
+            *(str(one[name]) for name in ("n_classes", "n_rows", "accuracy", "metric")),
+            *(f"{one[name]:.3f}" for name in ("truth", "by folds", "held out")),
+        )
+        for one in result["others"]
     ]
+    chance = {_key(one): f"{one['at chance']:.3f}" for one in result["at chance"]}
+    equal = [
+        (*_key(one), f"{one['behind']:.3f}", f"{luck['real']:.3f}", f"{luck['found']:.3f}")
+        for one, luck in zip(result["told apart"], result["luck"], strict=True)
+    ]
+    about = ("kind", "classes", "rows")
     return "\n\n".join(
         [
             result["machine"],
-            f"{result['draws']} draws a cell. Coverage of the 95 % intervals, and the width of the "
-            f"first over Wilson's for as many independent rows:",
-            page.table(head, rows),
-            "Equal heads of which one is called behind, and labels without meaning:",
-            page.table(("kind", "rows", "classes", "accuracy", "share of draws"), shares),
+            f"{result['draws']} draws a cell. By accuracy: how often the interval by folds and the "
+            f"held-out one hold the true score, and in brackets the width of the first over "
+            f"Wilson's for as many independent rows.",
+            page.table((*about, *map(str, ACCURACIES)), cells),
+            "Other metrics, rows that come alone:",
+            page.table(
+                (*about[1:], "accuracy", "metric", "true score", "by folds", "held out"), others
+            ),
+            "Of two equal heads one is called behind; and of eight equal heads the best scores so "
+            "much above what it is worth, and so much of it is put down to luck:",
+            page.table((*about, "accuracy", "behind", "too good by", "luck"), equal),
+            "Labels without meaning: the interval holds what chance gives.",
+            page.table((*about, "share of draws"), [(*k[:3], v) for k, v in chance.items()]),
         ]
     )
+
+
+def _key(one: dict[str, Any]) -> tuple[str, str, str, str]:
+    return one["kind"], str(one["n_classes"]), str(one["n_rows"]), str(one["accuracy"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featcache.core.tasks import PROBABILITIES
-from featcache.scoring import differences
+from featcache.scoring import differences, intervals
 
 TASK = "classification"
 
@@ -18,17 +18,22 @@ def said(y, wrong):
     return [(outputs, PROBABILITIES)]
 
 
-def apart(wrong_a, wrong_b, n=100, units=None):
+def apart(wrong_a, wrong_b, n=100):
     y = np.arange(n) % 2
     folds = np.arange(n) // (n // 5)
     right = [said(y, wrong)[0][0].argmax(axis=1) == y for wrong in (wrong_a, wrong_b)]
     of_folds = np.array(
         [right[0][folds == k].mean() - right[1][folds == k].mean() for k in range(5)]
     )
-    units = np.arange(n) if units is None else units
-    return differences.difference(
-        "accuracy", TASK, y, said(y, wrong_a), said(y, wrong_b), units, of_folds
-    )
+    return of_heads(y, said(y, wrong_a), said(y, wrong_b), np.arange(n), of_folds)
+
+
+def of_heads(y, ours, theirs, units, of_folds):
+    left_out = [
+        intervals.without_groups(intervals.mean_score("accuracy", TASK, y, one), units)
+        for one in (ours, theirs)
+    ]
+    return differences.difference(of_folds, *left_out, len(np.unique(units)), 5)
 
 
 def test_heads_that_say_the_same_are_equal_but_not_for_sure():
@@ -66,15 +71,13 @@ def test_copies_do_not_make_it_more_sure():
         for wrong in ([0, 10], [20, 30, 40, 50, 60])
     )
     folds = np.array([0.05, 0, 0.05, 0.05, 0.0])
-    found = differences.difference("accuracy", TASK, y, ours, theirs, rows, folds)
+    found = of_heads(y, ours, theirs, rows, folds)
     assert found.p_value == pytest.approx(once.p_value, abs=0.1)
 
 
 def test_a_score_that_is_undefined_is_no_difference():
     y = np.arange(20) % 2
-    found = differences.difference(
-        "accuracy", TASK, y, said(y, []), said(y, [1]), np.arange(20), np.array([math.nan, 0.1])
-    )
+    found = of_heads(y, said(y, []), said(y, [1]), np.arange(20), np.array([math.nan, 0.1]))
     assert math.isnan(found.p_value)
 
 

@@ -13,6 +13,10 @@ TASK = "classification"
 ALL_METRICS = ("accuracy", "balanced-accuracy", "macro-f1", "log-loss", "roc-auc")
 
 
+def standard_error(statistic, units):
+    return intervals.standard_error(intervals.without_groups(statistic, units))
+
+
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 7), (40, 40), (180, 200)])
 def test_wilson_as_scipy_has_it(right, n):
     expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
@@ -35,26 +39,26 @@ def test_one_mistake_does_not_shut_out_a_share_near_1():
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).standard_normal(50)
-    found = intervals.standard_error(lambda rows: values[rows].mean(), np.arange(50))
+    found = standard_error(lambda rows: values[rows].mean(), np.arange(50))
     assert found == pytest.approx(values.std(ddof=1) / math.sqrt(50))
 
 
 def test_leaving_out_groups_of_many_rows_is_about_the_same():
     values = np.random.default_rng(0).standard_normal(3000)
-    found = intervals.standard_error(lambda rows: values[rows].mean(), np.arange(3000))
+    found = standard_error(lambda rows: values[rows].mean(), np.arange(3000))
     assert found == pytest.approx(values.std(ddof=1) / math.sqrt(3000), rel=0.3)
 
 
 def test_copies_and_images_of_a_group_say_one_thing():
     values = np.random.default_rng(0).standard_normal(40)
-    alone = intervals.standard_error(lambda rows: values[rows].mean(), np.arange(40))
+    alone = standard_error(lambda rows: values[rows].mean(), np.arange(40))
     ten = np.repeat(values, 10)
-    together = intervals.standard_error(lambda rows: ten[rows].mean(), np.repeat(np.arange(40), 10))
+    together = standard_error(lambda rows: ten[rows].mean(), np.repeat(np.arange(40), 10))
     assert together == pytest.approx(alone)
 
 
 def test_one_unit_has_no_standard_error():
-    assert math.isnan(intervals.standard_error(lambda rows: 1.0, np.zeros(5, int)))
+    assert math.isnan(standard_error(lambda rows: 1.0, np.zeros(5, int)))
     assert math.isnan(intervals.of_share(np.ones(5, bool), np.zeros(5, int))[0])
 
 
@@ -75,8 +79,10 @@ def test_no_interval_is_without_width(metric, n):
     value = metrics.score_one(metric, TASK, y, outputs_of(y, 2, 0.99), PROBABILITIES)
     assert low <= value <= high
     assert high - low > 0.5 / n
+    statistic = intervals.mean_score(metric, TASK, y, [(outputs_of(y, 2, 0.99), PROBABILITIES)])
+    left_out = intervals.without_groups(statistic, np.arange(n))
     by_folds = intervals.of_folds(
-        metric, TASK, y, [outputs_of(y, 2, 0.99)], PROBABILITIES, np.arange(n), np.full(5, value)
+        metric, TASK, y, outputs_of(y, 2, 0.99), np.arange(n), np.full(5, value), left_out, 5
     )
     assert by_folds[1] - by_folds[0] > high - low
 

@@ -14,8 +14,9 @@ from featcache import heads
 from featcache.data import splits
 from featcache.selection import fold_work, nested_cv, ranking, search
 from featcache.selection.candidates import Candidate
-from featcache.selection.comparison import BEST, SIMPLE, Comparison
+from featcache.selection.comparison import Comparison
 from featcache.selection.folds import FoldedData
+from featcache.selection.preference import BEST, SIMPLE
 
 N_FOLDS = 4
 SHARED = {"task": "classification", "class_weight": None, "seed": 0}

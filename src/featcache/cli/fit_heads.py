@@ -57,8 +57,12 @@ def fit_heads(
         bool, typer.Option("--learning-curve", help="Would more labels help?")
     ] = False,
     prefer: Annotated[
-        str, typer.Option(help="best, or simple: the simplest within one standard error.")
-    ] = "best",
+        str,
+        typer.Option(
+            help="level: of heads level with the best, a simple one with probabilities. "
+            "Or best, or simple."
+        ),
+    ] = "level",
     tensorboard: TensorBoard = None,
     seed: Seed = 0,
     jobs: Jobs = -1,

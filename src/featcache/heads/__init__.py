@@ -3,12 +3,13 @@
 from featcache.core.tasks import PROBABILITIES, SCORES, VALUES
 from featcache.heads.base import Head
 from featcache.heads.calibrated import Calibrated
-from featcache.heads.catalogue import CATALOGUE, check_names, load, save
+from featcache.heads.catalogue import CATALOGUE, FLOOR, check_names, load, save
 from featcache.heads.custom import Own
 from featcache.heads.training_rows import TrainingRows
 
 __all__ = [
     "CATALOGUE",
+    "FLOOR",
     "PROBABILITIES",
     "SCORES",
     "VALUES",

@@ -24,9 +24,10 @@ from featcache.heads.neighbours import Neighbours
 from featcache.heads.ridge import Ridge
 from featcache.heads.svm import RbfSVM
 
+FLOOR = "dummy"  # the head that looks at no feature
 # from simple to flexible: of heads that do equally well, the first is preferred
 CATALOGUE: dict[str, type[Head]] = {
-    "dummy": Dummy,
+    FLOOR: Dummy,
     "centroid": Centroid,
     "ridge": Ridge,
     "lda": LDA,

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from featcache import store
+from featcache import heads, store
 from featcache.core.errors import FeatcacheError
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, Task
 from featcache.heads.calibrators import Temperature
 from featcache.report import findings
 from featcache.scoring.leaderboard import Leaderboard, OutOfFold, Result
 
-FLOOR = "dummy"  # the head that looks at no feature
 MAX_ROWS = 10_000  # that are looked at for the map and for near-duplicates
 MAX_CELLS = 2**26  # of their features: 256 MB
 FIT_CELLS = 200_000  # outputs that a temperature is fitted on; one number needs no more
@@ -113,7 +112,7 @@ class Material:
     @cached_property
     def judges(self) -> tuple[Result, ...]:
         """The heads that together judge the labels: all but the floor."""
-        some = tuple(result for result in self.board.results if result.head != FLOOR)
+        some = tuple(result for result in self.board.results if result.head != heads.FLOOR)
         return some or self.board.results
 
     @cached_property

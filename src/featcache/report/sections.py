@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from featcache import heads
 from featcache.core.tasks import TargetKind
 from featcache.report import charts, findings
 from featcache.report.curves import mean
-from featcache.report.material import FLOOR, Material, label_suspects
+from featcache.report.material import Material, label_suspects
 from featcache.report.rendering import Values
 from featcache.scoring import confusion
 from featcache.scoring.leaderboard import Leaderboard, Result, number, setting
@@ -24,7 +25,7 @@ def head(material: Material) -> Values:
     """Return the title, the result in a sentence, and what a reader should know first."""
     board, best, features = material.board, material.best, material.features
     level = [one.name for one in board.results[1:] if one.is_level]
-    floor = [one for one in board.results if one.head == FLOOR]
+    floor = [one for one in board.results if one.head == heads.FLOOR]
     path = board.features[0].path
     source = "arrays" if path is None else path.stem
     if features is not None:
@@ -41,6 +42,7 @@ def head(material: Material) -> Values:
         "level": level,
         "test": "" if best.test is None else _held_out(best.test[board.metric], best),
         "floor": number(floor[0].mean) if floor and best is not floor[0] else "",
+        "remarks": board.remarks,
         "warnings": board.warnings,
         "left_out": sorted((board.left_out or {}).items()),
         "facts": [
@@ -58,7 +60,7 @@ def table(board: Leaderboard) -> Values:
     others = [name for name in board.results[0].scores if name != board.metric]
     # what is nearer to the floor than to the best would squeeze all others
     best = board.results[0].mean
-    floor = [one.mean for one in board.results[1:] if one.head == FLOOR and one.mean != best]
+    floor = [one.mean for one in board.results[1:] if one.head == heads.FLOOR and one.mean != best]
     scaled = [
         one for one in board.results if not floor or (one.mean - floor[0]) / (best - floor[0]) > 0.5
     ]

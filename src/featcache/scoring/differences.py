@@ -30,13 +30,11 @@ class Difference:
 
 
 def difference(
-    metric: str,
-    task: str,
-    y: np.ndarray,
-    first: Sequence[intervals.Outputs],
-    second: Sequence[intervals.Outputs],
-    units: np.ndarray,
     of_each_fold: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    n_units: int,
+    n_folds: int,
 ) -> Difference:
     """Return the difference of two heads' scores by cross-validation on the same folds.
 
@@ -45,9 +43,10 @@ def difference(
 
     Parameters
     ----------
-    first, second : of each repeat, what a head says out of fold and of what kind that is.
-    of_each_fold : (repeats * k,) float, the differences of the scores.
-    metric, task, y, units : as for `of_outputs`.
+    of_each_fold : (repeats * n_folds,) float, the differences of the scores.
+    first, second : what `intervals.without_groups` gives for either score.
+    n_units : rows that differ, or groups of them.
+    n_folds : of each repeat.
 
     Returns
     -------
@@ -56,13 +55,12 @@ def difference(
     """
     from scipy import stats
 
-    value, n_units = float(np.mean(of_each_fold)), len(np.unique(units))
-    ours, theirs = (intervals.mean_score(metric, task, y, one) for one in (first, second))
-    se = intervals.standard_error(lambda rows: ours(rows) - theirs(rows), units)
+    value = float(np.mean(of_each_fold))
+    se = intervals.standard_error(first - second)
     if math.isnan(value) or math.isnan(se):
         return Difference(math.nan, math.nan, math.nan, math.nan)
-    se = intervals.with_training(se, of_each_fold, len(of_each_fold) // len(first))
-    t = stats.t(min(intervals.N_GROUPS, n_units) - 1)
+    se = intervals.with_training(se, of_each_fold, n_folds)
+    t = stats.t(len(first) - 1)
     reach = max(
         t.ppf((1 + intervals.LEVEL) / 2) * se, intervals.wilson(0.0, n_units)[1] if not se else 0.0
     )

@@ -67,26 +67,37 @@ def _at_least(few: float, n: float, level: float) -> float:
     return float(stats.gamma.ppf(1 - level, few)) if 0 < few <= min(FEW, n / 8) else math.inf
 
 
-def standard_error(statistic: Statistic, units: np.ndarray) -> float:
-    """Return the jackknife's standard error of a score, leaving out groups of units.
+def without_groups(statistic: Statistic, units: np.ndarray) -> np.ndarray:
+    """Return a score without each of up to `N_GROUPS` groups of units: the jackknife's replicates.
+
+    The groups depend on `units` alone, so that the replicates of two scores of the same rows can be
+    compared one by one.
 
     Parameters
     ----------
-    statistic : of rows; where it is NaN without a group, that group is not counted.
+    statistic : of rows.
     units : (n,) int; rows of one number stay together.
 
     Returns
     -------
-    float. NaN where there are fewer than two units.
+    (n_groups,) float64, NaN where the score is undefined without a group; empty where there are
+    fewer than two units.
     """
     _, unit_of = np.unique(units, return_inverse=True)
     n_units = int(unit_of.max(initial=-1)) + 1
     n_groups = min(N_GROUPS, n_units)
     if n_groups < 2:
-        return math.nan
+        return np.zeros(0)
     group = (np.random.default_rng(0).permutation(n_units) % n_groups)[unit_of]
-    found = np.array([statistic(np.flatnonzero(group != one)) for one in range(n_groups)])
-    found = found[~np.isnan(found)]
+    return np.array([statistic(np.flatnonzero(group != one)) for one in range(n_groups)])
+
+
+def standard_error(left_out: np.ndarray) -> float:
+    """Return the jackknife's standard error of a score, from what `without_groups` gives.
+
+    Replicates that are NaN are not counted; NaN where fewer than two are left.
+    """
+    found = left_out[~np.isnan(left_out)]
     if len(found) < 2:
         return math.nan
     return float(np.sqrt((len(found) - 1) * np.mean((found - found.mean()) ** 2)))
@@ -206,7 +217,7 @@ def of_share(right: np.ndarray, units: np.ndarray) -> tuple[float, float]:
     right : (n,) bool.
     units : (n,) int; rows of one number, copies of an image or of one group, are drawn together.
     """
-    se = standard_error(lambda rows: float(np.mean(right[rows])), units)
+    se = standard_error(without_groups(lambda rows: float(np.mean(right[rows])), units))
     return of_score("accuracy", float(np.mean(right)), se, len(np.unique(units)))
 
 
@@ -225,7 +236,8 @@ def of_outputs(
     """
     statistic, about = mean_score(metric, task, y, [(outputs, kind)]), TASKS[task].kind
     n = most_rows(metric, about, y, units)
-    value, se = statistic(np.arange(len(y))), standard_error(statistic, units)
+    value = statistic(np.arange(len(y)))
+    se = standard_error(without_groups(statistic, units))
     return of_score(metric, value, se, n, unseen(metric, about, y, outputs, n))
 
 
@@ -233,24 +245,26 @@ def of_folds(
     metric: str,
     task: str,
     y: np.ndarray,
-    outputs: list[np.ndarray],
-    kind: str,
+    outputs: np.ndarray,
     units: np.ndarray,
     of_each_fold: np.ndarray,
+    left_out: np.ndarray,
+    n_folds: int,
 ) -> tuple[float, float]:
     """Return the interval of a score by cross-validation, for a model of all its rows.
 
     Parameters
     ----------
-    outputs : of each repeat (n, n_outputs), out of fold.
-    of_each_fold : (repeats * k,) float, the scores; their mean is in the interval.
-    metric, task, y, kind, units : as for `of_outputs`.
+    metric, task, y, units : as for `of_outputs`.
+    outputs : (n, n_outputs), out of fold, of the first repeat.
+    of_each_fold : (repeats * n_folds,) float, the scores; their mean is in the interval.
+    left_out : what `without_groups` gives for `mean_score` of all repeats.
+    n_folds : of each repeat.
     """
-    statistic = mean_score(metric, task, y, [(one, kind) for one in outputs])
-    about, n_folds = TASKS[task].kind, len(of_each_fold) // len(outputs)
-    se = with_training(standard_error(statistic, units), of_each_fold, n_folds)
+    about = TASKS[task].kind
+    se = with_training(standard_error(left_out), of_each_fold, n_folds)
     n = most_rows(metric, about, y, units) / LEAST_OF_TRAINING
-    more = unseen(metric, about, y, outputs[0], n)
+    more = unseen(metric, about, y, outputs, n)
     return of_score(metric, float(np.mean(of_each_fold)), se, n, more)
 
 

@@ -89,7 +89,7 @@ def choose(
             settings = given or ([dense] if name == "dense" and dense else kind.grid(task))
             _check_params(name, kind, settings)
         chosen.append(Candidate(name, kind, tuple(one | shared for one in settings)))
-    if not any(candidate.name != "dummy" for candidate in chosen):
+    if not any(candidate.name != heads.FLOOR for candidate in chosen):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise SpecError(f"No head is left to compare ({reasons or 'only the floor was named'}).")
     return chosen, left_out
@@ -99,7 +99,7 @@ def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> 
     """Return name -> estimator of the user's own; or, of the catalogue, settings or None."""
     if names is None or names in (ALL, QUICK):
         return dict.fromkeys(heads.CATALOGUE)
-    wanted: dict[str, Any] = {"dummy": None}  # the floor is always shown
+    wanted: dict[str, Any] = {heads.FLOOR: None}  # the floor is always shown
     is_one = isinstance(names, str) or not isinstance(names, Sequence)
     given: list[Any] = []
     for one in [names] if is_one else names:

@@ -12,9 +12,6 @@ from featcache.heads.moments import MomentsHead
 from featcache.selection.candidates import Candidate
 from featcache.selection.fold_work import FitJob, KnownMoments
 
-SIMPLE = "simple"  # the simplest within one standard error of the best (Breiman et al. 1984)
-BEST = "best"
-
 
 @dataclass
 class Fitted:
@@ -43,7 +40,7 @@ class Comparison:
     task: str
     metric: str
     n_outputs: int
-    prefer: str
+    prefer: str  # of `preference.PREFERENCES`
     seed: int
     candidates: tuple[Candidate, ...]
     calibrates: bool

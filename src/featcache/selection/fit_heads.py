@@ -29,9 +29,10 @@ from featcache.selection import (
     nested_cv,
     ranking,
 )
-from featcache.selection.comparison import BEST, SIMPLE, Comparison, as_json
+from featcache.selection.comparison import Comparison, as_json
 from featcache.selection.dataset import Dataset, of_arrays, of_files
 from featcache.selection.parallel import processes
+from featcache.selection.preference import LEVEL, PREFERENCES
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
 CLASS_WEIGHTS = (None, "balanced")
@@ -44,7 +45,7 @@ def fit_heads(
     cv: int = 5,
     repeats: int = 1,
     metric: str | None = None,
-    prefer: str = BEST,
+    prefer: str = LEVEL,
     class_weight: str | None = None,
     calibrate: str | None = None,
     learning_curve: bool = False,
@@ -75,8 +76,10 @@ def fit_heads(
     cv : outer folds, 3 or more; the inner folds of one are the others.
     repeats : of the cross-validation, on other folds each time.
     metric : what is optimised; None is accuracy, map or rmse by task. See `Task.metrics`.
-    prefer : "best", or "simple": the simplest setting and head within one standard error of the
-        best (Breiman et al. 1984).
+    prefer : which head is selected. "level": of those statistically level with the best score, one
+        whose outputs are probabilities, and of these the simplest. "best": the best score.
+        "simple": the simplest head, and setting, within one standard error of the best (Breiman et
+        al. 1984). The floor, dummy, is never selected.
     class_weight : "balanced" weighs classes by the inverse of their size, in heads that can.
     calibrate : auto, temperature, platt or isotonic: turn outputs into calibrated probabilities, by
         a map fitted on out-of-fold outputs.
@@ -105,7 +108,7 @@ def fit_heads(
     cv = whole_number("cv", cv, splits.MIN_FOLDS)
     repeats = whole_number("repeats", repeats, 1)
     seed = whole_number("seed", seed, 0)
-    check_choice("prefer", prefer, (BEST, SIMPLE))
+    check_choice("prefer", prefer, PREFERENCES)
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
     splits.check_seed(seed)
@@ -221,7 +224,7 @@ def _compare(
                 else one.candidate.name
                 for one in found
             ]
-            judged = ranking.judge(data, comparison, found, names, made, request["calibrate"])
+            judged, luck = ranking.judge(data, comparison, found, names, made, request["calibrate"])
             curve = None
             if request["curve"]:
                 curve = learning_curve.curve(data, comparison, judged[0], run)
@@ -241,6 +244,7 @@ def _compare(
             n_train=len(data.train),
             n_test=len(data.test),
             warnings=folds.warnings_of(dataset, parts),
+            luck=luck,
             left_out=left_out,
             learning_curve=curve,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.tasks import TASKS
-from featcache.scoring import differences, metrics
+from featcache.scoring import differences, intervals, metrics
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, job_of
 from featcache.selection.folds import FoldedData
@@ -56,14 +56,13 @@ def curve(
         [(joined(data, 0, {fold: outputs[place, fold] for fold in range(data.n_folds)}), kind)]
         for place, kind in ((len(SHARES) - 1, one.output), (HALF, kinds[HALF]))
     )
+    units, y = data.units[data.train], data.y[data.train]
+    of_all, of_half = (
+        intervals.without_groups(intervals.mean_score(metric, comparison.task, y, said), units)
+        for said in (all_rows, half)
+    )
     gain = differences.difference(
-        metric,
-        comparison.task,
-        data.y[data.train],
-        all_rows,
-        half,
-        data.units[data.train],
-        scores[-1] - scores[HALF],
+        scores[-1] - scores[HALF], of_all, of_half, len(np.unique(units)), data.n_folds
     )
     return {
         "metric": metric,

@@ -15,7 +15,8 @@ from featcache.heads import calibration
 from featcache.heads.outputs import outputs_of
 from featcache.scoring import differences, intervals, metrics
 from featcache.scoring.leaderboard import OutOfFold, Result
-from featcache.selection.comparison import SIMPLE, Comparison, Fitted, params_of
+from featcache.selection import preference
+from featcache.selection.comparison import Comparison, Fitted, params_of
 from featcache.selection.folds import FoldedData
 
 
@@ -27,6 +28,7 @@ class Judged:
     fitted: Fitted
     scored: list[np.ndarray]  # of each repeat (n_train, n_outputs) out of fold, as it was scored
     outputs: np.ndarray  # the same of the first repeat, before calibration
+    left_out: np.ndarray  # (groups,) what `intervals.without_groups` gives for its score
 
 
 def judge(
@@ -36,24 +38,45 @@ def judge(
     names: list[str],
     folder: Path,
     calibrate: str | None,
-) -> list[Judged]:
-    """Return one result per head, the selected first, without held-out scores.
+) -> tuple[list[Judged], float]:
+    """Return one result per head, the selected first, without held-out scores; and its luck.
 
-    The selected head has the best mean; with `prefer` "simple" it is the simplest within one
-    standard error of the best.
+    Which head is selected is said in `preference`; the floor is not, while there is another.
     """
     judged = [
         _judge_one(data, comparison, one, name, folder, calibrate)
         for one, name in zip(found, names, strict=True)
     ]
     sign = metrics.better(comparison.metric)
-    means = [sign * one.result.mean for one in judged]
-    order = sorted(range(len(judged)), key=lambda i: (math.isnan(means[i]), -means[i], i))
-    judged = [judged[i] for i in order]
-    if comparison.prefer == SIMPLE:
-        first = _simplest(judged, order, sign)
-        judged.insert(0, judged.pop(first))
-    return _compared(data, comparison, judged)
+    simplicity = {one.result.name: place for place, one in enumerate(judged)}
+    judged.sort(key=lambda one: -np.nan_to_num(sign * one.result.mean, nan=-np.inf))
+    able = [one for one in judged if one.result.head != heads.FLOOR] or judged
+    scored = [one for one in able if not math.isnan(one.result.mean)]
+    if not scored:
+        return _compared(data, comparison.metric, judged, able[0]), math.nan
+    contest = preference.contest(
+        np.array([sign * one.result.mean for one in scored]),
+        np.stack([sign * one.left_out for one in scored], axis=1),
+        np.array([_rank(one, comparison.prefer, simplicity[one.result.name]) for one in scored]),
+    )
+    best = selected = contest.best
+    if comparison.prefer == preference.SIMPLE:
+        first = scored[best].result
+        error = first.std / np.sqrt(len(first.fold_params))
+        selected = contest.preferred(preference.within_one_error(contest, error))
+    compared = _compared(data, comparison.metric, judged, scored[best])
+    if comparison.prefer == preference.LEVEL:
+        level = {one.result.name for one in compared if one.result.is_level}
+        selected = contest.preferred(np.array([one.result.name in level for one in scored]))
+    if selected != best:
+        compared = _compared(data, comparison.metric, judged, scored[selected])
+    return compared, preference.luck(contest, selected, comparison.prefer, comparison.seed)
+
+
+def _rank(one: Judged, prefer: str, simplicity: int) -> int:
+    """Return how late a head is taken of several that do equally well."""
+    no_probabilities = one.result.output == heads.SCORES and prefer == preference.LEVEL
+    return simplicity + 1000 * no_probabilities
 
 
 def _judge_one(
@@ -87,9 +110,10 @@ def _judge_one(
         for metric in TASKS[comparison.task].metrics
     }
     main = np.array(scores[comparison.metric])
-    low, high = intervals.of_folds(
-        comparison.metric, comparison.task, y, through, kind, data.units[data.train], main
-    )
+    metric, task, units = comparison.metric, comparison.task, data.units[data.train]
+    statistic = intervals.mean_score(metric, task, y, [(one, kind) for one in through])
+    left_out = intervals.without_groups(statistic, units)
+    low, high = intervals.of_folds(metric, task, y, through[0], units, main, left_out, k)
     result = Result(
         name=name,
         head=one.candidate.name,
@@ -114,7 +138,7 @@ def _judge_one(
         file_digest=digest_file(folder / one.file),
         calibration=described,
     )
-    return Judged(result, one, through, outputs[0])
+    return Judged(result, one, through, outputs[0], left_out)
 
 
 def joined(data: FoldedData, repeat: int, of_folds: dict[int, np.ndarray]) -> np.ndarray:
@@ -144,45 +168,31 @@ def _calibrated(data: FoldedData, one: Fitted, repeat: int, calibrate: str) -> n
     return joined(data, repeat, maps)
 
 
-def _simplest(judged: list[Judged], order: list[int], sign: int) -> int:
-    """Return the place of the simplest head within one standard error of the first."""
-    best = judged[0].result
-    least = sign * best.mean - best.std / np.sqrt(len(best.fold_params))
-    near = [place for place, one in enumerate(judged) if sign * one.result.mean >= least] or [0]
-    return min(near, key=lambda place: order[place])
-
-
-def _compared(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> list[Judged]:
-    """Return the results with their difference from the first, and how sure it is."""
-    best, others = judged[0], judged[1:]
-    found = [_difference(data, comparison, best, one) for one in others]
+def _compared(data: FoldedData, metric: str, judged: list[Judged], first: Judged) -> list[Judged]:
+    """Return the results, `first` before the others, each with its difference from the first."""
+    others = [one for one in judged if one is not first]
+    n_units = len(np.unique(data.units[data.train]))
+    found = [
+        differences.difference(
+            np.subtract(first.result.scores[metric], one.result.scores[metric]),
+            first.left_out,
+            one.left_out,
+            n_units,
+            data.n_folds,
+        )
+        for one in others
+    ]
     p_values = differences.holm([one.p_value for one in found])
-    compared = [best]
+    compared = [first]
     for one, p_value in zip(others, p_values, strict=True):
         result = replace(
             one.result,
-            difference=best.result.mean - one.result.mean,
+            difference=first.result.mean - one.result.mean,
             p_value=p_value,
             is_level=not p_value < differences.BEHIND,
         )
         compared.append(replace(one, result=result))
     return compared
-
-
-def _difference(
-    data: FoldedData, comparison: Comparison, best: Judged, other: Judged
-) -> differences.Difference:
-    metric = comparison.metric
-    ours, theirs = ([(said, one.result.output) for said in one.scored] for one in (best, other))
-    return differences.difference(
-        metric,
-        comparison.task,
-        data.y[data.train],
-        ours,
-        theirs,
-        data.units[data.train],
-        np.subtract(best.result.scores[metric], other.result.scores[metric]),
-    )
 
 
 def score_held_out(

@@ -16,10 +16,11 @@ import numpy as np
 
 from featcache.core.progress import Advance
 from featcache.selection import fold_work
-from featcache.selection.comparison import SIMPLE, Comparison, Fitted, job_of
+from featcache.selection.comparison import Comparison, Fitted, job_of
 from featcache.selection.fold_work import KnownMoments
 from featcache.selection.folds import FoldedData
 from featcache.selection.parallel import Call, RunCalls
+from featcache.selection.preference import SIMPLE
 
 FIRST_RUNG = 4  # a quarter of the rows
 KEEP = 3  # a third of the settings
@@ -128,7 +129,7 @@ def pick(scores: np.ndarray, prefer: str) -> int:
     Parameters
     ----------
     scores : (n_settings, m), more is better; NaN where a setting was not tried.
-    prefer : "best", or "simple" for the first within one standard error of the best.
+    prefer : "simple" for the first within one standard error of the best; else the best.
     """
     means = _mean(scores)
     if np.isnan(means).all():

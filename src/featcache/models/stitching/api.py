@@ -135,7 +135,7 @@ def _features_of(fitted: leaderboard.FittedHead, distil: bool) -> store.Features
         )
     if not (_stitches(fitted.name) or distil):
         able = [result.name for result in board.results if _stitches(result.head)]
-        others = ", ".join(name for name in able if name != "dummy")
+        others = ", ".join(name for name in able if name != heads.FLOOR)
         raise StitchError(
             f"The head {fitted.name} cannot become Keras layers. Stitch another (--head): "
             f"{others or 'none of this comparison can'}; or have a dense head learn what it says "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -69,6 +70,7 @@ class Leaderboard:
     request: dict[str, Any]  # what was asked: features, folds, seed, heads, versions
     n_train: int
     n_test: int
+    luck: float = math.nan  # by how much the first one's mean is too good for being selected
     warnings: tuple[str, ...] = ()  # what a reader should know of the data
     left_out: dict[str, str] | None = None  # head -> why it was not compared
     learning_curve: dict[str, Any] | None = None  # n_train [..], scores [[of each fold], ..]
@@ -135,6 +137,7 @@ class Leaderboard:
             "class_names": list(self.class_names),
             "n_train": self.n_train,
             "n_test": self.n_test,
+            "luck": self.luck,
             "warnings": list(self.warnings),
             "left_out": self.left_out or {},
             "results": [asdict(result) for result in self.results],
@@ -155,8 +158,15 @@ class Leaderboard:
         plain: dict[str, Any] = atomic.plain(values)
         return plain
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of the first: why it was taken, and what it owes to luck."""
+        return printing.remarks(self.results, self.metric, self.luck)
+
     def __rich__(self) -> Any:
-        return printing.table(self.results, self.metric, self.task)
+        from rich.console import Group
+
+        return Group(printing.table(self.results, self.metric, self.task), *self.remarks)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from featcache import heads
 from featcache.core.tasks import TASKS
+from featcache.scoring import metrics
 from featcache.scoring.leaderboard.results import Result
 
 SHORT = {"balanced-accuracy": "balanced"}
@@ -39,6 +41,29 @@ def table(results: Sequence[Result], metric: str, task: str) -> Any:
             style="bold" if row == 0 else ("" if result.is_level else "dim"),
         )
     return made
+
+
+def remarks(results: Sequence[Result], metric: str, luck: float) -> tuple[str, ...]:
+    """Return sentences on the selected head: what it was preferred to, what it owes to luck."""
+    first, found = results[0], []
+    others = [one for one in results if one.head != heads.FLOOR]
+    sign = metrics.better(metric)
+    best = max(others or results, key=lambda one: np.nan_to_num(sign * one.mean, nan=-np.inf))
+    if sign * (best.mean - first.mean) > 0:
+        why = "simpler"
+        if first.output == heads.PROBABILITIES and best.output != heads.PROBABILITIES:
+            why = "its outputs are probabilities"
+        found.append(
+            f"{first.name} is taken before {best.name} ({number(best.mean)}), with which it is "
+            f"level: {why}."
+        )
+    if not math.isnan(luck):
+        much = "no part" if luck < 0.0005 else f"about {number(luck)}"
+        found.append(f"Of its {metric}, {much} is owed to being selected of {len(others)} heads.")
+    floor = [one for one in results if one.head == heads.FLOOR and one is not first]
+    if floor and floor[0].is_level:
+        found.append(f"It is not told from {heads.FLOOR}, which looks at no feature.")
+    return tuple(found)
 
 
 def number(value: float, digits: int = 3) -> str:

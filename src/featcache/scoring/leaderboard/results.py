@@ -25,7 +25,7 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Result:
-    """How one head did on one set of features. Differences and p-values are against the best."""
+    """How one head did on one set of features. Differences and p-values are against the first."""
 
     name: str  # the head, or FEATURES/HEAD where there are several sets of features
     head: str  # name in heads.CATALOGUE, or of an estimator of the user's own
@@ -38,9 +38,9 @@ class Result:
     std: float  # standard deviation over them
     low: float  # 95 % interval of the mean
     high: float
-    difference: float  # mean of the best minus this mean
-    p_value: float  # of no difference, Holm-adjusted; NaN for the best
-    is_level: bool  # it is not told from the best
+    difference: float  # mean of the first minus this mean
+    p_value: float  # of no difference, Holm-adjusted; NaN for the first
+    is_level: bool  # it is not told from the first
     fit_s: float  # seconds to fit on the whole training part
     file: str  # in the folder of the leaderboard
     file_digest: str  # BLAKE2b-128 of it

@@ -21,6 +21,7 @@ from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
 BOARD_FILE = "leaderboard.json"
 NoneType = type(None)
+_NUMBER = (int, float, NoneType)
 
 
 def load(folder: str | os.PathLike[str]) -> Leaderboard:
@@ -49,6 +50,7 @@ def load(folder: str | os.PathLike[str]) -> Leaderboard:
             class_names=tuple(saved["class_names"]),
             results=tuple(_result(row) for row in saved["results"]),
             warnings=tuple(saved["warnings"]),
+            luck=_number(saved["luck"]),
             **{
                 name: saved[name]
                 for name in (
@@ -127,8 +129,8 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("class_names", "warnings", "results", "features"), list),
     **dict.fromkeys(("request", "left_out"), dict),
     "learning_curve": (dict, NoneType),
+    "luck": _NUMBER,
 }
-_NUMBER = (int, float, NoneType)
 _KINDS_OF_RESULT: dict[str, Any] = {
     **dict.fromkeys(("name", "head", "output", "file", "file_digest"), str),
     **dict.fromkeys(("mean", "std", "low", "high", "difference", "fit_s"), _NUMBER),
