@@ -19,6 +19,8 @@ from featcache.selection import preference
 from featcache.selection.comparison import Comparison, Fitted, params_of
 from featcache.selection.folds import FoldedData
 
+LOSS = "log-loss"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -48,7 +50,7 @@ def judge(
         for one, name in zip(found, names, strict=True)
     ]
     sign = metrics.better(comparison.metric)
-    simplicity = {one.result.name: place for place, one in enumerate(judged)}
+    ranks = _ranks(data, comparison, judged)
     judged.sort(key=lambda one: -np.nan_to_num(sign * one.result.mean, nan=-np.inf))
     able = [one for one in judged if one.result.head != heads.FLOOR] or judged
     scored = [one for one in able if not math.isnan(one.result.mean)]
@@ -57,7 +59,7 @@ def judge(
     contest = preference.contest(
         np.array([sign * one.result.mean for one in scored]),
         np.stack([sign * one.left_out for one in scored], axis=1),
-        np.array([_rank(one, comparison.prefer, simplicity[one.result.name]) for one in scored]),
+        np.array([ranks[one.result.name] for one in scored]),
     )
     best = selected = contest.best
     if comparison.prefer == preference.SIMPLE:
@@ -73,10 +75,51 @@ def judge(
     return compared, preference.luck(contest, selected, comparison.prefer, comparison.seed)
 
 
-def _rank(one: Judged, prefer: str, simplicity: int) -> int:
-    """Return how late a head is taken of several that do equally well."""
-    no_probabilities = one.result.output == heads.SCORES and prefer == preference.LEVEL
-    return simplicity + 1000 * no_probabilities
+def _ranks(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> dict[str, int]:
+    """Return name -> how late a head is taken of several that do equally well.
+
+    The simple before the flexible; but where probabilities are wanted, first those heads whose
+    log-loss is not behind the best one, then others that give probabilities.
+    """
+    ranks = {one.result.name: place for place, one in enumerate(judged)}
+    if comparison.prefer != preference.LEVEL:
+        return ranks
+    able = [
+        one
+        for one in judged
+        if one.result.output != heads.SCORES and one.result.head != heads.FLOOR
+    ]
+    sound = {one.result.name for one in able}
+    if able and LOSS in TASKS[comparison.task].metrics:
+        y, units = data.y[data.train], data.units[data.train]
+        by_loss = [
+            replace(
+                one,
+                left_out=_left_out(LOSS, comparison.task, y, one.scored, one.result.output, units),
+            )
+            for one in able
+        ]
+        first = min(by_loss, key=lambda one: float(np.mean(one.result.scores[LOSS])))
+        sound = {
+            one.result.name for one in _compared(data, LOSS, by_loss, first) if one.result.is_level
+        }
+    for one in judged:
+        name = one.result.name
+        ranks[name] += len(judged) * ((name not in sound) + (one.result.output == heads.SCORES))
+    return ranks
+
+
+def _left_out(
+    metric: str,
+    task: str,
+    y: np.ndarray,
+    of_repeats: list[np.ndarray],
+    kind: str,
+    units: np.ndarray,
+) -> np.ndarray:
+    """Return the jackknife's replicates of a head's score."""
+    statistic = intervals.mean_score(metric, task, y, [(said, kind) for said in of_repeats])
+    return intervals.without_groups(statistic, units)
 
 
 def _judge_one(
@@ -111,8 +154,7 @@ def _judge_one(
     }
     main = np.array(scores[comparison.metric])
     metric, task, units = comparison.metric, comparison.task, data.units[data.train]
-    statistic = intervals.mean_score(metric, task, y, [(one, kind) for one in through])
-    left_out = intervals.without_groups(statistic, units)
+    left_out = _left_out(metric, task, y, through, kind, units)
     low, high = intervals.of_folds(metric, task, y, through[0], units, main, left_out, k)
     result = Result(
         name=name,
