@@ -54,7 +54,7 @@ def opened(browser, written) -> Iterator[Any]:
         context = browser.new_context(**(settings | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(60_000)  # a machine may be busy
         page.on(
             "console",
             lambda message: (

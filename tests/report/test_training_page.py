@@ -218,7 +218,7 @@ def test_in_a_browser(tmp_path):
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = browser.new_page(color_scheme="light", viewport={"width": 375, "height": 800})
-        page.set_default_timeout(8000)
+        page.set_default_timeout(60_000)  # a machine may be busy
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
