@@ -21,6 +21,7 @@ import sys
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
 from featcache.core.tasks import PROBABILITIES
 from featcache.data import splits
-from featcache.scoring import differences, intervals, metrics
+from featcache.scoring import differences, intervals, jackknife, metrics
 from featcache.selection import preference
 
 TASK = "classification"
@@ -137,6 +138,7 @@ def one_draw(
     for number, (learnt, tested) in enumerate(made):
         outputs[tested] = head().fit(X[learnt], y[learnt]).outputs(X[tested])
         of_rows[tested] = number
+    without_two = pairs_of_folds(X, y, of_rows, cell.n_classes)
     ships = head().fit(X, y)
     X_new, y_new = new
     said, held, y_held = ships.outputs(X_new), ships.outputs(data.X[test]), data.about.labels[test]
@@ -147,9 +149,12 @@ def one_draw(
             return metrics.score_one(name, TASK, y, outputs, PROBABILITIES)
 
         of_each = np.array([score(y[of_rows == k], outputs[of_rows == k]) for k in range(CV)])
-        statistic = intervals.mean_score(name, TASK, y, [(outputs, PROBABILITIES)])
-        left_out = intervals.without_groups(statistic, units[train])
-        by_folds = intervals.of_folds(name, TASK, y, outputs, units[train], of_each, left_out, CV)
+        statistic = jackknife.mean_score(name, TASK, y, [(outputs, PROBABILITIES)])
+        left_out = jackknife.without_groups(statistic, units[train])
+        fewer = float(np.mean([score(y[rows], said) for rows, said in without_two]))
+        by_folds = intervals.of_folds(
+            name, TASK, y, outputs, units[train], of_each, left_out, CV, fewer
+        )
         by_held = intervals.of_outputs(name, TASK, y_held, held, PROBABILITIES, units[test])
         widths = []
         for (low, high), value, rows in (
@@ -159,6 +164,23 @@ def one_draw(
             least, most = intervals.wilson(min(value, 1.0), len(np.unique(units[rows])))
             widths.append((high - low) / (most - least))
         found.append((score(y_new, said), *by_folds, *by_held, *widths))
+    return found
+
+
+def pairs_of_folds(
+    X: np.ndarray, y: np.ndarray, of_rows: np.ndarray, n_classes: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (rows of a fold, outputs there of a head without it and another fold), for each two
+    that leave every class something to learn from."""
+    found = []
+    for pair in combinations(range(CV), 2):
+        learnt = ~np.isin(of_rows, pair)
+        if len(np.unique(y[learnt])) == n_classes:
+            fitted = head().fit(X[learnt], y[learnt])
+            found += [
+                (rows, fitted.outputs(X[rows]))
+                for rows in (np.flatnonzero(of_rows == fold) for fold in pair)
+            ]
     return found
 
 
@@ -203,7 +225,7 @@ def out_of_fold(
     rng: np.random.Generator, data: Data, columns: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return of heads that each see some columns: (CV, n) accuracies of folds, (groups, n) what
-    `intervals.without_groups` gives, and the units."""
+    `jackknife.without_groups` gives, and the units."""
     y, units = data.about.labels, splits.units(data.digests, data.about.groups)
     made = splits.folds(data.about, data.digests, CV, int(rng.integers(2**31)))
     right, of_each = np.zeros((len(y), len(columns))), np.zeros((CV, len(columns)))
@@ -214,7 +236,7 @@ def out_of_fold(
             right[tested, one] = said == y[tested]
         of_each[number] = right[tested].mean(axis=0)
     left_out = [
-        intervals.without_groups(lambda rows, one=one: float(one[rows].mean()), units)
+        jackknife.without_groups(lambda rows, one=one: float(one[rows].mean()), units)
         for one in right.T
     ]
     return of_each, np.stack(left_out, axis=1), units

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featcache.core.tasks import PROBABILITIES
-from featcache.scoring import differences, intervals
+from featcache.scoring import differences, jackknife
 
 TASK = "classification"
 
@@ -30,7 +30,7 @@ def apart(wrong_a, wrong_b, n=100):
 
 def of_heads(y, ours, theirs, units, of_folds):
     left_out = [
-        intervals.without_groups(intervals.mean_score("accuracy", TASK, y, one), units)
+        jackknife.without_groups(jackknife.mean_score("accuracy", TASK, y, one), units)
         for one in (ours, theirs)
     ]
     return differences.difference(of_folds, *left_out, len(np.unique(units)), 5)

@@ -7,14 +7,14 @@ import pytest
 from scipy import stats
 
 from featcache.core.tasks import PROBABILITIES, TargetKind
-from featcache.scoring import intervals, metrics
+from featcache.scoring import intervals, jackknife, metrics
 
 TASK = "classification"
 ALL_METRICS = ("accuracy", "balanced-accuracy", "macro-f1", "log-loss", "roc-auc")
 
 
 def standard_error(statistic, units):
-    return intervals.standard_error(intervals.without_groups(statistic, units))
+    return jackknife.standard_error(jackknife.without_groups(statistic, units))
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 7), (40, 40), (180, 200)])
@@ -79,8 +79,8 @@ def test_no_interval_is_without_width(metric, n):
     value = metrics.score_one(metric, TASK, y, outputs_of(y, 2, 0.99), PROBABILITIES)
     assert low <= value <= high
     assert high - low > 0.5 / n
-    statistic = intervals.mean_score(metric, TASK, y, [(outputs_of(y, 2, 0.99), PROBABILITIES)])
-    left_out = intervals.without_groups(statistic, np.arange(n))
+    statistic = jackknife.mean_score(metric, TASK, y, [(outputs_of(y, 2, 0.99), PROBABILITIES)])
+    left_out = jackknife.without_groups(statistic, np.arange(n))
     by_folds = intervals.of_folds(
         metric, TASK, y, outputs_of(y, 2, 0.99), np.arange(n), np.full(5, value), left_out, 5
     )
@@ -152,3 +152,40 @@ def test_log_loss_allows_for_mistakes_that_were_not_seen():
         _, high = intervals.of_outputs("log-loss", TASK, y, outputs, PROBABILITIES, np.arange(50))
         # one mistake in fifty would cost this
         assert high - value > -math.log(outputs.min()) / 50
+
+
+def test_what_more_rows_bring_is_a_power_law():
+    """Errors of 0.2 and 0.3 with 4 and 3 parts of the rows; with 5 parts by hand."""
+    power = math.log(0.2 / 0.3) / math.log(4 / 3)
+    found = intervals.with_all_rows("accuracy", 0.8, 0.7, 5)
+    assert found == pytest.approx(1 - 0.2 * (5 / 4) ** power)
+    assert intervals.with_all_rows("rmse", 0.2, 0.3, 5) == pytest.approx(1 - found)
+
+
+@pytest.mark.parametrize("fewer", [0.8, 0.9, 1.0, math.nan])
+def test_nothing_is_expected_of_more_rows_where_fewer_do_as_well(fewer):
+    assert intervals.with_all_rows("accuracy", 0.8, fewer, 5) == 0.8
+
+
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 1.0), ("rmse", 0.0), ("r2", 1.0)])
+def test_what_cannot_be_better_stays(metric, value):
+    assert intervals.with_all_rows(metric, value, 0.7, 5) == value
+
+
+def test_an_interval_by_folds_goes_where_more_rows_lead_and_holds_what_was_found():
+    y = np.arange(100) % 2
+    outputs = outputs_of(y, 2, 0.9)
+    outputs[::4] = outputs[::4, ::-1]
+    statistic = jackknife.mean_score("accuracy", TASK, y, [(outputs, PROBABILITIES)])
+    left_out = jackknife.without_groups(statistic, np.arange(100))
+
+    def between(fewer):
+        return intervals.of_folds(
+            "accuracy", TASK, y, outputs, np.arange(100), np.full(5, 0.75), left_out, 5, fewer
+        )
+
+    plain, steep = between(math.nan), between(0.6)
+    assert steep[0] <= 0.75 <= steep[1]
+    assert steep[0] > plain[0]
+    assert steep[1] > plain[1]
+    assert steep[1] - steep[0] > plain[1] - plain[0]

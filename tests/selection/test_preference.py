@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from featcache.scoring import intervals
+from featcache.scoring import jackknife
 from featcache.selection import preference
 from featcache.selection.preference import BEST, LEVEL, SIMPLE
 
@@ -16,7 +16,7 @@ def contest_of(right, ranks=None):
     """A contest of heads by which rows (n, n_heads) they have right."""
     left_out = np.stack(
         [
-            intervals.without_groups(lambda rows, one=one: one[rows].mean(), np.arange(len(right)))
+            jackknife.without_groups(lambda rows, one=one: one[rows].mean(), np.arange(len(right)))
             for one in right.T
         ],
         axis=1,

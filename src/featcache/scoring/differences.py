@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.scoring import intervals
+from featcache.scoring import intervals, jackknife
 
 BEHIND = 0.05  # a head is behind the first below this p-value
 
@@ -44,7 +44,7 @@ def difference(
     Parameters
     ----------
     of_each_fold : (repeats * n_folds,) float, the differences of the scores.
-    first, second : what `intervals.without_groups` gives for either score.
+    first, second : what `jackknife.without_groups` gives for either score.
     n_units : rows that differ, or groups of them.
     n_folds : of each repeat.
 
@@ -56,7 +56,7 @@ def difference(
     from scipy import stats
 
     value = float(np.mean(of_each_fold))
-    se = intervals.standard_error(first - second)
+    se = jackknife.standard_error(first - second)
     if math.isnan(value) or math.isnan(se):
         return Difference(math.nan, math.nan, math.nan, math.nan)
     se = intervals.with_training(se, of_each_fold, n_folds)

@@ -9,32 +9,31 @@ What is drawn is units: copies of one image, and images of one group, say one th
 
 Sources: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; Korn
 and Graubard 1998, "Confidence intervals for proportions with small expected number of positive
-counts estimated from survey data" (the effective number of rows); Quenouille 1956 and Tukey 1958
-(the jackknife); Nadeau and Bengio 2003, "Inference for the generalization error", and Bates, Hastie
-and Tibshirani 2024, "Cross-validation: what does it estimate and how well does it do it?" (what
-the choice of training rows adds).
+counts estimated from survey data" (the effective number of rows); Nadeau and Bengio 2003,
+"Inference for the generalization error", and Bates, Hastie and Tibshirani 2024, "Cross-validation:
+what does it estimate and how well does it do it?" (what the choice of training rows adds); Cortes,
+Jackel, Solla, Vapnik and Denker 1994, "Learning curves: asymptotic values and rate of convergence"
+(the power law of errors).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.scoring import metrics
+from featcache.scoring.jackknife import mean_score, standard_error, without_groups
 
 LEVEL = 0.95
 FEW = 3  # rows that are right, or wrong, up to which a share counts as next to its limit
-N_GROUPS = 60  # units are left out in so many groups; a standard error is known to a tenth then
 # What cross-validation adds to the variance of drawing rows: its models learn from other rows, and
 # from fewer, than the one that ships. At least the first where nothing is seen of it, at most the
 # second; measured, see benchmarks/coverage.py
-LEAST_OF_TRAINING, MOST_OF_TRAINING = 1.5, 1.9
-
-Statistic = Callable[[np.ndarray], float]  # (m,) rows -> score of them
-Outputs = tuple[np.ndarray, str]  # (n, n_outputs), and what they are
+LEAST_OF_TRAINING, MOST_OF_TRAINING = 1.65, 1.9
+AT_THE_LIMIT = 1.35  # the same for a score next to its limit, which is not known to vary at all
+OF_GAIN = 0.5  # the standard error of what more rows bring, as a share of it
 
 
 def wilson(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
@@ -67,42 +66,6 @@ def _at_least(few: float, n: float, level: float) -> float:
     return float(stats.gamma.ppf(1 - level, few)) if 0 < few <= min(FEW, n / 8) else math.inf
 
 
-def without_groups(statistic: Statistic, units: np.ndarray) -> np.ndarray:
-    """Return a score without each of up to `N_GROUPS` groups of units: the jackknife's replicates.
-
-    The groups depend on `units` alone, so that the replicates of two scores of the same rows can be
-    compared one by one.
-
-    Parameters
-    ----------
-    statistic : of rows.
-    units : (n,) int; rows of one number stay together.
-
-    Returns
-    -------
-    (n_groups,) float64, NaN where the score is undefined without a group; empty where there are
-    fewer than two units.
-    """
-    _, unit_of = np.unique(units, return_inverse=True)
-    n_units = int(unit_of.max(initial=-1)) + 1
-    n_groups = min(N_GROUPS, n_units)
-    if n_groups < 2:
-        return np.zeros(0)
-    group = (np.random.default_rng(0).permutation(n_units) % n_groups)[unit_of]
-    return np.array([statistic(np.flatnonzero(group != one)) for one in range(n_groups)])
-
-
-def standard_error(left_out: np.ndarray) -> float:
-    """Return the jackknife's standard error of a score, from what `without_groups` gives.
-
-    Replicates that are NaN are not counted; NaN where fewer than two are left.
-    """
-    found = left_out[~np.isnan(left_out)]
-    if len(found) < 2:
-        return math.nan
-    return float(np.sqrt((len(found) - 1) * np.mean((found - found.mean()) ** 2)))
-
-
 def with_training(se: float, of_each_fold: np.ndarray, n_folds: int) -> float:
     """Return the standard error of a cross-validated score, with what training rows add to it.
 
@@ -122,6 +85,39 @@ def with_training(se: float, of_each_fold: np.ndarray, n_folds: int) -> float:
     return math.sqrt(min(max(total, LEAST_OF_TRAINING * se**2), MOST_OF_TRAINING * se**2))
 
 
+def with_all_rows(metric: str, value: float, fewer: float, n_folds: int) -> float:
+    """Return the score that a model of all rows is expected to have.
+
+    The models of cross-validation miss one of `n_folds` parts of the rows. With few images a class
+    that shows: with eight each, a true 0.76 is found to be 0.70. Errors fall as a power of the
+    number of rows, so models that miss two parts tell how much the last one brings.
+
+    Parameters
+    ----------
+    metric : its name.
+    value, fewer : the score of models that miss one part, and two.
+    n_folds : parts, 3 or more.
+
+    Returns
+    -------
+    float. The value itself where fewer rows did as well, or nothing is known of them.
+    """
+    error, before = (_error_of(metric, score) for score in (value, fewer))
+    if not 0 < error < before:  # nor if either is NaN
+        return value
+    steps = math.log(n_folds / (n_folds - 1)) / math.log((n_folds - 1) / (n_folds - 2))
+    expected = error * (error / before) ** steps
+    return float(expected if _is_error(metric) else 1 - expected)
+
+
+def _is_error(metric: str) -> bool:
+    return metrics.better(metric) < 0
+
+
+def _error_of(metric: str, score: float) -> float:
+    return score if _is_error(metric) else 1 - score
+
+
 def of_score(
     metric: str, value: float, se: float, n: float, unseen: float = 0.0, level: float = LEVEL
 ) -> tuple[float, float]:
@@ -139,17 +135,25 @@ def of_score(
     -------
     (low, high), around the value. NaN where the value or its standard error is.
     """
+    return _around(metric, value, value, se, n, unseen, level)
+
+
+def _around(
+    metric: str, expected: float, value: float, se: float, n: float, unseen: float, level: float
+) -> tuple[float, float]:
+    """Return an interval around what is expected, with what was found in it."""
     if math.isnan(value) or math.isnan(se):
         return math.nan, math.nan
     if metric == "r2":  # 1 - r2 is a ratio of sums of squares
-        low, high = _of_error(1 - value, se, n, unseen, level)
-        return 1 - high, 1 - low
-    if metrics.better(metric) < 0:
-        return _of_error(value, se, n, unseen, level)
-    spread = value * (1 - value)
-    if se > 0 and spread > 0:
-        n = min(n, spread / se**2)
-    return wilson(min(max(value, 0.0), 1.0), n, level)
+        high, low = (1 - end for end in _of_error(1 - expected, se, n, unseen, level))
+    elif _is_error(metric):
+        low, high = _of_error(expected, se, n, unseen, level)
+    else:
+        spread = value * (1 - value)
+        if se > 0 and spread > 0:
+            n = min(n, spread / se**2)
+        low, high = wilson(min(max(expected, 0.0), 1.0), n, level)
+    return min(low, value), max(high, value)
 
 
 def _of_error(
@@ -250,6 +254,7 @@ def of_folds(
     of_each_fold: np.ndarray,
     left_out: np.ndarray,
     n_folds: int,
+    fewer: float = math.nan,
 ) -> tuple[float, float]:
     """Return the interval of a score by cross-validation, for a model of all its rows.
 
@@ -260,27 +265,12 @@ def of_folds(
     of_each_fold : (repeats * n_folds,) float, the scores; their mean is in the interval.
     left_out : what `without_groups` gives for `mean_score` of all repeats.
     n_folds : of each repeat.
+    fewer : mean score of models that miss two folds, if known; see `with_all_rows`.
     """
-    about = TASKS[task].kind
+    about, value = TASKS[task].kind, float(np.mean(of_each_fold))
+    expected = with_all_rows(metric, value, fewer, n_folds)
     se = with_training(standard_error(left_out), of_each_fold, n_folds)
-    n = most_rows(metric, about, y, units) / LEAST_OF_TRAINING
+    se = math.hypot(se, OF_GAIN * (expected - value))
+    n = most_rows(metric, about, y, units) / AT_THE_LIMIT
     more = unseen(metric, about, y, outputs, n)
-    return of_score(metric, float(np.mean(of_each_fold)), se, n, more)
-
-
-def mean_score(metric: str, task: str, y: np.ndarray, of_repeats: Sequence[Outputs]) -> Statistic:
-    """Return the mean of a metric over repeats, as a function of rows.
-
-    Parameters
-    ----------
-    of_repeats : of each, what a head says of the rows out of fold, and of what kind that is.
-    """
-
-    def statistic(rows: np.ndarray) -> float:
-        scores = [
-            metrics.score_one(metric, task, y[rows], outputs[rows], kind)
-            for outputs, kind in of_repeats
-        ]
-        return float(np.mean(scores))
-
-    return statistic
+    return _around(metric, expected, value, se, n, more, LEVEL)

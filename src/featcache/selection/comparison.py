@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class Fitted:
     # say of the second, (repeat, first, second); and what the setting that ships says of each fold
     inner: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict)
     shipped: dict[int, np.ndarray] = field(default_factory=dict)
+    fewer: float = math.nan  # mean score of models that miss two folds, where that is known
     output: str = ""
     file: str = ""
     fit_s: float = 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.tasks import TASKS
-from featcache.scoring import differences, intervals, metrics
+from featcache.scoring import differences, jackknife, metrics
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, job_of
 from featcache.selection.folds import FoldedData
@@ -58,7 +58,7 @@ def curve(
     )
     units, y = data.units[data.train], data.y[data.train]
     of_all, of_half = (
-        intervals.without_groups(intervals.mean_score(metric, comparison.task, y, said), units)
+        jackknife.without_groups(jackknife.mean_score(metric, comparison.task, y, said), units)
         for said in (all_rows, half)
     )
     gain = differences.difference(

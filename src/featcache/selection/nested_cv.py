@@ -20,7 +20,7 @@ from featcache.selection.comparison import Comparison, Fitted, job_of, uses_mome
 from featcache.selection.fold_work import KnownMoments
 from featcache.selection.folds import FoldedData
 from featcache.selection.parallel import Call, RunCalls
-from featcache.selection.search import choose_settings
+from featcache.selection.search import choose_settings, is_tried
 
 
 def n_calls(data: FoldedData, comparison: Comparison) -> int:
@@ -29,7 +29,7 @@ def n_calls(data: FoldedData, comparison: Comparison) -> int:
     pairs = k * (k - 1) // 2
     for_calibration = pairs * repeats if comparison.calibrates else 0
     each = sum(
-        (pairs * repeats if len(one.settings) > 1 else 0) + k * repeats + 1 + for_calibration
+        (pairs * repeats if is_tried(data, one) else 0) + k * repeats + 1 + for_calibration
         for one in comparison.candidates
     )
     return each * len(data.views)

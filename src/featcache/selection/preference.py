@@ -55,7 +55,7 @@ def contest(scores: np.ndarray, left_out: np.ndarray, ranks: np.ndarray) -> Cont
     Parameters
     ----------
     scores : (n,) float64, more is better.
-    left_out : (groups, n) float64, what `intervals.without_groups` gives for each, more is better.
+    left_out : (groups, n) float64, what `jackknife.without_groups` gives for each, more is better.
     ranks : (n,) int.
     """
     left_out = left_out[~np.isnan(left_out).any(axis=1)]

@@ -13,7 +13,7 @@ from featcache.core.keys import digest_file
 from featcache.core.tasks import TASKS
 from featcache.heads import calibration
 from featcache.heads.outputs import outputs_of
-from featcache.scoring import differences, intervals, metrics
+from featcache.scoring import differences, intervals, jackknife, metrics
 from featcache.scoring.leaderboard import OutOfFold, Result
 from featcache.selection import preference
 from featcache.selection.comparison import Comparison, Fitted, params_of
@@ -30,7 +30,7 @@ class Judged:
     fitted: Fitted
     scored: list[np.ndarray]  # of each repeat (n_train, n_outputs) out of fold, as it was scored
     outputs: np.ndarray  # the same of the first repeat, before calibration
-    left_out: np.ndarray  # (groups,) what `intervals.without_groups` gives for its score
+    left_out: np.ndarray  # (groups,) what `jackknife.without_groups` gives for its score
 
 
 def judge(
@@ -118,8 +118,8 @@ def _left_out(
     units: np.ndarray,
 ) -> np.ndarray:
     """Return the jackknife's replicates of a head's score."""
-    statistic = intervals.mean_score(metric, task, y, [(said, kind) for said in of_repeats])
-    return intervals.without_groups(statistic, units)
+    statistic = jackknife.mean_score(metric, task, y, [(said, kind) for said in of_repeats])
+    return jackknife.without_groups(statistic, units)
 
 
 def _judge_one(
@@ -155,7 +155,7 @@ def _judge_one(
     main = np.array(scores[comparison.metric])
     metric, task, units = comparison.metric, comparison.task, data.units[data.train]
     left_out = _left_out(metric, task, y, through, kind, units)
-    low, high = intervals.of_folds(metric, task, y, through[0], units, main, left_out, k)
+    low, high = intervals.of_folds(metric, task, y, through[0], units, main, left_out, k, one.fewer)
     result = Result(
         name=name,
         head=one.candidate.name,

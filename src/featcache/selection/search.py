@@ -8,14 +8,18 @@ third of the settings on all of them (successive halving, Jamieson and Talwalkar
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 
+from featcache import heads
 from featcache.core.progress import Advance
+from featcache.scoring import metrics
 from featcache.selection import fold_work
+from featcache.selection.candidates import Candidate
 from featcache.selection.comparison import Comparison, Fitted, job_of
 from featcache.selection.fold_work import KnownMoments
 from featcache.selection.folds import FoldedData
@@ -24,6 +28,7 @@ from featcache.selection.preference import SIMPLE
 
 FIRST_RUNG = 4  # a quarter of the rows
 KEEP = 3  # a third of the settings
+FEW_ROWS = 5000  # up to which heads without a choice are fitted without two folds
 ENOUGH_ROWS = 500  # fewer are never taken for a first look
 
 Scores = dict[tuple[int, int], np.ndarray]  # (head, repeat) -> (n_settings, k, k)
@@ -38,7 +43,7 @@ def choose_settings(
     run: RunCalls,
     advance: Advance,
 ) -> None:
-    """Set `chosen` and `fold_chosen` of every head that has several settings."""
+    """Set `chosen` and `fold_chosen` of every head that has several settings, and `fewer`."""
     k, repeats = data.n_folds, len(data.folds)
     scores: Scores = {}
 
@@ -55,7 +60,7 @@ def choose_settings(
     asked: Asked = {
         number: np.ones((repeats, k, len(one.candidate.settings)), bool)
         for number, one in enumerate(found)
-        if len(one.candidate.settings) > 1
+        if is_tried(data, one.candidate)
     }
     first_look = len(data.train) * (k - 2) // k // FIRST_RUNG
     slow = {number: asked[number] for number in asked if found[number].candidate.kind.halves}
@@ -72,6 +77,17 @@ def choose_settings(
     try_out(asked, None)
     for number in asked:
         _choose(comparison, found[number], number, scores, repeats, k)
+        found[number].fewer = _fewer(comparison, found[number], number, scores, repeats, k)
+
+
+def is_tried(data: FoldedData, one: Candidate) -> bool:
+    """Return whether a head is fitted without two folds.
+
+    Without a choice to make it is so that one knows what more rows bring. With many rows that is
+    little beside the interval; and the user's own estimators may want all there are.
+    """
+    has_choice = len(one.settings) > 1
+    return has_choice or not (one.is_own or one.name == heads.FLOOR or len(data.train) > FEW_ROWS)
 
 
 def _survivors(scores: Scores, number: int, repeats: int, k: int) -> np.ndarray:
@@ -121,6 +137,21 @@ def _choose(
             one.fold_chosen[repeat, fold] = pick(others, comparison.prefer)
     by_fold = [_mean_over(scores[number, repeat], axis=1) for repeat in range(repeats)]
     one.chosen = pick(np.concatenate(by_fold, axis=1), comparison.prefer)
+
+
+def _fewer(
+    comparison: Comparison, one: Fitted, number: int, scores: Scores, repeats: int, k: int
+) -> float:
+    """Return the mean score of models that miss two folds, each on one that had no say in its
+    setting."""
+    if comparison.calibrates and comparison.metric in metrics.NEEDS_PROBABILITIES:
+        return math.nan  # these models' outputs are not calibrated
+    found = [
+        np.delete(scores[number, repeat][one.fold_chosen[repeat, fold], :, fold], fold)
+        for repeat in range(repeats)
+        for fold in range(k)
+    ]
+    return metrics.better(comparison.metric) * float(_mean(np.array(found)).mean())
 
 
 def pick(scores: np.ndarray, prefer: str) -> int:
