@@ -301,6 +301,16 @@ def test_rows_of_zeros_have_no_direction_and_no_scale():
     assert not engines.Closeness.of((np.ones((2, 3)),), zeros).holds
 
 
+def test_what_is_finite_in_neither_is_the_same_and_draws_no_warning():
+    nan, inf = np.nan, np.inf
+    one = (np.array([[1, nan, inf, inf], [3, 4, 5, 6]], np.float32),)
+    other = (np.array([[1, inf, nan, -inf], [3, 4, 5, 6]], np.float32),)
+    assert engines.Closeness.of(one, other) == engines.Closeness(0.0, 1.0)
+    finite = (np.array([[1, 2, inf, inf], [3, 4, 5, 6]], np.float32),)
+    assert engines.Closeness.of(one, finite).largest_difference == inf
+    assert engines.Closeness.of(finite, one).largest_difference == inf
+
+
 def kept_in(folder, **graph):
     return engines.ConversionCache(folder, "00ff", graph)
 

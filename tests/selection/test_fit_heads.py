@@ -364,3 +364,20 @@ def test_missing_predictions_are_made_again(features):
     board = fit(features, ["lda"])
     (board.folder / "out_of_fold.npz").unlink()
     assert fit(features, ["lda"]).out_of_fold().rows.shape == (board.n_train,)
+
+
+def test_images_that_nothing_tells_apart_are_warned_of(features, monkeypatch):
+    blocks, n_same = store.Features.blocks, len(features)
+
+    def constant(self, name):
+        for block in blocks(self, name):
+            same = np.full_like(block, 1.5)
+            same[n_same:] = block[n_same:]
+            yield same
+
+    monkeypatch.setattr(store.Features, "blocks", constant)
+    (warning,) = fit(features, ["centroid"]).warnings[-1:]
+    assert warning.startswith("All 21 images have the same features, so nothing can tell them")
+    n_same = 5
+    (warning,) = fit(features, ["centroid"], overwrite=True).warnings[-1:]
+    assert warning.startswith("5 of 21 images have the very features of another image")

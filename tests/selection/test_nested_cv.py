@@ -61,6 +61,7 @@ def made(n=80, d=6, v=1, seed=0):
         train=np.arange(n),
         test=np.arange(0),
         units=np.arange(n),
+        n_same=(0,),
     )
 
 

@@ -243,7 +243,7 @@ def _compare(
             request=request,
             n_train=len(data.train),
             n_test=len(data.test),
-            warnings=folds.warnings_of(dataset, parts),
+            warnings=folds.warnings_of(dataset, parts, data),
             luck=luck,
             left_out=left_out,
             learning_curve=curve,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import HeadError
+from featcache.core.repeats import Repeats, sentence
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import splits
 from featcache.scoring.leaderboard import FeatureSet
@@ -34,6 +35,7 @@ class FoldedData:
     train: np.ndarray  # (n_train,) int64
     test: np.ndarray  # (n_test,) int64
     units: np.ndarray  # (n,) int64: rows of one unit, copies or a group, are never parted
+    n_same: tuple[int, ...]  # of each set, how many different images have another's features
 
     @property
     def n_folds(self) -> int:
@@ -64,15 +66,17 @@ def prepare(
         )
         for number, (_, tested) in enumerate(drawn):
             folds[repeat, train[tested]] = number
-    views = tuple(
+    mapped = [
         _mapped(reader, one, dataset, scratch / f"{number}.npy")
         for number, (reader, one) in enumerate(zip(dataset.readers, dataset.sets, strict=True))
-    )
+    ]
+    views = tuple(matrix for matrix, _ in mapped)
+    n_same = tuple(n for _, n in mapped)
     units = splits.units(dataset.digests, about.groups)
-    return FoldedData(views, about.y, folds, train, test, units)
+    return FoldedData(views, about.y, folds, train, test, units, n_same)
 
 
-def warnings_of(dataset: Dataset, parts: SplitMasks) -> tuple[str, ...]:
+def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
     about, found = dataset.annotations, []
     if TASKS[about.task].kind is TargetKind.CLASS:
@@ -109,12 +113,23 @@ def warnings_of(dataset: Dataset, parts: SplitMasks) -> tuple[str, ...]:
             f"{len(pairs)} of the given test images are also among those learnt from, so the "
             f"held-out score is too good: {named}{more}."
         )
+    for one, n_same in zip(dataset.sets, data.n_same, strict=True):
+        if n_same:
+            name = f"{one.name}: " if len(dataset.sets) > 1 else ""
+            found.append(f"{name}{sentence(n_same, len(about))}")
     return tuple(found)
 
 
-def _mapped(reader: Reader, one: FeatureSet, dataset: Dataset, path: Path) -> np.ndarray:
-    """Write a matrix to a scratch file, refusing what is no number, and map it read-only."""
-    start, n = 0, len(dataset.annotations)
+def _mapped(
+    reader: Reader, one: FeatureSet, dataset: Dataset, path: Path
+) -> tuple[np.ndarray, int]:
+    """Write a matrix to a scratch file, refusing what is no number, and map it read-only.
+
+    Returns
+    -------
+    The matrix, and how many different images have the features of another.
+    """
+    start, n, repeats = 0, len(dataset.annotations), Repeats()
     with path.open("wb") as file:
         for block in reader():
             if not start:
@@ -136,9 +151,10 @@ def _mapped(reader: Reader, one: FeatureSet, dataset: Dataset, path: Path) -> np
                     f"{LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
                     f"mend what made them."
                 )
+            repeats.add(block[:, 0])
             # written, not mapped: pages of a mapping would count as this process's memory
             np.ascontiguousarray(block).tofile(file)
             start += len(block)
             if file.tell() != header_end + start * block[0].nbytes:  # tofile does not tell
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path.parent))
-    return np.asarray(np.load(path, mmap_mode="r"))
+    return np.asarray(np.load(path, mmap_mode="r")), repeats.count(dataset.digests)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.repeats import Repeats
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.store import hdf5
 from featcache.store.columns import Metadata, write_metadata
@@ -52,8 +53,13 @@ def publish(
         features = file.create_dataset(
             "features", shape, spec.dtype, chunks=chunks, fletcher32=True
         )
+        repeats = Repeats()
         for some, block in blocks(0):
             features[some] = block
+            if block.ndim == 2:  # nothing learns from maps
+                repeats.add(block)
+        if n_same := repeats.count(metadata.digests):
+            provenance = provenance | {"same_features": n_same}
         if spec.views > 1:
             # a chunk is of one view, so that one view is read without the others
             views = file.create_dataset(

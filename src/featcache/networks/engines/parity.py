@@ -26,17 +26,20 @@ class Closeness:
 
     @classmethod
     def of(cls, got: Outputs, expected: Outputs) -> Closeness:
-        """Compare outputs row by row; what is finite in one only differs without limit."""
+        """Compare outputs row by row; what is finite in one only differs without limit.
+
+        What is finite in neither is the same: it cannot be used, and is said so where it is used.
+        """
         differences, cosines = [0.0], [1.0]
         for one, other in zip(got, expected, strict=True):
             a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (one, other))
-            with np.errstate(invalid="ignore"):
-                apart = np.where(np.isnan(a) & np.isnan(b) | (a == b), 0.0, np.abs(a - b))
-                apart = np.where(np.isnan(apart), np.inf, apart).max(axis=1)
-                lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-                products = (a * b).sum(axis=1)
+            in_one, in_both = np.isfinite(a) ^ np.isfinite(b), np.isfinite(a) & np.isfinite(b)
+            a, b = np.where(in_both, a, 0.0), np.where(in_both, b, 0.0)
             scale = np.abs(b).max(axis=1)
-            differences += (apart / np.where(scale > 0, scale, 1.0)).tolist()
+            apart = np.abs(a - b).max(axis=1) / np.where(scale > 0, scale, 1.0)
+            differences += np.where(in_one.any(axis=1), np.inf, apart).tolist()
+            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            products = (a * b).sum(axis=1)
             # a row of zeros has no direction
             cosines += (products[lengths > 0] / lengths[lengths > 0]).tolist()
         return cls(max(differences), min(cosines))
