@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from featcache.core.errors import SpecError
@@ -24,6 +25,7 @@ OTHER_VALUES = {
     "views": {"views": 2, "augment": ("flip",)},
     "background": "#000000",
     "decode_scale": True,
+    "value_range": (0.0, 4095.0),
     "augment": {"views": 2, "augment": ("crop",)},
     "format_version": 2,
 }
@@ -46,7 +48,7 @@ def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
 
 
-@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer"])
+@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer", "value_range"])
 def test_round_trip_of_what_differs(name):
     other = OTHER_VALUES[name]
     changed = replace(SPEC, **(other if isinstance(other, dict) else {name: other}))
@@ -62,6 +64,13 @@ def test_a_later_field_at_its_default_leaves_fingerprints_as_they_were():
     assert "background" not in SPEC.to_dict()
     black = replace(SPEC, background="#000000")
     assert ExtractionSpec.from_dict(black.to_dict()) == black
+
+
+def test_a_range_has_one_fingerprint_however_it_is_given():
+    said = [(0, 4095), [-0.0, 4095.0], np.array([0, 4095], np.int64)]
+    specs = [replace(SPEC, value_range=one) for one in said]
+    assert {one.fingerprint for one in specs} == {replace(SPEC, value_range=(0, 4095)).fingerprint}
+    assert SPEC.differences(specs[0]) == ["value_range was 0 to 4095, is the default"]
 
 
 def test_differences_name_field_and_both_values():
@@ -86,6 +95,10 @@ def test_unknown_field_is_refused():
         ("dtype", "float64"),
         ("image_size", (0, 10)),
         ("background", "red"),
+        ("value_range", (5, 1)),
+        ("value_range", (0, float("inf"))),
+        ("value_range", (1.0, 2.0, 3.0)),
+        ("value_range", 4095),
     ],
 )
 def test_bad_value_names_the_parameter_and_the_value(name, value):

@@ -3,7 +3,7 @@
 `write` makes it from the clip art and one seed: the same files every time, each with a picture of
 its own, so that no row can stand for another. What a file shows is asked of plain Pillow, from the
 encoded file and never from `featcache.decoding`, which is what the corpus is to test: the file is
-good where Pillow loads all of it, and bad where it does not.
+good where Pillow loads all of it and the checksums of its pixels hold, and bad where not.
 
     python tests/data/odd_images.py FOLDER
 """
@@ -142,6 +142,8 @@ class _Corpus:
                     n_pixels = image.width * image.height
             if n_pixels > MAX_PIXELS:
                 return Expected(BAD, why=f"{n_pixels} pixels")
+            if _has_wrong_checksum(path.read_bytes()):
+                return Expected(BAD, why="checksum")
             return Expected(GOOD, seen(path))
         except Exception as error:  # decoders raise almost anything
             return Expected(BAD, why=f"{type(error).__name__}: {error}")
@@ -184,6 +186,22 @@ def _with_segment(data: bytes, code: int, payload: bytes, at: int = 2) -> bytes:
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _has_wrong_checksum(data: bytes) -> bool:
+    """Whether a PNG's pixels are other bytes than were written; Pillow does not ask."""
+    at = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else len(data)
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        if (
+            kind == b"IDAT"
+            and len(body) == length
+            and _chunk(kind, body) != data[at:][: 12 + length]
+        ):
+            return True
+        at += 12 + length
+    return False
 
 
 def _with_chunk(data: bytes, kind: bytes, body: bytes, before: bytes = b"IDAT") -> bytes:

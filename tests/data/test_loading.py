@@ -11,7 +11,7 @@ from PIL import Image
 
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import decoding, image_ops, loading, openers
+from featcache.data import decoding, image_ops, loading, openers, plain
 from featcache.data.listing import list_images
 
 SPEC = ExtractionSpec("tiny", "00", (24, 24), "tf")
@@ -80,14 +80,14 @@ ODD = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_plain_files_decode_in_tensorflow_to_pillows_very_pixels(kind):
     tf = import_tensorflow()
-    assert decoding.plain_orientation(PLAIN[kind])
+    assert plain.plain_orientation(PLAIN[kind])
     got = tf.io.decode_jpeg(PLAIN[kind], 3, dct_method="INTEGER_ACCURATE").numpy()
     np.testing.assert_array_equal(got, decoding.decode(PLAIN[kind]))
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_files_are_left_to_pillow(kind):
-    assert not decoding.plain_orientation(ODD[kind])
+    assert not plain.plain_orientation(ODD[kind])
     assert decoding.decode(ODD[kind]).dtype == np.uint8
 
 
@@ -101,7 +101,7 @@ def test_rotation_is_applied():
 def test_turned_in_tensorflow_to_pillows_very_pixels(orientation, progressive):
     tf = import_tensorflow()
     data = turned_jpeg(orientation, progressive=progressive)
-    assert decoding.plain_orientation(data) == orientation
+    assert plain.plain_orientation(data) == orientation
     image = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")
     got = image_ops.turned(image, tf.constant(orientation)).numpy()
     np.testing.assert_array_equal(got, decoding.decode(data))
@@ -140,7 +140,7 @@ def test_unreadable_gives_a_reason_on_one_line(data, reason):
 
 
 def test_too_many_pixels():
-    assert not decoding.plain_orientation(PLAIN["jpeg"], max_pixels=500)
+    assert not plain.plain_orientation(PLAIN["jpeg"], max_pixels=500)
     with pytest.raises(loading.UnreadableImageError, match="30 x 20 pixels are more than 500"):
         decoding.decode(PLAIN["jpeg"], max_pixels=500)
 

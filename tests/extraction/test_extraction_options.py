@@ -14,7 +14,8 @@ from featcache import extraction, store
 from featcache.core import progress
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.tensorflow import import_keras
-from featcache.data import loading
+from featcache.data import levels, loading, sources
+from featcache.extraction.output import OutputFile
 from featcache.networks import engines
 from featcache.store import part_writer
 
@@ -294,3 +295,84 @@ def test_stopping_keeps_the_rows_of_every_file(photos, extract, tiny_backbone, t
         extraction.run_all(photos, on_error="stop", **options)
     first, second = extraction.run_all(photos, **options)
     assert first.n_computed == second.n_computed < 20
+
+
+def write_deep(root, values, suffix="tif"):
+    """Write images of one channel, (n, height, width) of any type, in two classes."""
+    for number, one in enumerate(values):
+        path = root / "ab"[number % 2] / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(path)
+    return root
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (4, 20, 30))
+
+
+def test_floats_of_0_to_1_are_the_pictures_that_viewers_show(tmp_path, extract):
+    floats = extract(write_deep(tmp_path / "f", (GREY / 255).astype(np.float32)))
+    eight = extract(write_deep(tmp_path / "e", GREY.astype(np.uint8), "png"))
+    assert (floats.n_failed, floats.n_same) == (0, 0)
+    np.testing.assert_array_equal(floats.features.X, eight.features.X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_range_that_nobody_says_is_a_failure_until_it_is_declared(tmp_path, extract, dtype):
+    root = write_deep(tmp_path / "p", GREY.astype(dtype))
+    make_image(root / "a" / "photo.jpg", (9, 9, 9), 1, (30, 20))
+    unsaid = extract(root)
+    assert (unsaid.features.ids, unsaid.n_failed) == (("a/photo.jpg",), 4)
+    assert "--value-range LOW HIGH" in unsaid.features.failures[0].reason
+    said = extract(root, value_range=(0, 255))
+    eight = extract(write_deep(tmp_path / "e", GREY.astype(np.uint8), "png"))
+    np.testing.assert_array_equal(said.features.X[[0, 1, 3, 4]], eight.features.X)
+    assert said.features.spec.value_range == (0.0, 255.0)
+    assert extract(root, value_range=[0.0, 255.0]).hit
+
+
+def test_twelve_bits_in_sixteen_are_dark_and_said_so(tmp_path, extract, cli, tiny_backbone):
+    root = write_deep(tmp_path / "p", (GREY * 16).astype(np.uint16))
+    make_image(root / "a" / "black.gif", (0, 0, 0), 1, (1, 1))  # of 8 bits
+    ran = cli("extract", root, "--weights", tiny_backbone)
+    assert "dark: 4 image(s) of more than 8 bits" in ran.stderr
+    assert "--value-range 0 4095" in ran.stderr
+    assert extract(root, value_range=(0, 4095)).n_dark == 0
+
+
+def test_rows_of_black_pictures_of_floats_are_not_taken_for_theirs(tmp_path, extract, monkeypatch):
+    """As from a version before: under the digest of the bytes, and it did not say which it was."""
+    root = write_deep(tmp_path / "p", (GREY / 255).astype(np.float32))
+    write_deep(root, GREY.astype(np.uint8), "png")
+    for path in root.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    provenance = OutputFile.provenance
+
+    def of_before(self):
+        return {name: one for name, one in provenance(self).items() if name != "featcache"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputFile, "provenance", of_before)
+        patch.setattr(levels, "was_misread", lambda data: False)
+        patch.setattr(levels.Samples, "pixels", lambda *_: np.zeros((20, 30, 3), np.uint8))
+        before = extract(root)
+    assert (before.n_same, before.features.provenance.get("featcache")) == (4, None)
+    after = extract(root)
+    assert (after.hit, after.n_computed, after.n_reused, after.n_same) == (False, 4, 4, 8)
+    np.testing.assert_array_equal(after.features.X[::2], after.features.X[1::2])
+    monkeypatch.setattr(sources.Source, "get", None)
+    assert extract(root).hit  # by stamps alone
+
+
+def test_images_with_the_same_features_are_counted(tmp_path, extract, cli):
+    keras = import_keras()
+    inputs = keras.Input((32, 32, 3))
+    every = keras.layers.Rescaling(0.0, 1.5)(keras.layers.Conv2D(5, 3)(inputs))
+    keras.Model(inputs, every, name="same").save(tmp_path / "same.keras")
+    root = write_deep(tmp_path / "p", GREY.astype(np.uint8), "png")
+    shutil.copy(root / "a" / "0.png", root / "a" / "copy.png")
+    ran = cli("extract", root, "--weights", tmp_path / "same.keras")
+    assert "All 5 images have the same features" in ran.stdout
+    shutil.copy(root / "a" / "0.png", root / "a" / "0 again.png")
+    Image.open(root / "a" / "0.png").save(root / "a" / "0.bmp")
+    assert extract(root).n_same == 4  # the picture as PNG three times, and as BMP
+    assert extract(root).n_same == 4  # a hit, too

@@ -11,6 +11,7 @@ import json
 import pkgutil
 import shutil
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, make_image, make_photos
 from PIL import Image
@@ -189,6 +190,26 @@ def test_a_model_whose_card_lacks_the_limit_of_its_features_is_stitched_again(ma
     file.write_text(json.dumps(values))
     assert not again().hit
     assert again().card.max_pixels == HIGH
+
+
+def test_values_are_black_and_white_as_where_the_model_was_made(lent_models, tmp_path):
+    """Whatever is done with a model reads images by its card."""
+    model = lent_models(tmp_path / "deep.keras")
+    about = card.read(model)
+    spec = dataclasses.replace(about.spec, value_range=(0, 4095))
+    dataclasses.replace(about, spec=spec).write(model)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30))
+    deep = Image.fromarray((grey * (4095 / 255)).astype(np.float32))
+    deep.save(tmp_path / "deep.tif")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "eight.png")
+    loaded = fc.load(model, cache_dir=None)
+    paths = [tmp_path / "deep.tif", tmp_path / "eight.png"]
+    given = loaded.predict(paths, features=True, show_progress=False)
+    given += loaded.predict([deep], features=True, show_progress=False)
+    first, *others = [one.features for one in given]
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-6)
+    assert not any(one.error for one in given)
 
 
 def test_nothing_else_opens_or_reads_the_images_of_a_model():

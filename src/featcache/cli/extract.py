@@ -16,6 +16,7 @@ from featcache.cli.options import (
     with_declared,
 )
 from featcache.core.errors import one_line
+from featcache.core.repeats import sentence
 from featcache.core.running import EVERY
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def extract(
         say(one_line(f"unreadable: {id_}: {reason}"))
     if len(failures) > 5:
         say(f"unreadable: {len(failures) - 5} more, see 'failures' in the file")
+    if n_dark := every[0].n_dark:
+        say(
+            f"dark: {n_dark} image(s) of more than 8 bits, no value above 1/16 of white. If they "
+            f"have 12 bits in files of 16, say --value-range 0 4095."
+        )
     values = [_described(done) for done in every]
     text = "\n".join(_told(done) for done in every)
     text += f"\n{_timed(every[0], sum(done.n_computed for done in every))}"
@@ -72,6 +78,8 @@ def _described(done: Extraction) -> dict[str, Any]:
         "removed": done.n_removed,
         "failed": done.n_failed,
         "passed_over": done.n_passed_over,
+        "dark": done.n_dark,
+        "same_features": done.n_same,
         "task": features.task,
         "classes": list(features.class_names),
         "fingerprint": features.fingerprint,
@@ -86,11 +94,13 @@ def _told(done: Extraction) -> str:
     n, *row = features.shape
     what = f"{row[0]} features" if len(row) == 1 else f"a map of {' x '.join(map(str, row))}"
     views = f", {features.spec.views} views" if features.spec.views > 1 else ""
+    same = f"\n{sentence(done.n_same, n)}" if done.n_same else ""
     return (
         f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
         f"{learnable(features)}{views}, {what} each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
         f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s)."
+        f"{same}"
     )
 
 

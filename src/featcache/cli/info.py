@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from featcache.cli.options import Json, amount, app, by, learnable, print_table, result, say
+from featcache.core.checks import range_text
 from featcache.core.errors import one_line
 
 
@@ -98,6 +99,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "decoded": "large JPEGs at 1/2, 1/4 or 1/8" if spec.get("decode_scale") else "",
         "precision": spec["precision"],
         "background": spec.get("background", ""),
+        "black and white": range_text(spec.get("value_range") or ()),
         **described["provenance"] | {"source_options": ""},
         **described["provenance"]["source_options"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
@@ -36,6 +37,28 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
         reach = f"{least} or more" if most is None else f"{least} to {most}"
         raise bad(name, f"be a whole number, {reach}", repr(value) if number is None else number)
     return number
+
+
+def number_range(name: str, value: object) -> tuple[float, float]:
+    """Return two numbers of any kind, the lower one first, as float.
+
+    Raises
+    ------
+    SpecError
+        When they are none, not finite, or not in that order.
+    """
+    try:
+        low, high = (float(one) + 0.0 for one in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise bad(name, "be two numbers, low and high", repr(value)) from None
+    if not -math.inf < low < high < math.inf:
+        raise bad(name, "be two finite numbers, the lower one first", range_text((low, high)))
+    return low, high
+
+
+def range_text(value: Iterable[float]) -> str:
+    """Return a range as people write it."""
+    return " to ".join(f"{one:.10g}" for one in value)
 
 
 def picked_rows(rows: Any, n: int) -> np.ndarray:

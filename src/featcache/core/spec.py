@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Optional, Union
 
-from featcache.core.checks import bad, check_choice
+from featcache.core.checks import bad, check_choice, number_range, range_text
 from featcache.core.errors import SpecError
 from featcache.core.options import declared, option, options_of
 
@@ -94,6 +94,15 @@ class ExtractionSpec:
         asked="white",
         is_later=True,
     )
+    value_range: Optional[tuple[float, float]] = option(
+        None,
+        "Black and white of images of more than 8 bits.",
+        "the values (low, high) that are black and white in images of one channel and more than "
+        "8 bits, as (0, 4095) of 12 bits in files of 16. None is what the file says, and 0 to 1 of "
+        "floats that lie there; others cannot be used.",
+        panel=PANEL,
+        is_later=True,
+    )
     decode_scale: bool = option(
         False,
         "Decode large JPEGs at 1/2 to 1/8.",
@@ -151,6 +160,9 @@ class ExtractionSpec:
             )
         if not re.fullmatch("#[0-9a-f]{6}", self.background):
             raise bad("background", "be a colour as #rrggbb", f"'{self.background}'")
+        if self.value_range is not None:
+            # as floats, however they were given, so that one range has one fingerprint
+            object.__setattr__(self, "value_range", number_range("value_range", self.value_range))
         sides = self.image_size
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise bad("image_size", "be a positive number of pixels, or height and width", sides)
@@ -219,6 +231,8 @@ NUMBERS = options_of(ExtractionSpec)  # what a user may say of what changes the 
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], float):
+        return range_text(value)
     if isinstance(value, tuple):
         numbers = all(isinstance(one, int) for one in value)
         return (" x " if numbers else ",").join(map(str, value)) or "nothing"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.spec import MAX_PIXELS
-from featcache.data.decoding import plain_orientation
+from featcache.data.plain import plain_orientation
 from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest
 
 Known = Mapping[str, tuple[Stamp, bytes]]  # by id: stamp and digest of a file read before

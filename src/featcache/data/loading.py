@@ -16,19 +16,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 import numpy as np
 
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import decoding
-from featcache.data.decoding import UnreadableImageError, VanishedImageError
+from featcache.data import decoding, levels
+from featcache.data.damage import UnreadableImageError, VanishedImageError
 from featcache.data.image_ops import decode, turned
 from featcache.data.listing import Listing, Unusable
 from featcache.data.recipe import CLEAN, Recipe
 from featcache.data.sources import Source
 
+Item = TypeVar("Item")
 Decoded = Union[np.ndarray, UnreadableImageError]
 Arrays = tuple[np.ndarray, tuple[np.ndarray, ...]]  # row numbers, images at each size
 PARALLEL = os.cpu_count() or 1  # images in work at once
@@ -41,6 +42,8 @@ class Batch:
     rows: np.ndarray  # (b,) int64; the last batch may be of failures alone
     images: tuple[np.ndarray, ...]  # for each spec (b, n_views, height, width, 3) float32
     failures: Mapping[int, Unusable]  # by row, since the batch before
+    # rows, likewise: of more than 8 bits, and no value above 1/16 of white
+    dark: frozenset[int] = frozenset()
 
     @property
     def clean(self) -> np.ndarray:
@@ -79,6 +82,7 @@ def batches(
     # what TensorFlow fails on never arrives; it stays in `left` and Pillow has the last word
     left = dict.fromkeys(rows)
     failed: deque[tuple[int, Unusable]] = deque()  # TensorFlow's threads add to it
+    dark: deque[int] = deque()
     with decoding.own_limit():
         if in_graph:
             for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
@@ -88,7 +92,7 @@ def batches(
         if left:
 
             def readable() -> Iterator[tuple[int, np.ndarray]]:
-                for row, image in _in_threads(listing, left, recipe.spec):
+                for row, image in _in_threads(listing, left, recipe.spec, dark):
                     if isinstance(image, np.ndarray):
                         yield row, image
                     else:
@@ -97,7 +101,8 @@ def batches(
 
             dtype = listing.source.contents.dtype
             for numbers, images in _decoded_already(readable, dtype, recipe):
-                yield Batch(numbers, tuple(images[i] for i in place), dict(_drained(failed)))
+                made = tuple(images[i] for i in place)
+                yield Batch(numbers, made, dict(_drained(failed)), frozenset(_drained(dark)))
     if failed:
         shapes = [(0, len(views), *spec.image_size, 3) for spec in specs]
         nothing = tuple(np.zeros(shape, np.float32) for shape in shapes)
@@ -148,16 +153,14 @@ def pixels(
         raw = source.get(row)
     except OSError as error:
         raise VanishedImageError(error.strerror or str(error)) from error
-    if isinstance(raw, bytes):
-        side = max(spec.image_size) if spec.decode_scale else None
-        return decoding.decode(raw, spec.background, max_pixels, side)
-    return decoding.composite(raw, spec.background)
+    side = max(spec.image_size) if spec.decode_scale else None
+    return decoding.seen(raw, spec, max_pixels, side)
 
 
-def _drained(failed: deque[tuple[int, Unusable]]) -> Iterator[tuple[int, Unusable]]:
+def _drained(found: deque[Item]) -> Iterator[Item]:
     with suppress(IndexError):
         while True:
-            yield failed.popleft()
+            yield found.popleft()
 
 
 def _decoded_by_tensorflow(
@@ -226,14 +229,20 @@ def _decoded_already(
 
 
 def _in_threads(
-    listing: Listing, rows: Iterable[int], spec: ExtractionSpec
+    listing: Listing, rows: Iterable[int], spec: ExtractionSpec, dark: deque[int]
 ) -> Iterator[tuple[int, Decoded]]:
-    """Yield rows in order with their pixels or the reason there are none, a few ahead."""
+    """Yield rows in order with their pixels or the reason there are none, a few ahead.
+
+    `dark` is added those whose range was probably not said: see `Batch`.
+    """
     source = listing.source
 
     def attempt(row: int) -> Decoded:
         try:
-            return pixels(source, row, spec, listing.max_pixels)
+            image = pixels(source, row, spec, listing.max_pixels)
+            if spec.value_range is None and image.max() <= levels.DARK and _is_deep(source, row):
+                dark.append(row)
+            return image
         except UnreadableImageError as error:
             return error
 
@@ -248,3 +257,10 @@ def _in_threads(
         while queue:
             first, future = queue.popleft()
             yield first, future.result()
+
+
+def _is_deep(source: Source, row: int) -> bool:
+    try:
+        return levels.is_deep(source.get(row))
+    except OSError:  # gone since it was decoded
+        return False

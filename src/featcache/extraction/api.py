@@ -48,6 +48,8 @@ class Extraction:
     n_removed: int  # rows of the file before whose image is no longer in the source
     n_failed: int  # images that could not be read, named in the file's `failures`
     n_passed_over: int  # files that are no images
+    n_dark: int  # images of more than 8 bits, computed now, with no value above 1/16 of white
+    n_same: int  # different images with the very features of another
     seconds: float  # until all files of the run were there
     computing_s: float = 0.0  # of it with images on their way through the backbones
     waited_s: dict[str, float] = field(default_factory=dict)  # of that, for which part
@@ -218,6 +220,8 @@ def _make_files(
             n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
             n_failed=len(files[output.path].failures),
             n_passed_over=source.n_passed_over,
+            n_dark=len(output.dark),
+            n_same=files[output.path].provenance.get("same_features", 0),
             seconds=time.monotonic() - started,
             computing_s=how.costs.seconds,
             waited_s=how.costs.waited_s,

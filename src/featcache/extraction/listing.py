@@ -11,6 +11,7 @@ from featcache.core import progress
 from featcache.data import sources
 from featcache.data.listing import Known, Listing, Unusable, list_images
 
+TIFF = (".tif", ".tiff")
 TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
 
 Failed = Mapping[int, Unusable]  # by row of the listing
@@ -39,12 +40,17 @@ def known_to_all(published: Sequence[store.Features | None]) -> Known | None:
 
 
 def _known_stamps(features: store.Features) -> dict[str, tuple[sources.Stamp, bytes]]:
-    """Return stamp and digest by id, of the rows whose stamp can be trusted."""
+    """Return stamp and digest by id, of the rows whose stamp can be trusted.
+
+    Versions that do not say which they are read some TIFF files otherwise than now, under the same
+    digests (`levels.was_misread`): theirs are looked at afresh.
+    """
+    is_of_before = "featcache" not in features.provenance
     columns = zip(features.ids, features.stamps.tolist(), features.digests, strict=True)
     return {
         id_: ((size, time_ns), digest.tobytes())
         for id_, (size, time_ns), digest in columns
-        if size >= 0
+        if size >= 0 and not (is_of_before and id_.lower().endswith(TIFF))
     }
 
 

@@ -28,6 +28,7 @@ class OutputFile:
     resolved: backbones.Resolved
     listing: Listing
     computed: set[int] = field(default_factory=set)  # rows that went through the backbone
+    dark: set[int] = field(default_factory=set)  # see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class OutputFile:
     def provenance(self) -> dict[str, Any]:
         """Return what is worth knowing about a run but does not change its numbers."""
         source = self.listing.source
-        packages = ("tensorflow", "keras", "numpy", "h5py", "pillow")
+        packages = ("featcache", "tensorflow", "keras", "numpy", "h5py", "pillow")
         return {
             "source": source.origin,
             "source_options": dict(source.options),

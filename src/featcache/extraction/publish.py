@@ -126,6 +126,7 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
             writers[part.file].add(part.keys, part.features)
             output.computed.update(part.rows.tolist())
             output.failed.update(part.failures)
+            output.dark.update(part.dark)
             output.ran = part.ran or output.ran
             how.costs.add(part)
             if part.n_images:  # every file has its rows of this batch

@@ -36,6 +36,7 @@ class PartRows:
     keys: np.ndarray  # (m, 16) uint8: of each image and view that the file lacked
     features: np.ndarray  # (m, …) in the dtype that is stored
     failures: Mapping[int, Unusable] = field(default_factory=dict)  # by row as above
+    dark: frozenset[int] = frozenset()  # rows as above, see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
     spent_s: Mapping[str, float] = field(default_factory=dict)  # see `Stopwatch`
 
@@ -66,23 +67,23 @@ def run(shard: Shard, networks: Networks | None = None) -> Iterator[PartRows]:
     networks = Networks() if networks is None else networks
     opened = [networks.of(one.network) for one in shard.passes]
     watch = Stopwatch()
-    for rows, outputs, failures in _computed(shard, opened, watch):
-        if not len(rows):
-            yield from _only_failures(shard, failures, watch)
+    for batch, outputs in _computed(shard, opened, watch):
+        if not len(batch.rows):
+            yield from _only_failures(shard, batch.failures, watch)
             continue
         n_left = sum(len(one.files) for one in shard.passes)
         for one, network, arrays in zip(shard.passes, opened, outputs, strict=True):
             for place, array in enumerate(arrays):
-                part = _part(shard, one, place, rows, array, failures)
+                part = _part(shard, one, place, batch, array)
                 n_left -= 1
-                n_images = 0 if n_left else len(rows)
+                n_images = 0 if n_left else len(batch.rows)
                 yield replace(part, n_images=n_images, ran=network.ran, spent_s=watch.taken())
 
 
 def _computed(
     shard: Shard, opened: list[Network], watch: Stopwatch
-) -> Iterator[tuple[np.ndarray, Outputs, Mapping[int, Unusable]]]:
-    """Yield rows of the shard with embeddings, and what failed since those before.
+) -> Iterator[tuple[loading.Batch, Outputs]]:
+    """Yield batches of the shard with embeddings.
 
     Without outputs there are failures alone.
     """
@@ -103,7 +104,7 @@ def _computed(
     if first is None:
         return
     if not len(first.rows):  # nothing could be decoded, so no network is needed
-        yield first.rows, [], first.failures
+        yield first, []
         return
     before = time.monotonic()
     for one, network, stack in zip(shard.passes, opened, first.images, strict=True):
@@ -126,7 +127,7 @@ def _computed(
     before = time.monotonic()
     for batch, outputs in engines.in_order(keyed, start, ahead):
         watch.add("backbone", time.monotonic() - before)
-        yield batch.rows, outputs, batch.failures
+        yield batch, outputs
         before = time.monotonic()
     watch.add("backbone", time.monotonic() - before)
 
@@ -161,15 +162,15 @@ def _part(
     shard: Shard,
     one: Pass,
     place: int,
-    rows: np.ndarray,
+    batch: loading.Batch,
     array: np.ndarray,
-    failures: Mapping[int, Unusable],
 ) -> PartRows:
     """Return what the file of one output of a task gets of a batch (b, v, …)."""
+    rows = batch.rows
     spec = one.network.specs[place]
     missing = one.missing[place][rows]  # (b, n_views)
     embeddings = _as_stored(array, spec)
-    failed = dict(failures) | _unusable(shard.listing, rows, embeddings)
+    failed = dict(batch.failures) | _unusable(shard.listing, rows, embeddings)
     good = np.array([row not in failed for row in rows.tolist()], bool)
     keys, features = [], []
     for column, where in enumerate(one.places):
@@ -184,6 +185,7 @@ def _part(
         keys=np.concatenate(keys),
         features=np.concatenate(features),
         failures=_by_row_of_run(shard, failed),
+        dark=frozenset(int(shard.rows[row]) for row in batch.dark),
     )
 
 

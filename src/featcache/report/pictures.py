@@ -19,6 +19,7 @@ from featcache import store
 from featcache.core.errors import FeatcacheError
 from featcache.core.spec import MAX_PIXELS
 from featcache.data import decoding, openers, sources
+from featcache.data.damage import UnreadableImageError
 
 SIDE = 96  # pixels of the longer side
 SMALL_SIDE = 48  # where there are thousands
@@ -120,12 +121,9 @@ class _Reader:
             if sources.digest(raw) != self.features.digests[row].tobytes():
                 return None
             max_pixels = self.features.provenance.get("max_pixels", MAX_PIXELS)
-            background = self.features.spec.background
-            if isinstance(raw, bytes):
-                return encode(decoding.decode(raw, background, max_pixels, side), side)
-            pixels = np.asarray(np.clip(raw, 0, 255), np.uint8)
-            return encode(decoding.composite(pixels, background), side)
-        except (OSError, decoding.UnreadableImageError):
+            pixels = decoding.seen(raw, self.features.spec, max_pixels, side)
+            return encode(np.asarray(np.clip(pixels, 0, 255), np.uint8), side)
+        except (OSError, UnreadableImageError):
             return None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from featcache.core.errors import SourceError
 from featcache.core.labels import Annotations
+from featcache.data import levels
 from featcache.data.sources.contents import Contents, Files, Raw, Stamp
 
 DIGEST_BYTES = 16
@@ -55,7 +56,7 @@ class Source:
         return self.contents.paths if isinstance(self.contents, Files) else None
 
     def get(self, row: int) -> Raw:
-        """Return an image: its file's bytes, or pixels (height, width, 3 or 4).
+        """Return an image: its file's bytes, pixels (height, width, 3 or 4), or deep values.
 
         Raises
         ------
@@ -93,9 +94,16 @@ class Source:
 
 
 def identity(raw: Raw) -> bytes:
-    """Return the bytes that identify an image: the file's, or the pixels with their shape."""
+    """Return the bytes that identify an image: the file's, or the pixels with their shape.
+
+    Files whose picture was another one in earlier versions get another identity than they had, so
+    that no feature of that picture is taken for theirs.
+    """
     if isinstance(raw, bytes):
-        return raw
+        is_other = raw.startswith(levels.STARTS) and levels.was_misread(raw)
+        return raw + levels.READ_BY_RANGE if is_other else raw
+    if isinstance(raw, levels.Samples):
+        return raw.identity
     kind = "" if raw.dtype == np.uint8 else str(raw.dtype)
     return f"{raw.shape}{kind}".encode() + raw.tobytes()
 

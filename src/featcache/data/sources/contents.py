@@ -1,6 +1,7 @@
 """Where the bytes of images come from, one class per place: files, members of tar files, memory.
 
-Each gives `get(row)`: the encoded file as bytes, or pixels as an array (height, width, 3 or 4).
+Each gives `get(row)`: the encoded file as bytes, pixels as an array (height, width, 3 or 4), or
+values of more than 8 bits, of which it is still to be said what is black and white.
 `stamp(row)` is what shows cheaply that nothing changed, None where nothing does.
 """
 
@@ -16,7 +17,9 @@ from typing import Protocol, Union
 
 import numpy as np
 
-Raw = Union[bytes, np.ndarray]
+from featcache.data.levels import Samples
+
+Raw = Union[bytes, np.ndarray, Samples]
 Stamp = tuple[int, int]  # size in bytes, modification time in ns
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.labels import row_number
 from featcache.data.decoding import upright
+from featcache.data.levels import Samples
 from featcache.data.sources.base import Source, as_id, digest, sorted_ids
 from featcache.data.sources.contents import Contents, Files, Pixels
 from featcache.data.sources.given import (
@@ -33,8 +34,8 @@ class PillowImages:
     is_concurrent = False  # two threads must not load one image
     dtype = "uint8"
 
-    def get(self, row: int) -> np.ndarray:
-        """Return an image's pixels, upright."""
+    def get(self, row: int) -> np.ndarray | Samples:
+        """Return an image's pixels or values, upright."""
         return upright(self.images[row])
 
     def stamp(self, row: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featcache.data import decoding
-from featcache.data.decoding import UnreadableImageError
+from featcache.data.damage import UnreadableImageError
 from featcache.models.judged_on import Images
 
 N_TIMED = 400  # images in all, and at least one per class
