@@ -66,6 +66,15 @@ def test_info_and_verify(home, photos, cli):
     assert "is whole" in cli("verify", file).stdout
 
 
+def test_info_of_a_model(home, cli):
+    told = parse_single_json(cli("info", "m.keras", "--json").stdout)
+    assert told["size"]["head_parameters"] > 0
+    assert told["size_bytes"] == (home / "m.keras").stat().st_size
+    table = cli("info", "m.keras").stdout
+    assert f"{told['size']['backbone_parameters']:,} parameters" in table
+    assert all(name in table for name in told["class_names"])
+
+
 def test_info_where_there_is_nothing_or_damage(tmp_path, cli):
     assert cli("info").returncode == 1
     (tmp_path / "cache" / "x").mkdir(parents=True)

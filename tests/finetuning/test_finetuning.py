@@ -157,6 +157,35 @@ def test_only_the_last_layers_change_and_batch_norm_keeps_its_statistics(stitche
     check_that_only_the_last_layers_changed(path, tmp_path / "t.keras", done)
 
 
+@pytest.mark.parametrize(
+    ("options", "boundary"),
+    [
+        ({"unfreeze": 2, "views": 3}, "layer"),
+        ({"unfreeze": 0}, "the features"),
+        ({"unfreeze": "all"}, "the images"),
+    ],
+)
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(
+    stitched, tmp_path, options, boundary
+):
+    path = stitched("logreg")
+    before = set(tmp_path.rglob("*"))
+    (stage,) = tune(path, tmp_path / "t.keras", dry_run=True, **options).stages
+    assert set(tmp_path.rglob("*")) == before
+    network = import_keras().models.load_model(path)
+    total = sum(np.prod(weight.shape) for weight in network.weights)
+    assert 0 < stage.trained_parameters < stage.all_parameters == total
+    assert f"{stage.trained_parameters:,} of {total:,} parameters" in str(stage)
+    assert (stage.boundary in ("the features", "the images")) == (boundary != "layer")
+    assert (stage.cache_bytes > 0) == (boundary == "layer")
+    if boundary == "the images":
+        assert stage.multiply_adds == stage.all_multiply_adds
+    else:
+        assert stage.multiply_adds < stage.all_multiply_adds
+    if not options["unfreeze"]:
+        assert stage.trained_parameters == card.read(path).size["head_parameters"]
+
+
 @pytest.mark.usefixtures("loss_falls")
 def test_zero_trains_the_head_alone_from_the_features_themselves(stitched, tmp_path):
     path = stitched("logreg")

@@ -90,6 +90,9 @@ def finetune(
         Optional[float], typer.Option(help="Most it may take of the disk.", rich_help_panel=RARE)
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.", rich_help_panel=RARE)] = 32,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and what it takes.")
+    ] = False,
     root: Root = None,
     target: Target = None,
     seed: Seed = 0,
@@ -130,7 +133,11 @@ def finetune(
         cache_dir=cache_dir,
         runtime=runtime,
         device=device,
+        dry_run=dry_run,
     )
+    if isinstance(done, finetuning.Preview):
+        result(as_json, done.to_dict(), "\n".join(map(str, done.stages)))
+        return
     result(as_json, {"model": str(done.path)} | done.to_dict(), _told(done))
 
 

@@ -1,4 +1,7 @@
-"""The verb info: what a feature file holds, or which lie in a cache folder. Never TensorFlow."""
+"""The verb info: what a feature file or a model is, or which files lie in a cache folder.
+
+Never TensorFlow, but for a model whose card does not say its size.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,24 @@ from featcache.core.errors import one_line
 @app.command()
 def info(
     path: Annotated[
-        Path, typer.Argument(help="A feature file, or a cache folder: every file in it.")
+        Path,
+        typer.Argument(
+            help="A feature file, a model, or a cache folder: every feature file in it."
+        ),
     ] = Path("cache"),
     as_json: Json = False,
 ) -> None:
-    """Say what a feature file holds, or list those of a cache folder."""
+    """Say what a feature file holds or a model is, or list the files of a cache folder."""
     from featcache import store
     from featcache.core.errors import StoreError
 
+    if path.suffix == ".keras":
+        about = _model(path)
+        if as_json:
+            result(True, about, "")
+        else:
+            print_table(_model_table(about))
+        return
     if not path.is_dir():
         described = _described(store.Features(path))
         if as_json:
@@ -46,6 +59,56 @@ def info(
     print_table(_folder_table(files))
     for one in damaged:
         say(one["error"])
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from featcache.models import card
+
+    about = card.read(path)
+    values = about.to_dict() | {"model": str(path), "size_bytes": path.stat().st_size}
+    if about.size is None:  # stitched before cards said it
+        from dataclasses import asdict
+
+        from featcache.models import load, stitching
+
+        values["size"] = asdict(stitching.size_of(load.load_keras(path, about)))
+    return values
+
+
+def _model_table(about: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    spec, size, table = about["spec"], about["size"], Table("field", "value", show_header=False)
+    names, tuned = about["class_names"], about["finetuned"]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    test = ", ".join(
+        f"{name} {score:.3f}" for name, score in (about["test"] or {}).items() if score
+    )
+    rows = {
+        "model": about["model"],
+        "size": amount(about["size_bytes"]),
+        "input": f"RGB images of {by(spec['image_size'])}, 0 to 255",
+        "outputs": f"{about['output']} of {len(names)}: {shown}",
+        "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…, "
+        f"{size['backbone_layers']:,} layers, {size['backbone_parameters']:,} parameters",
+        "features": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
+        "head": f"{about['head']}, {size['head_parameters']:,} parameters",
+        "calibration": (about["calibration"] or {}).get("kind", ""),
+        "distilled from": (about["distilled"] or {}).get("teacher", ""),
+        "fine-tuned": "" if tuned is None else f"{len(tuned['changed'])} backbone layers",
+        "learnt from": about["source"],
+        "held out": test,
+        "made with": ", ".join(
+            f"{name} {(about['provenance'] or {})[name]}"
+            for name in ("created", "featcache", "keras", "tensorflow")
+            if name in (about["provenance"] or {})
+        ),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(str(value)))
+    return table
 
 
 def _described(features: Any) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def stitch(
         f"{len(about.class_names)} {TASKS[about.task].nouns}.",
         f"Parity: {stitching.Parity(**about.parity)}.",
     ]
+    if about.size is not None:
+        lines.append(f"Size: {stitching.ModelSize(**about.size)}, which fine-tuning can change.")
     if about.distilled is not None:
         lines.extend(_distilled(about, about.distilled, board.metric))
     if input_ == "bytes":

@@ -2,8 +2,10 @@
 
 from featcache.finetuning.api import finetune
 from featcache.finetuning.outcome import Finetuning
+from featcache.finetuning.preview import Preview
 
 __all__ = [
     "Finetuning",
+    "Preview",
     "finetune",
 ]

@@ -19,7 +19,16 @@ from featcache import extraction, report
 from featcache.core import progress
 from featcache.core.errors import SpecError
 from featcache.extraction import options as extraction_options
-from featcache.finetuning import boundary, graph, outcome, plan, resuming, saving, starting
+from featcache.finetuning import (
+    boundary,
+    graph,
+    outcome,
+    plan,
+    preview,
+    resuming,
+    saving,
+    starting,
+)
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import TrainingPlan
 from featcache.finetuning.stages import Cut, TrainingRun, cut, train_stages
@@ -65,7 +74,8 @@ def finetune(
     runtime: str = "auto",
     device: str = "auto",
     show_progress: bool = True,
-) -> outcome.Finetuning:
+    dry_run: bool = False,
+) -> outcome.Finetuning | preview.Preview:
     """Train the head and the last layers of the backbone; write the best epoch's model.
 
     Interrupted, the same call goes on after the last finished epoch.
@@ -102,6 +112,11 @@ def finetune(
     max_cache_gb : raise rather than keep more than so many GB of activations.
     batch_size : images per step.
     seed : of the order of the images. The held-out part is the one the head was scored on.
+    dry_run : only say what would be trained, from where, and what it takes.
+
+    Returns
+    -------
+    Finetuning; Preview where it is a dry run.
 
     Raises
     ------
@@ -155,6 +170,17 @@ def finetune(
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
     data = open_training_images(described, source, root, target)
     data = data.fresh(described, resources.cache_dir, resources.show_progress)
+    ahead = preview.Preview(
+        tuple(
+            preview.stage_preview(network, stage, plans, len(data.images.samples))
+            for stage in plans.stages
+        ),
+        *(len(rows) for rows in (data.train, data.validation, data.test)),
+    )
+    if dry_run:
+        return ahead
+    for stage_ahead in ahead.stages:
+        progress.note(str(stage_ahead), show_progress)
     with resuming.kept(to, described, plans, data, progress.note) as folder:
         return _run(network, to, described, plans, data, resources, folder)
 

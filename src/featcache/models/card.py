@@ -49,6 +49,7 @@ class Card:
     test: Mapping[str, float | None] | None = None
     distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
     provenance: dict[str, Any] | None = None  # library versions and date of stitching
+    size: dict[str, Any] | None = None  # `ModelSize`; None in cards of before
     # larger images are unreadable; left out of the file at its default, as cards were before
     max_pixels: int = MAX_PIXELS
     card_version: int = CARD_VERSION
@@ -102,7 +103,7 @@ def _check_types(values: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")
-    for name in ("calibration", "finetuned", "test", "distilled", "provenance"):
+    for name in ("calibration", "finetuned", "test", "distilled", "provenance", "size"):
         if not isinstance(values.get(name), dict | None):
             raise TypeError(f"{name} is no dict")
     if not all(isinstance(one, str) for one in values["source_options"].values()):

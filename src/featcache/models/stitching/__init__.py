@@ -14,12 +14,14 @@ from featcache.models.stitching.parity import (
     tolerance_of,
 )
 from featcache.models.stitching.saving import check_out, labels_path, save
+from featcache.models.stitching.size import ModelSize, multiply_adds, n_parameters, size_of
 
 __all__ = [
     "BATCH_SIZE",
     "MAX_PARITY_IMAGES",
     "TOLERANCE",
     "Expected",
+    "ModelSize",
     "Parity",
     "Stitched",
     "check_out",
@@ -28,8 +30,11 @@ __all__ = [
     "features_of",
     "labels_path",
     "measure",
+    "multiply_adds",
+    "n_parameters",
     "run",
     "save",
+    "size_of",
     "stitch",
     "tolerance_of",
 ]

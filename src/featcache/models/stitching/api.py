@@ -25,6 +25,7 @@ from featcache.models.stitching.parity import (
     check_parity,
 )
 from featcache.models.stitching.saving import check_out, labels_path, save
+from featcache.models.stitching.size import ModelSize, size_of
 from featcache.scoring import leaderboard
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def stitch(
             f"{parity}. No file was written; extract again with these library versions."
         )
     if out is not None:
-        save(model, Path(out), _card(head, part, features, parity, used))
+        save(model, Path(out), _card(head, part, features, parity, used, size_of(model)))
     return model
 
 
@@ -161,6 +162,7 @@ def _card(
     features: store.Features,
     parity: Parity,
     used: sources.Source | None,
+    size: ModelSize,
 ) -> card.Card:
     board = fitted.board
     names = board.class_names
@@ -179,6 +181,7 @@ def _card(
         seed=board.seed,
         test_accuracy=(part.test or {}).get("accuracy"),
         parity=asdict(parity),
+        size=asdict(size),
         head_digest=digest_file(fitted.path),
         task=board.task,
         test=part.test,
