@@ -5,13 +5,14 @@ One table for sources, feature files and heads, so that a row number means the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from featcache.core.errors import SourceError
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, first_of
+from featcache.core.text import composed, doubled, few, one_form
 
 UNLABELLED = -1
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -31,6 +32,7 @@ class Annotations:
     targets: np.ndarray | None = None  # (n, n_targets) float64
     target_names: tuple[str, ...] = ()
     task: str = DEFAULT_TASK  # one of TASKS; what heads learn
+    remarks: tuple[str, ...] = ()  # what a reader should know of how it was read, a sentence each
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,7 +127,8 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
     """Return checked annotations of n images.
 
     Unless the columns name it, the task is regression where there are targets and no labels,
-    multi-label where an image may have several labels, else classification.
+    multi-label where an image may have several labels, else classification. Labels and groups that
+    differ in their Unicode form alone are the same, see `one_form`.
 
     Parameters
     ----------
@@ -144,6 +147,7 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
     task = first_of(TargetKind.CLASS).name
     names: tuple[str, ...] = ()
     labels = np.full(n, UNLABELLED, np.int64)
+    columns, remarks = _in_one_form(columns)
     if columns.labels is not None:
         task = first_of(TargetKind.LABELS).name
         given = [None if row is None else list(row) for row in columns.labels]
@@ -172,13 +176,44 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
         targets=targets,
         target_names=columns.target_names,
         task=columns.task or task,
+        remarks=remarks,
     )
+
+
+def merged(kind: str, forms: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a sentence on the names that `one_form` made one of, if there are any.
+
+    Parameters
+    ----------
+    kind : what they name, in the plural, at the beginning of a sentence.
+    """
+    names = doubled(forms)
+    if not names:
+        return ()
+    return (f"{kind} that differ in Unicode form alone (NFC, NFD) count as one: {few(names)}.",)
+
+
+def _in_one_form(columns: Columns) -> tuple[Columns, tuple[str, ...]]:
+    """Return columns in which equal labels and groups are equal texts, and what to say of it."""
+    known = columns.class_names or ()
+    said = [name for name in columns.label or () if name]
+    said += [name for row in columns.labels or () for name in row or ()]
+    labels = one_form(said, known)
+    groups = one_form(name for name in columns.group or () if name)
+    made = replace(columns)
+    if columns.label is not None:
+        made.label = [labels[name] if name else None for name in columns.label]
+    if columns.labels is not None:
+        made.labels = [row and [labels[name] for name in row] for row in columns.labels]
+    if columns.group is not None:
+        made.group = [groups[name] if name else None for name in columns.group]
+    return made, merged("Labels", labels) + merged("Groups", groups)
 
 
 def _names(found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
     """Return class names in the given order, else sorted: as numbers where all are numbers."""
     if given is not None:
-        if len(set(given)) < len(given):
+        if len(set(map(composed, given))) < len(given):
             raise SourceError("class_names has a name twice; each class needs its own.")
         return tuple(given)
     names = set(found)

@@ -1,8 +1,50 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences, and which names are the same."""
 
 from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+SHOWN_NAMES = 3
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
     """Return a number with its noun, as "1 image" and "2 images"; `nouns` where "s" is wrong."""
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def few(names: Sequence[str], shown: int = SHOWN_NAMES) -> str:
+    """Return the first names in quotes, and how many there are more."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(f"'{name}'" for name in names[:shown]) + more
+
+
+def composed(text: str) -> str:
+    """Return text in Unicode's form NFC, in which what looks the same is the same.
+
+    Files from a Mac have names in NFD, where é is two characters.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def one_form(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """Return for each name what stands for it and for those that differ in Unicode form alone.
+
+    That is the one that is `known` already; else the name itself, or its form NFC where several
+    names are the same. So a name that has no double is never changed.
+    """
+    by_form: dict[str, set[str]] = {}
+    for name in set(names):
+        by_form.setdefault(composed(name), set()).add(name)
+    stands = {composed(name): name for name in known}
+    return {
+        name: stands.get(form, form if len(same) > 1 else name)
+        for form, same in by_form.items()
+        for name in same
+    }
+
+
+def doubled(forms: Mapping[str, str]) -> list[str]:
+    """Return, sorted, what stands for several names in what `one_form` gave."""
+    return sorted(name for name, n in Counter(forms.values()).items() if n > 1)

@@ -1,7 +1,7 @@
 """What the images of a source say, in the terms of a model's outputs.
 
 A source is matched by name: its classes may be in any order, but none may be one that the model
-does not know.
+does not know. Names that differ in their Unicode form alone are the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from featcache.core.errors import SourceError
 from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import composed
 from featcache.models.card import Card
 
 SHOWN_NAMES = 5
@@ -38,7 +39,7 @@ def matched(
             f"The model is for {described.task}, and '{origin}' is a source for {about.task}. "
             f"Give images that the model is for."
         )
-    task, given = TASKS[about.task], about.output_names
+    task, given = TASKS[about.task], _as_known(about.output_names, described.class_names)
     used = given if exactly else [given[column] for column in _used(about)]
     absent = tuple(name for name in described.class_names if name not in used)
     strange = [name for name in used if name not in described.class_names]
@@ -59,6 +60,13 @@ def matched(
     kept = columns >= 0
     y[:, columns[kept]] = about.labels[:, kept]
     return y, absent
+
+
+def _as_known(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return names as a model spells them, where it knows them in another Unicode form."""
+    there, spelt = set(names), {composed(name): name for name in reversed(known)}
+    every = ((name, spelt.get(composed(name), name)) for name in names)
+    return tuple(name if other in there else other for name, other in every)
 
 
 def _used(about: Annotations) -> list[int]:
