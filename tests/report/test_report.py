@@ -67,19 +67,6 @@ def test_surest_mistakes_come_first():
     assert findings.confident_mistakes(p, y, 1).tolist() == [1]
 
 
-def test_near_duplicates_in_blocks(monkeypatch):
-    monkeypatch.setattr(findings, "BLOCK", 4)
-    rng = np.random.default_rng(0)
-    train = rng.standard_normal((30, 16)).astype(np.float32) + 5
-    test = rng.standard_normal((11, 16)).astype(np.float32) + 5
-    test[9] = train[7]
-    test[2] = train[20] + 0.02 * rng.standard_normal(16)
-    pairs = findings.near_duplicates(train, test, 0.98)
-    assert [pair[:2] for pair in pairs] == [(7, 9), (20, 2)]
-    assert pairs[0][2] == pytest.approx(1, abs=1e-5)
-    assert findings.near_duplicates(train, test[:0], 0.98) == []
-
-
 @pytest.mark.parametrize("shape", [(50, 7), (9, 200), (3, 1)])
 def test_principal_components_are_those_of_scikit_learn(shape):
     from sklearn.decomposition import PCA

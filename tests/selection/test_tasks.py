@@ -403,6 +403,21 @@ def test_given_splits_that_part_a_group_are_named(extract):
     assert any("groups are in the given test part" in warning for warning in board.warnings)
 
 
+def test_held_out_images_like_one_that_is_learnt_from_are_named(extract):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+    given = {"labels": np.arange(40) % 2, "splits": ["train"] * 30 + ["test"] * 10}
+    pixels[33] = 255 - pixels[7]
+    assert fit(extract(fc.open_source(pixels, **given, name="g")).features, ["lda"]).warnings == ()
+    pixels[33], pixels[38] = pixels[7] // 2 * 2, pixels[8]  # no copy by its bytes, and one
+    board = fit(extract(fc.open_source(pixels, **given, name="h")).features, ["lda"])
+    same, near = board.warnings
+    assert "1 of the given test images are also among those learnt from" in same
+    assert "1 of 9 held-out images looks like one that is learnt from" in near
+    assert "too good: '33' like '07'. Remove copies" in near
+    assert leaderboard.load(board.folder).warnings == board.warnings
+
+
 def test_an_own_estimator_that_fails_is_named(folder):
     from sklearn.naive_bayes import GaussianNB, MultinomialNB
     from sklearn.neighbors import KNeighborsClassifier

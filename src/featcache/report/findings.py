@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK = 1024
-
 
 @dataclass(frozen=True)
 class Suspect:
@@ -22,16 +20,6 @@ class Suspect:
     p_given: float
     p_suggested: float
     margin: float  # what it is ordered by; the lower, the likelier is the label wrong
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A training image and a held-out image that look alike."""
-
-    train: int
-    test: int
-    similarity: float  # cosine of the centred features
-    is_copy: bool  # the same bytes
 
 
 def thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -85,30 +73,6 @@ def confident_mistakes(probabilities: np.ndarray, y: np.ndarray, limit: int) -> 
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:limit]
 
 
-def near_duplicates(
-    train: np.ndarray, test: np.ndarray, threshold: float
-) -> list[tuple[int, int, float]]:
-    """Return (train row, test row, cosine) for each test row whose nearest training row is near.
-
-    Features (n, d) and (m, d) have their common mean taken off first: without that all images of
-    one network look alike. The nearest pairs come first.
-    """
-    if not len(train) or not len(test):
-        return []
-    mean = (train.sum(axis=0, dtype=np.float64) + test.sum(axis=0, dtype=np.float64)) / (
-        len(train) + len(test)
-    )
-    ours, theirs = _directions(train, mean), _directions(test, mean)
-    found = []
-    for start in range(0, len(theirs), BLOCK):
-        cosines = theirs[start : start + BLOCK] @ ours.T
-        nearest = cosines.argmax(axis=1)
-        for place in np.flatnonzero(cosines[np.arange(len(nearest)), nearest] >= threshold):
-            row = int(nearest[place])
-            found.append((row, start + int(place), float(min(cosines[place, row], 1.0))))
-    return sorted(found, key=lambda pair: -pair[2])
-
-
 def principal_components(X: np.ndarray, n_components: int, seed: int) -> np.ndarray:
     """Return (n, k) coordinates on the first components (randomised SVD, Halko et al. 2011)."""
     X = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -133,9 +97,3 @@ def sample(strata: np.ndarray, n: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     return np.sort(order[np.linspace(0, len(order) - 1, n).round().astype(int)])
-
-
-def _directions(X: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    centred = np.asarray(X - mean, np.float32)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(length, 1e-12))

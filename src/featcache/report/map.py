@@ -9,10 +9,10 @@ from featcache.report import findings
 from featcache.report.material import Material
 from featcache.report.rendering import Values
 from featcache.report.sections import chance, picture, told
+from featcache.scoring.near_duplicates import NEAR, NEARER, RANK, near_duplicates
 
 MAP_POINTS = 5000
 N_PAIRS = 12
-NEAR = 0.98  # cosine of centred features
 TSNE_COMPONENTS = 50
 
 
@@ -63,42 +63,40 @@ def points_of(
     return made, places
 
 
-def near_duplicates(material: Material, places: np.ndarray, X: np.ndarray) -> Values:
-    """Return pairs of a training and a held-out image that look alike, exact copies first.
-
-    Copies are looked for among all images, near ones among those whose features are given.
-    """
+def pairs_of(material: Material) -> Values:
+    """Return pairs of a training and a held-out image that look alike, exact copies first."""
     assert material.features is not None
-    digests = [material.features.digests[row].tobytes() for row in material.rows.tolist()]
+    rows, n_train = material.rows, material.n_train
+    digests = [material.features.digests[row].tobytes() for row in rows.tolist()]
     first: dict[bytes, int] = {}
-    for place in range(material.n_train):
+    for place in range(n_train):
         first.setdefault(digests[place], place)
-    pairs = [
-        findings.Pair(first[digests[place]], place, 1.0, True)
-        for place in range(material.n_train, len(digests))
-        if digests[place] in first
+    held_out = range(n_train, len(rows))
+    copies = [(first[digests[place]], place, 1.0) for place in held_out if digests[place] in first]
+    others = np.array([place for place in held_out if digests[place] not in first], np.int64)
+    found = near_duplicates(material.features.read_rows, rows[:n_train], rows[others])
+    place_of = {row: place for place, row in enumerate(rows.tolist())}
+    pairs = copies + [
+        (place_of[pair.train], place_of[pair.test], pair.cosine) for pair in found.pairs
     ]
-    copied = {pair.test for pair in pairs}
-    held_out = material.is_test[places]
-    train, test = places[~held_out], places[held_out]
-    for a, b, cosine in findings.near_duplicates(X[~held_out], X[held_out], NEAR):
-        if int(test[b]) not in copied:
-            pairs.append(findings.Pair(int(train[a]), int(test[b]), cosine, False))
+    n_compared = len(copies) + found.n_compared
     return {
         "n": len(pairs),
-        "n_copies": len(copied),
+        "n_copies": len(copies),
         "near": NEAR,
+        "nearer": round(1 / NEARER),
+        "rank": RANK,
         "rows": [
             {
-                "train": picture(material, pair.train),
-                "test": picture(material, pair.test),
-                "similarity": f"{pair.similarity:.3f}",
-                "is_copy": pair.is_copy,
-                "same_label": np.array_equal(material.y[pair.train], material.y[pair.test]),
+                "train": picture(material, train),
+                "test": picture(material, test),
+                "similarity": f"{cosine:.3f}",
+                "is_copy": number < len(copies),
+                "same_label": np.array_equal(material.y[train], material.y[test]),
             }
-            for pair in pairs[:N_PAIRS]
+            for number, (train, test, cosine) in enumerate(pairs[:N_PAIRS])
         ],
-        "looked_at": "" if len(places) == len(digests) else f"{len(places):,} of {len(digests):,}",
+        "compared": "" if n_compared == len(held_out) else f"{n_compared:,} of {len(held_out):,}",
     }
 
 

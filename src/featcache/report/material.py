@@ -15,7 +15,7 @@ from featcache.heads.calibrators import Temperature
 from featcache.report import findings
 from featcache.scoring.leaderboard import Leaderboard, OutOfFold, Result
 
-MAX_ROWS = 10_000  # that are looked at for the map and for near-duplicates
+MAX_ROWS = 10_000  # that are looked at for the map and the projector
 MAX_CELLS = 2**26  # of their features: 256 MB
 FIT_CELLS = 200_000  # outputs that a temperature is fitted on; one number needs no more
 

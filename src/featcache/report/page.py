@@ -13,7 +13,7 @@ from typing import Any
 
 from featcache.core import atomic
 from featcache.report import curves, material, pictures, rendering, sections
-from featcache.report.map import near_duplicates, points_of
+from featcache.report.map import pairs_of, points_of
 from featcache.report.provenance import provenance
 from featcache.scoring.leaderboard import Leaderboard
 
@@ -72,7 +72,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
     if about.features is not None:
         places, X = about.looked_at()
         points, shown = points_of(about, places, X, tsne)
-        pairs = near_duplicates(about, places, X)
+        pairs = pairs_of(about)
         both = [pair[side]["row"] for pair in pairs["rows"] for side in ("train", "test")]
         first = [one["row"] for one in (*mistakes, *suspects["rows"])] + both
         taken = pictures.collect(about.features, first, about.rows[shown].tolist())

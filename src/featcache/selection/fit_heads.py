@@ -243,7 +243,8 @@ def _compare(
             request=request,
             n_train=len(data.train),
             n_test=len(data.test),
-            warnings=folds.warnings_of(dataset, parts, data),
+            warnings=folds.warnings_of(dataset, parts, data)
+            + folds.warnings_of_features(dataset, data, first),
             luck=luck,
             left_out=left_out,
             learning_curve=curve,

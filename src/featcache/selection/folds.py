@@ -16,11 +16,14 @@ import numpy as np
 from featcache.core.errors import HeadError
 from featcache.core.repeats import Repeats, sentence
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 from featcache.data import splits
 from featcache.scoring.leaderboard import FeatureSet
+from featcache.scoring.near_duplicates import near_duplicates
 from featcache.selection.dataset import LARGEST, Dataset, Reader
 
 SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
+SHOWN_PAIRS = 3
 
 SplitMasks = dict[str, np.ndarray]  # train, val and test -> (n,) bool, as `splits.parts` gives them
 
@@ -118,6 +121,35 @@ def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[
             name = f"{one.name}: " if len(dataset.sets) > 1 else ""
             found.append(f"{name}{sentence(n_same, len(about))}")
     return tuple(found)
+
+
+def warnings_of_features(dataset: Dataset, data: FoldedData, features: int) -> tuple[str, ...]:
+    """Return a sentence on held-out images that look like one that is learnt from, if any do.
+
+    Parameters
+    ----------
+    features : which set of features says so.
+    """
+    if dataset.ids is None:  # rows of plain arrays are near each other for any reason
+        return ()
+    views = data.views[features]
+    same = {test for _, test in splits.shared(dataset.annotations, dataset.digests)}
+    test = np.array([row for row in data.test.tolist() if row not in same], np.int64)
+    found = near_duplicates(lambda rows: views[rows, 0], data.train, test)
+    if not found.pairs:
+        return ()
+    named = "; ".join(
+        f"'{dataset.ids[pair.test]}' like '{dataset.ids[pair.train]}'"
+        for pair in found.pairs[:SHOWN_PAIRS]
+    )
+    more = len(found.pairs) - SHOWN_PAIRS
+    return (
+        f"{len(found.pairs)} of {counted(found.n_compared, 'held-out image')} "
+        f"{'looks' if len(found.pairs) == 1 else 'look'} like one that is learnt from, as a "
+        f"resized copy does, so the held-out score may be too good: {named}"
+        f"{f' and {more} more' if more > 0 else ''}. Remove copies, or give those of an image one "
+        f"group in a manifest.",
+    )
 
 
 def _mapped(
