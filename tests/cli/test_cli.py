@@ -119,10 +119,20 @@ def test_every_verb_in_json_from_start_to_end(photos, tiny_backbone, cli, tmp_pa
 def test_extract_says_what_it_did(photos, tiny_backbone, cli):
     (photos / "pear" / "broken\nname.jpg").write_bytes(b"x")
     (photos / "notes.txt").write_text("x")
+    for name in ("apple/1.heic", "apple/2.HEIC", "apple/@eaDir/apple.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"x")
     first = cli("extract", photos, "--weights", tiny_backbone)
     assert "21 images of 3 classes, 12 features each" in first.stdout
-    assert "Computed 21, reused 0, removed 0, failed 1, passed over 1 other file(s)" in first.stdout
-    assert first.stderr == "unreadable: pear/broken name.jpg: no known image format\n"
+    done = "Computed 21, reused 0, removed 0, failed 1, passed over 3 other files: 2 .heic, 1 .txt."
+    assert done in first.stdout
+    assert first.stderr.splitlines() == [
+        "Note: Left out folders that are hidden, or made by file managers and servers: 1 @eaDir.",
+        "Note: Pictures in .heic are not read; convert them to JPEG or PNG.",
+        "Note: Images lost in files that were passed over: 2 of 9 of class 'apple'.",
+        "Note: Images lost since they could not be read: 1 of 8 of class 'pear'.",
+        "unreadable: pear/broken name.jpg: no known image format",
+    ]
     second = cli("extract", photos, "--weights", tiny_backbone)
     assert second.stdout.startswith("Found")
     assert "Computed 0, reused 21" in second.stdout

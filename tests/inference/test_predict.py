@@ -66,6 +66,21 @@ def read_lines(path):
     return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
 
 
+def test_what_a_folder_has_beside_images_is_said(model_path, photos, capsys):
+    (photos / "pear" / "@eaDir").mkdir()
+    shutil.copy(files_of(photos)[0], photos / "pear" / "@eaDir" / "thumb.jpg")
+    (photos / "pear" / "1.heic").write_bytes(b"x")
+    assert len(fc.load(model_path, **NO_CACHE).predict(photos)) == 21
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "Note: Passed over 1 other file: 1 .heic.",
+        "Note: Left out folders that are hidden, or made by file managers and servers: 1 @eaDir.",
+        "Note: Pictures in .heic are not read; convert them to JPEG or PNG.",
+    ]
+    (photos / "pear" / "1.heic").unlink()
+    assert len(run(model_path, photos)) == 21
+    assert capsys.readouterr().err == ""
+
+
 def test_predictions_are_those_of_the_head(photos, extract, tmp_path):
     features = extract(photos).features
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)

@@ -18,6 +18,7 @@ from featcache.cli.options import (
 from featcache.core.errors import one_line
 from featcache.core.repeats import sentence
 from featcache.core.running import EVERY
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.extraction import Extraction
@@ -80,6 +81,8 @@ def _described(done: Extraction) -> dict[str, Any]:
         "passed_over": done.n_passed_over,
         "dark": done.n_dark,
         "same_features": done.n_same,
+        "passed_over_by_kind": done.passed_over.files,
+        "notes": done.remarks,
         "task": features.task,
         "classes": list(features.class_names),
         "fingerprint": features.fingerprint,
@@ -95,11 +98,12 @@ def _told(done: Extraction) -> str:
     what = f"{row[0]} features" if len(row) == 1 else f"a map of {' x '.join(map(str, row))}"
     views = f", {features.spec.views} views" if features.spec.views > 1 else ""
     same = f"\n{sentence(done.n_same, n)}" if done.n_same else ""
+    kinds = f": {done.passed_over.told()}" if done.n_passed_over else ""
     return (
         f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
         f"{learnable(features)}{views}, {what} each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
-        f"failed {done.n_failed}, passed over {done.n_passed_over} other file(s)."
+        f"failed {done.n_failed}, passed over {counted(done.n_passed_over, 'other file')}{kinds}."
         f"{same}"
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from featcache.core.errors import one_line
 
 PLAIN_EVERY_S = 10.0
 
@@ -34,6 +36,12 @@ def note(message: str, show: bool = True) -> None:
     """Write one line to stderr."""
     if show:
         print(message, file=sys.stderr, flush=True)
+
+
+def notes(remarks: Iterable[str], show: bool = True) -> None:
+    """Write what a user should know, a line each, to stderr."""
+    for remark in remarks:
+        note(f"Note: {one_line(remark)}", show)
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from featcache.core.labels import Annotations
 from featcache.data import examples
 from featcache.data.sources.base import Source, as_id
 from featcache.data.sources.contents import Pixels
-from featcache.data.sources.folder import ARCHIVE, SUFFIXES, open_folder, walk
+from featcache.data.sources.folder import open_folder, walk
 from featcache.data.sources.given import PREFIX, Given
 from featcache.data.sources.listed import as_given
 from featcache.data.sources.manifest import READERS, list_manifest, open_manifest
 from featcache.data.sources.memory import open_images
+from featcache.data.sources.on_disk import Disk
+from featcache.data.sources.passed_over import ARCHIVE, SUFFIXES
 from featcache.data.sources.shards import open_archive, open_shards
 from featcache.data.sources.tf_data import open_dataset
 
@@ -138,8 +140,8 @@ def open_as_given(path: str, root: str | None = None) -> Source | None:
     if found.archives and not found.images:
         return open_source(path)
     if not found.images:
-        raise SourceError(f"There are no images in '{path}'.")
-    return as_given(sorted((as_id(image), image) for image in found.images))
+        raise SourceError(f"There are no images in '{path}'{found.not_taken().instead()}.")
+    return as_given(sorted((as_id(image), image) for image in found.images), found.not_taken())
 
 
 def file_kind(path: str) -> FileKind | None:
@@ -172,6 +174,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         )
     if not text:
         raise SpecError("The image folder's name is empty; give a folder or example:clipart.")
+    text = Disk().find(text)
     path = Path(text)
     if not path.exists():
         if glob.has_magic(text) or "{" in text:
@@ -194,13 +197,13 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         )
     found = walk(os.fspath(path))
     if not found.images and found.archives:
-        return open_shards(path, found.archives, target)
+        return open_shards(path, found.archives, target, found.not_taken())
     if target is not None:
         raise SpecError(f"target is an option of manifests and tar files; '{path}' is a folder.")
     if not found.images:
         raise SourceError(
             f"Image folder '{path}' has no images; expected one subfolder per class with files "
-            f"ending in {', '.join(sorted(SUFFIXES))}."
+            f"ending in {', '.join(sorted(SUFFIXES))}{found.not_taken().instead()}."
         )
     return open_folder(path, found)
 

@@ -22,9 +22,10 @@ from featcache.core.options import taken, with_options
 from featcache.core.running import EVERY, RUNNING, Running
 from featcache.core.spec import ExtractionSpec
 from featcache.data import openers, sources
+from featcache.data.sources.passed_over import PassedOver
 from featcache.extraction import requested
 from featcache.extraction.executors import Inline
-from featcache.extraction.listing import known_to_all, look
+from featcache.extraction.listing import known_to_all, look, lost_classes
 from featcache.extraction.options import Names, machine_of, parted
 from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
@@ -47,12 +48,18 @@ class Extraction:
     n_reused: int  # rows computed earlier
     n_removed: int  # rows of the file before whose image is no longer in the source
     n_failed: int  # images that could not be read, named in the file's `failures`
-    n_passed_over: int  # files that are no images
     n_dark: int  # images of more than 8 bits, computed now, with no value above 1/16 of white
     n_same: int  # different images with the very features of another
+    passed_over: PassedOver  # files that are no images, and folders that are none of the user's
     seconds: float  # until all files of the run were there
     computing_s: float = 0.0  # of it with images on their way through the backbones
     waited_s: dict[str, float] = field(default_factory=dict)  # of that, for which part
+    remarks: tuple[str, ...] = ()  # what to know of the images, a sentence each
+
+    @property
+    def n_passed_over(self) -> int:
+        """Number of files that are no images."""
+        return self.passed_over.n_files
 
 
 Backbone = Union[Names, "keras.Model"]
@@ -131,6 +138,7 @@ def run_all(
     numbers, running = parted(taken(EVERY, options, "extract"))
     layer, weights = numbers.pop("layer"), numbers["weights"]
     samples = openers.open_source(source, root=running.root, target=running.target)
+    progress.notes(samples.remarks, running.show_progress)
     if running.limit is not None and running.limit < len(samples):
         samples = samples.limit(running.limit)
     memo = running.cache / MEMO_NAME
@@ -138,7 +146,10 @@ def run_all(
         backbones.resolve(name, layer=tap, memo=memo, **numbers)
         for name, tap in requested.combined(backbone, layer, weights)
     )
-    return _make_files(samples, every, running, started)
+    made = _make_files(samples, every, running, started)
+    more = {remark for done in made for remark in done.remarks} - set(samples.remarks)
+    progress.notes(sorted(more), running.show_progress)
+    return made
 
 
 def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -> Extraction:
@@ -219,12 +230,13 @@ def _make_files(
             n_reused=len(files[output.path]) - len(output.computed),
             n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
             n_failed=len(files[output.path].failures),
-            n_passed_over=source.n_passed_over,
             n_dark=len(output.dark),
             n_same=files[output.path].provenance.get("same_features", 0),
+            passed_over=source.passed_over,
             seconds=time.monotonic() - started,
             computing_s=how.costs.seconds,
             waited_s=how.costs.waited_s,
+            remarks=source.remarks + lost_classes(source, files[output.path].failures),
         )
         for output, before in zip(outputs, published, strict=True)
     ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from featcache.core.errors import SourceError
 from featcache.data import openers, sources
+from featcache.data.sources.on_disk import Disk
 
 
 def open_images(X: Any) -> tuple[sources.Source, np.ndarray]:
@@ -20,7 +21,8 @@ def open_images(X: Any) -> tuple[sources.Source, np.ndarray]:
         samples = openers.open_source(images)  # numbered as given
         return samples, np.arange(len(samples))
     # a source of files has each once, in the order of its ids
-    whole = [os.path.abspath(os.fspath(path)) for path in images]
+    disk = Disk()
+    whole = [disk.find(os.path.abspath(os.fspath(path))) for path in images]
     samples = openers.open_source(list(dict.fromkeys(whole)))
     assert samples.paths is not None
     number = {path: row for row, path in enumerate(samples.paths)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from featcache import store
 from featcache.core import progress
 from featcache.data import sources
 from featcache.data.listing import Known, Listing, Unusable, list_images
+from featcache.data.sources import passed_over
 
 TIFF = (".tif", ".tiff")
 TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
@@ -100,6 +102,20 @@ def copies_of_failed(listing: Listing, failed: Failed) -> dict[int, Unusable]:
         return {}
     each = ((row, reasons.get(digest.tobytes())) for row, digest in enumerate(listing.digests))
     return {row: one for row, one in each if one is not None and row not in failed}
+
+
+def lost_classes(source: sources.Source, failures: Sequence[store.Failure]) -> tuple[str, ...]:
+    """Return which classes lost much to images that could not be read, see `passed_over`."""
+    labels = source.labels
+    if not failures or labels.ndim != 1:
+        return ()
+    failed = {failure.id for failure in failures}
+    is_lost = np.array([id_ in failed for id_ in source.ids]) & (labels >= 0)
+    lost, taken = (
+        Counter(source.class_names[label] for label in labels[rows].tolist())
+        for rows in (is_lost, ~is_lost & (labels >= 0))
+    )
+    return passed_over.lost_classes(taken, lost, "since they could not be read")
 
 
 def first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -169,6 +169,7 @@ def finetune(
     for stage in plans.stages:
         graph.chosen(backbone, stage)  # its error comes before the images are looked at
     data = open_training_images(described, source, root, target)
+    progress.notes(data.images.samples.remarks, resources.show_progress)
     data = data.fresh(described, resources.cache_dir, resources.show_progress)
     ahead = preview.Preview(
         tuple(

@@ -180,6 +180,7 @@ def choose(
         no labelled image.
     """
     samples = images.samples
+    progress.notes(samples.remarks, show_progress)
     is_own = samples.origin == described.source
     split = split or ("test" if is_own else "all")
     check_choice("split", split, SPLITS)

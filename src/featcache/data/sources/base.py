@@ -14,6 +14,7 @@ from featcache.core.errors import SourceError
 from featcache.core.labels import Annotations
 from featcache.data import levels
 from featcache.data.sources.contents import Contents, Files, Raw, Stamp
+from featcache.data.sources.passed_over import PassedOver
 
 DIGEST_BYTES = 16
 
@@ -30,7 +31,8 @@ class Source:
     options: Mapping[str, str] = field(default_factory=dict)  # with `origin`, open it again
     digests: np.ndarray | None = None  # (n, 16) uint8 where opening it gave them
     limited_to: int | None = None  # how many images of all `limit` left
-    n_passed_over: int = 0  # files that are no images by name, or lie outside the class folders
+    passed_over: PassedOver = field(default_factory=PassedOver)  # beside the images
+    notes: tuple[str, ...] = ()  # what a reader should know of how it was understood
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,6 +51,16 @@ class Source:
     def splits(self) -> tuple[str, ...] | None:
         """train, val or test of each image, where the source says."""
         return self.annotations.splits
+
+    @property
+    def n_passed_over(self) -> int:
+        """Files that are no images by name, or lie outside the class folders."""
+        return self.passed_over.n_files
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to say of what was found, a sentence each."""
+        return self.passed_over.remarks() + self.notes + self.annotations.remarks
 
     @property
     def paths(self) -> tuple[str, ...] | None:

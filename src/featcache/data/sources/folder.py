@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from featcache.core.errors import SourceError
-from featcache.core.labels import SPLITS, UNLABELLED, Annotations
+from featcache.core.labels import SPLITS, UNLABELLED, Annotations, merged
+from featcache.core.text import composed, one_form
+from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Files
-
-SUFFIXES = {  # files that are images by name; all others are passed over
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib"),
-    *(".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm"),
-}
-ARCHIVE = ".tar"
+from featcache.data.sources.layout import Layout, Parts, remarks, understood
+from featcache.data.sources.manifest import READERS
+from featcache.data.sources.passed_over import PassedOver
 
 
 @dataclass
 class Found:
-    """What lies below a folder."""
+    """What lies below a folder; paths."""
 
-    images: list[str] = field(default_factory=list)  # paths
+    images: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)  # tar files
-    n_others: int = 0
+    others: list[str] = field(default_factory=list)  # of files, tar files apart
+    left_out: Counter[str] = field(default_factory=Counter)  # folders, by name
+
+    def not_taken(self) -> PassedOver:
+        """Return what is not taken; tar files are where there are no images beside them."""
+        paths = self.others + (self.archives if self.images else [])
+        kinds = Counter(passed_over.kind_of(os.path.basename(path)) for path in paths)
+        return PassedOver(kinds, self.left_out)
 
 
 def walk(root: str) -> Found:
@@ -39,20 +45,20 @@ def walk(root: str) -> Found:
         kept = []
         for name in sorted(subfolders):
             path = os.path.join(folder, name)
-            if not name.startswith(".") and (identity := _identity(path)) not in chain:
+            if passed_over.is_left_out(name):
+                found.left_out[name] += 1
+            elif (identity := _identity(path)) not in chain:
                 above[path] = chain | {identity}
                 kept.append(name)
         subfolders[:] = kept
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                found.n_others += 1
-            elif suffix in SUFFIXES:
-                found.images.append(os.path.join(folder, name))
-            elif suffix == ARCHIVE:
-                found.archives.append(os.path.join(folder, name))
+            path = os.path.join(folder, name)
+            if passed_over.is_image(name):
+                found.images.append(path)
+            elif passed_over.is_archive(name):
+                found.archives.append(path)
             else:
-                found.n_others += 1
+                found.others.append(path)
     return found
 
 
@@ -62,17 +68,18 @@ def open_folder(root: Path, found: Found) -> Source:
     paths = found.images
     every = [as_id(path[prefix:]) for path in paths]
     order = sorted_ids(every, lambda row: repr(paths[row])).tolist()
-    parts = {every[row]: tuple(every[row].split("/")) for row in order}
-    has_splits = splits_of(os.fspath(root), parts.values())
-    depth = 1 if has_splits else 0
-    has_classes = any(len(p) > depth + 1 for p in parts.values())
-    if has_classes:
-        # a stray image beside the class folders has no label; Keras passes it over, and so do we
-        order = [row for row in order if len(parts[every[row]]) > depth + 1]
+    parts = [tuple(id_.split("/")) for id_ in every]
+    layout = understood(os.fspath(root), parts)
+    # a stray image beside the class folders has no label; Keras passes it over, and so do we
+    order = [row for row in order if len(parts[row]) >= layout.n_parts]
     ids = tuple(every[row] for row in order)
-    names = tuple(sorted({parts[id_][depth] for id_ in ids})) if has_classes else ()
+    folders = [parts[row][layout.class_at] for row in order] if layout.has_classes else []
+    forms = one_form(folders)
+    names = tuple(sorted(set(forms.values())))
     index = {name: label for label, name in enumerate(names)}
-    labels = [index[parts[id_][depth]] if has_classes else UNLABELLED for id_ in ids]
+    labels = [index[forms[name]] for name in folders] or [UNLABELLED] * len(ids)
+    others = [as_id(path[prefix:]) for path in found.others]
+    tables = sorted(one for one in others if "/" not in one and passed_over.ending(one) in READERS)
     return Source(
         name=root.name or "root",
         origin=os.fspath(root),
@@ -81,34 +88,43 @@ def open_folder(root: Path, found: Found) -> Source:
         annotations=Annotations(
             labels=np.array(labels, np.int64),
             class_names=names,
-            splits=tuple(SPLITS[parts[id_][0].lower()] for id_ in ids) if has_splits else None,
+            splits=tuple(SPLITS[parts[row][0].lower()] for row in order)
+            if layout.has_splits
+            else None,
+            remarks=merged("Class folders", forms),
         ),
-        n_passed_over=found.n_others + len(found.archives) + len(paths) - len(ids),
+        passed_over=_not_taken(found, layout, parts),
+        notes=(
+            *remarks(os.fspath(root), layout, parts, tables),
+            *_lost(layout, every, others, Counter(folders)),
+        ),
     )
 
 
-def splits_of(root: str, parts: Collection[tuple[str, ...]]) -> bool:
-    """Return whether the folders at the top are splits, with classes below them.
+def _not_taken(found: Found, layout: Layout, every: Sequence[Parts]) -> PassedOver:
+    """Return what was passed over: also images that lie beside the folders."""
+    made = found.not_taken()
+    where = "class folders" if layout.has_classes else "splits"
+    for parts in every:
+        if len(parts) < layout.n_parts:
+            made.files[f"{passed_over.kind_of(parts[-1])} beside the {where}"] += 1
+    return made
 
-    Raises
-    ------
-    SourceError
-        When splits and other folders lie side by side.
-    """
-    tops = {p[0] for p in parts if len(p) > 1}
-    named = {top for top in tops if top.lower() in SPLITS}
-    deep = {p[0] for p in parts if len(p) > 2}
-    if not named & deep:
-        return False  # images lie directly in train/ and test/: these are classes
-    if tops == named:
-        return True
-    if len({SPLITS[top.lower()] for top in named}) > 1:
-        raise SourceError(
-            f"'{root}' has {', '.join(sorted(named))} beside "
-            f"{', '.join(sorted(tops - named)[:3])}; expected either splits with classes "
-            f"below them, or classes alone."
-        )
-    return False
+
+def _lost(
+    layout: Layout, ids: Sequence[str], others: Sequence[str], n_images: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Return which classes lost pictures; also those whose folder has nothing else."""
+    lost: Counter[str] = Counter()
+    for id_ in passed_over.may_be_lost(ids, others):
+        parts = id_.split("/")
+        at = layout.class_at if parts[0].lower() in SPLITS else 0
+        if len(parts) > at + 1:
+            lost[composed(parts[at])] += 1
+    taken: Counter[str] = Counter()
+    for name, n in n_images.items():
+        taken[composed(name)] += n
+    return passed_over.lost_classes(taken, lost, "in files that were passed over")
 
 
 def _identity(folder: str) -> tuple[int, int]:

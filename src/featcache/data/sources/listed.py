@@ -12,12 +12,20 @@ from featcache.core.errors import SourceError
 from featcache.core.labels import unlabelled
 from featcache.data.sources.base import Source
 from featcache.data.sources.contents import Files
+from featcache.data.sources.passed_over import PassedOver
 
 Named = tuple[str, str]  # how an image is named in what is said of it, and its path
 
 
-def as_given(named: Sequence[Named]) -> Source:
-    """Return image files in their order; ids are their names, which may be there twice."""
+def as_given(
+    named: Sequence[Named], passed_over: PassedOver | None = None, notes: tuple[str, ...] = ()
+) -> Source:
+    """Return image files in their order; ids are their names, which may be there twice.
+
+    Parameters
+    ----------
+    passed_over, notes : of what gave them, see `Source`.
+    """
     names, paths = zip(*named, strict=True)
     return Source(
         name="images",
@@ -25,6 +33,8 @@ def as_given(named: Sequence[Named]) -> Source:
         ids=names,
         contents=Files(paths),
         annotations=unlabelled(len(names)),
+        passed_over=passed_over or PassedOver(),
+        notes=notes,
     )
 
 

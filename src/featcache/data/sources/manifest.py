@@ -2,7 +2,7 @@
 
 The column `path` is needed; `split`, `group` and those that a task is read from (`label`, `labels`,
 `target`) are known, and others can be named as targets; all the rest is ignored. Paths are relative
-to the manifest's folder, or to `root`.
+to the manifest's folder, or to `root`; `on_disk` says which files they mean.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from typing import Any
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.labels import Columns, clean, from_columns
 from featcache.core.tasks import TASKS, TargetKind, Task, names_of
+from featcache.core.text import composed
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Files
 from featcache.data.sources.listed import Named, as_given, check_path
+from featcache.data.sources.on_disk import WINDOWS, Disk, is_of_windows
+from featcache.data.sources.passed_over import in_left_out
 
 SEPARATOR = "|"  # between the names in a cell of `labels`
 
@@ -45,17 +48,19 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
     def where(row: int) -> str:
         return f"line {lines[row]} of '{path.name}'"
 
-    folder = os.path.abspath(root) if root is not None else os.fspath(path.parent)
-    if not os.path.isdir(folder):
-        raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
-    ids = [_id_below(folder, _cell(record, "path"), where(row)) for row, record in enumerate(rows)]
+    folder, disk = _folder_of(path, None if root is None else os.path.abspath(root)), Disk()
+    ids = [
+        _id_below(folder, _cell(record, "path"), where(row), disk)
+        for row, record in enumerate(rows)
+    ]
     order = sorted_ids(ids, where)
     annotations = from_columns(len(rows), columns_of(rows, target, where), where)
     if not any(os.path.lexists(os.path.join(folder, id_)) for id_ in ids):
+        first = os.path.join(folder, ids[0])
+        also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(ids[0]) else ""
         raise SourceError(
-            f"No image of manifest '{path}' exists; the first would be "
-            f"'{os.path.join(folder, ids[0])}'. If the paths are relative to another folder, give "
-            f"it (--root)."
+            f"No image of manifest '{path}' exists; the first would be '{first}'{also}. If the "
+            f"paths are relative to another folder, give it (--root)."
         )
     options = {"root": folder} if root is not None else {}
     return Source(
@@ -65,6 +70,7 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
         contents=Files(tuple(os.path.join(folder, ids[row]) for row in order.tolist())),
         annotations=annotations.take(order),
         options=options | ({"target": target} if target else {}),
+        notes=disk.remarks() + in_left_out(ids),
     )
 
 
@@ -76,9 +82,7 @@ def list_manifest(path: Path, root: str | None) -> Source:
     SourceError
         When it cannot be read, lists nothing, or a line has no path.
     """
-    folder = os.fspath(path.parent) if root is None else root
-    if not os.path.isdir(folder):
-        raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
+    folder, disk = _folder_of(path, root), Disk()
     found: list[Named] = []
     for line, record in READERS[path.suffix.lower()](path):
         cell = record.get("path")
@@ -86,10 +90,18 @@ def list_manifest(path: Path, root: str | None) -> Source:
         if not isinstance(cell, str) or not cell.strip():
             raise SourceError(f"There is no path in {place}.")
         check_path(cell, place)
-        found.append((as_id(cell.strip()), os.path.join(folder, cell.strip())))
+        found.append((as_id(cell.strip()), disk.find(os.path.join(folder, cell.strip()))))
     if not found:
         raise SourceError(f"Manifest '{path}' lists no images.")
-    return as_given(found)
+    return as_given(found, notes=disk.remarks())
+
+
+def _folder_of(path: Path, root: str | None) -> str:
+    """Return the folder that a manifest's paths are relative to."""
+    folder = os.fspath(path.parent) if root is None else Disk().find(root)
+    if not os.path.isdir(folder):
+        raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
+    return folder
 
 
 def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int], str]) -> Columns:
@@ -109,6 +121,10 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         names = tuple(name.strip() for name in target.split(",") if name.strip())
         if not names:
             raise SpecError(f"target must name one column or several, as a,b; got '{target}'.")
+        spelt = {composed(str(name)): name for name in present}
+        names = tuple(
+            name if name in present else spelt.get(composed(name), name) for name in names
+        )
         if missing := [name for name in names if name not in present]:
             raise SourceError(
                 f"There is no target column '{missing[0]}'; there are "
@@ -146,8 +162,8 @@ def _task_in(names: Collection[str], kind: TargetKind) -> Task | None:
     return next((task for task in known if task.column in names), None)
 
 
-def _id_below(folder: str, cell: str | None, place: str) -> str:
-    """Return the path of an image relative to the root, with / between folders."""
+def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
+    """Return the path of an image on the disk, relative to the root, with / between folders."""
     if not cell:
         raise SourceError(f"There is no path in {place}.")
     try:
@@ -156,7 +172,8 @@ def _id_below(folder: str, cell: str | None, place: str) -> str:
         raise SourceError(f"The path in {place} is no path: {cell!a}.") from None
     if "\0" in cell:
         raise SourceError(f"The path in {place} has a zero byte.")
-    relative = os.path.relpath(os.path.normpath(os.path.join(folder, cell)), folder)
+    found = disk.find(os.path.normpath(os.path.join(folder, cell)))
+    relative = os.path.relpath(os.path.normpath(found), folder)
     if relative.split(os.sep)[0] == os.pardir or os.path.isabs(relative):
         raise SourceError(
             f"The path '{cell}' in {place} lies outside '{folder}'. Give a folder that has all "

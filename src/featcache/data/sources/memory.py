@@ -24,6 +24,8 @@ from featcache.data.sources.given import (
     checked_name,
     in_order,
 )
+from featcache.data.sources.on_disk import Disk
+from featcache.data.sources.passed_over import in_left_out
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def _open_paths(paths: list[str], given: Given) -> Source:
     """Return files by path; ids are the paths relative to the folder that has all of them."""
     if given.ids is not None:
         raise SpecError("ids cannot be given for paths: the paths themselves are the ids.")
-    whole = [os.path.abspath(path) for path in paths]
+    disk = Disk()
+    whole = [disk.find(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in whole])
     ids = [as_id(os.path.relpath(path, root)) for path in whole]
     order = sorted_ids(ids, row_number)
@@ -93,6 +96,7 @@ def _open_paths(paths: list[str], given: Given) -> Source:
         ids=tuple(ids[row] for row in order.tolist()),
         contents=Files(tuple(whole[row] for row in order.tolist())),
         annotations=annotated(len(paths), given).take(order),
+        notes=disk.remarks() + in_left_out(ids),
     )
 
 

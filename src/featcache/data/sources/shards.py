@@ -10,22 +10,58 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featcache.core.errors import SourceError, one_line
-from featcache.core.labels import SPLITS, from_columns
+from featcache.core.labels import SPLITS, clean, from_columns
+from featcache.core.text import composed
+from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Members
-from featcache.data.sources.folder import SUFFIXES
 from featcache.data.sources.manifest import columns_of
+from featcache.data.sources.passed_over import SUFFIXES, PassedOver
 
 CLASS, RECORD = "cls", "json"
 BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass
+class Held:
+    """What one tar file holds."""
+
+    images: list[tarfile.TarInfo] = field(default_factory=list)
+    said: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))  # by key
+    others: list[str] = field(default_factory=list)  # names of other members
+    left_out: set[str] = field(default_factory=set)  # folders, with all that is in them
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return what is said of a member, be it in another Unicode form."""
+        key = _key(name)
+        return self.said.get(key) or self._in_one_form.get(composed(key), {})
+
+    def not_taken(self) -> PassedOver:
+        """Return what was not taken."""
+        return PassedOver(
+            Counter(passed_over.kind_of(name.rpartition("/")[2]) for name in self.others),
+            Counter(folder.rpartition("/")[2] for folder in self.left_out),
+        )
+
+    def lost(self) -> Counter[str]:
+        """Return by label how many members may be pictures that were not taken."""
+        names = passed_over.may_be_lost([one.name for one in self.images], self.others)
+        labels = (self.of(name).get("label") for name in names)
+        return Counter(composed(clean(str(label))) for label in labels if label is not None)
+
+    @cached_property
+    def _in_one_form(self) -> dict[str, dict[str, Any]]:
+        return {composed(key): record for key, record in self.said.items()}
 
 
 def open_archive(path: Path, root: str | None, target: str | None) -> Source:
@@ -34,8 +70,14 @@ def open_archive(path: Path, root: str | None, target: str | None) -> Source:
     return open_shards(path, [os.fspath(path)], target)
 
 
-def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Source:
+def open_shards(
+    root: Path, archives: Sequence[str], target: str | None, beside: PassedOver | None = None
+) -> Source:
     """Return the images in tar files; ids are SHARD/MEMBER, the shard relative to `root`.
+
+    Parameters
+    ----------
+    beside : what lies beside the tar files.
 
     Raises
     ------
@@ -44,23 +86,24 @@ def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Sour
     """
     members: list[tuple[str, int, int, int]] = []  # id, archive, offset, size
     records: list[dict[str, Any]] = []
-    passed_over = 0
+    not_taken, lost = beside or PassedOver(), Counter[str]()
     archives = sorted(archives)
     for number, archive in enumerate(archives):
         shard = as_id(os.path.relpath(archive, root)) if root.is_dir() else Path(archive).name
-        images, known, others = _read_headers(archive)
-        passed_over += others
-        for member in images:
+        held = _read_headers(archive)
+        not_taken += held.not_taken()
+        lost += held.lost()
+        for member in held.images:
             members.append(
                 (f"{shard}/{as_id(member.name)}", number, member.offset_data, member.size)
             )
-            record = known.get(_key(member.name), {})
+            record = held.of(member.name)
             top = shard.split("/")[0].lower()
             records.append({"split": top} | record if "/" in shard and top in SPLITS else record)
     if not members:
         raise SourceError(
             f"There are no images in the tar files of '{root}'; expected members ending in "
-            f"{', '.join(sorted(SUFFIXES))}."
+            f"{', '.join(sorted(SUFFIXES))}{not_taken.instead()}."
         )
     ids = [id_ for id_, *_ in members]
 
@@ -70,6 +113,8 @@ def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Sour
 
     order = sorted_ids(ids, where)
     annotations = from_columns(len(ids), columns_of(records, target, where), where)
+    labels = annotations.labels if annotations.labels.ndim == 1 else np.zeros(0, int)
+    n_images = Counter(composed(annotations.class_names[label]) for label in labels[labels >= 0])
     columns = np.array([member[1:] for member in members], np.int64)[order].T
     return Source(
         name=root.stem if root.is_file() else root.name,
@@ -78,17 +123,14 @@ def open_shards(root: Path, archives: Sequence[str], target: str | None) -> Sour
         contents=Members(tuple(archives), *columns),
         annotations=annotations.take(order),
         options={"target": target} if target else {},
-        n_passed_over=passed_over,
+        passed_over=not_taken,
+        notes=passed_over.lost_classes(n_images, lost, "in members that were passed over"),
     )
 
 
-def _read_headers(
-    archive: str,
-) -> tuple[list[tarfile.TarInfo], dict[str, dict[str, Any]], int]:
-    """Return a tar file's images, what is said of each key, and the number of other members."""
-    images: list[tarfile.TarInfo] = []
-    known: dict[str, dict[str, Any]] = defaultdict(dict)
-    others, end = 0, 0
+def _read_headers(archive: str) -> Held:
+    """Return what a tar file holds."""
+    held, end = Held(), 0
     try:
         with tarfile.open(archive, "r:", errorlevel=2) as tar:
             for member in tar:
@@ -99,32 +141,32 @@ def _read_headers(
                 _check_name(archive, member.name)
                 name = member.name.rpartition("/")[2]
                 extension = name.partition(".")[2].lower()
-                if name.startswith("."):
-                    others += 1
-                elif extension in (CLASS, RECORD):
+                if folder := passed_over.left_out_of(member.name):
+                    held.left_out.add(folder)
+                elif extension in (CLASS, RECORD) and not name.startswith("."):
                     reader = tar.extractfile(member)
                     assert reader is not None
                     text = reader.read().decode("utf-8")
                     said = _said(extension, text, member.name, archive)
-                    known[_key(member.name)].update(said)
-                elif os.path.splitext(name)[1].lower() in SUFFIXES:
-                    images.append(member)
+                    held.said[_key(member.name)].update(said)
+                elif passed_over.is_image(name):
+                    held.images.append(member)
                 else:
-                    others += 1
+                    held.others.append(member.name)
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         reason = one_line(error)
         raise SourceError(
-            f"'{archive}' is damaged or no plain tar file, after {len(images)} images: {reason}. "
-            f"Copy it again; unpack a compressed one first."
+            f"'{archive}' is damaged or no plain tar file, after {len(held.images)} images: "
+            f"{reason}. Copy it again; unpack a compressed one first."
         ) from error
     with Path(archive).open("rb") as file:
         file.seek(end)
         if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes many a cut for the end
             raise SourceError(
-                f"'{archive}' is damaged: it breaks off after byte {end}, {len(images)} images. "
-                f"Copy it again."
+                f"'{archive}' is damaged: it breaks off after byte {end}, "
+                f"{len(held.images)} images. Copy it again."
             )
-    return images, known, others
+    return held
 
 
 def _check_name(archive: str, name: str) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from featcache.core.errors import SourceError, SpecError
 from featcache.data import examples, openers, sources
 from featcache.data.sources.base import as_id
 from featcache.data.sources.listed import Named, as_given, check_path
+from featcache.data.sources.on_disk import Disk
+from featcache.data.sources.passed_over import PassedOver
 
 
 def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[sources.Source]:
@@ -39,7 +42,7 @@ def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[source
         When `root` is given and there is no manifest.
     """
     if isinstance(what, (str, os.PathLike)):
-        text = os.fspath(what)
+        text = Disk().find(os.fspath(what))
         if not text.startswith(examples.PREFIX) and not os.path.lexists(text):
             raise SourceError(f"Image '{text}' does not exist.")
         paths: list[str] | None = [text]
@@ -73,24 +76,43 @@ def _paths(what: Any) -> tuple[list[str] | None, Any]:
 
 def _grouped(paths: Iterable[str], root: str | None) -> Iterator[sources.Source]:
     """Yield sources in the order of paths; what lies side by side on disk makes one."""
-    plain: list[Named] = []
+    plain, disk = _Plain(), Disk()
     for path in paths:
         if not path.startswith(examples.PREFIX):
             check_path(path, "the list of images")
-        found = openers.open_as_given(path, root)
+        there = disk.find(path)
+        found = openers.open_as_given(there, root)
         if found is None:
-            plain.append((as_id(path), path))
+            plain.named.append((as_id(path), there))
         elif found.paths is not None:
-            plain += zip(found.ids, found.paths, strict=True)
+            plain.add(found)
         else:
-            if plain:
-                yield as_given(plain)
-                plain = []
+            if plain.named:
+                yield plain.source(disk)
+                plain, disk = _Plain(), Disk()
             yield found
-    if plain:
-        yield as_given(plain)
+    if plain.named:
+        yield plain.source(disk)
+
+
+@dataclass
+class _Plain:
+    """Image files, one after the other, and what there is to say of them."""
+
+    named: list[Named] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    notes: tuple[str, ...] = ()
+
+    def add(self, found: sources.Source) -> None:
+        assert found.paths is not None
+        self.named += zip(found.ids, found.paths, strict=True)
+        self.passed_over += found.passed_over
+        self.notes += found.notes
+
+    def source(self, disk: Disk) -> sources.Source:
+        return as_given(self.named, self.passed_over, self.notes + disk.remarks())
 
 
 def _takes_root(path: str) -> bool:
-    kind = openers.file_kind(path)
+    kind = openers.file_kind(Disk().find(path))
     return kind is not None and kind.has_root

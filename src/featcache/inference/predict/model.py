@@ -131,6 +131,8 @@ class Model:
         self, parts: list[sources.Source], wanted: Wanted, use_cache: bool, show_progress: bool
     ) -> Iterator[Prediction]:
         n_images = sum(map(len, parts))
+        for part in parts:
+            progress.notes(part.passed_over.sentence() + part.remarks, show_progress)
         n_failed, n_known, first_failure = 0, 0, ""
         with progress.bar("Predicting", n_images, "images", show_progress) as advance:
             for part in parts:
