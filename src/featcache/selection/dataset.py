@@ -202,7 +202,7 @@ def _nothing_labelled(file: store.Features) -> HeadError:
     if task.kind is not TargetKind.CLASS:  # no folder says that
         cure = column.capitalize()
     elif file.splits:
-        cure = "Put labelled images into train/"
+        cure = f"Put images into one subfolder of train/ per class, or {column}"
     return HeadError(
         f"Feature file '{file.path}' has no labelled training images. {cure}, and extract again."
     )
