@@ -100,7 +100,7 @@ def _told(done: Extraction) -> str:
     same = f"\n{sentence(done.n_same, n)}" if done.n_same else ""
     kinds = f": {done.passed_over.told()}" if done.n_passed_over else ""
     return (
-        f"{'Found' if done.hit else 'Wrote'} {features.path}: {n} images "
+        f"{'Found' if done.hit else 'Wrote'} {features.path}: {counted(n, 'image')} "
         f"{learnable(features)}{views}, {what} each.\n"
         f"Computed {done.n_computed}, reused {done.n_reused}, removed {done.n_removed}, "
         f"failed {done.n_failed}, passed over {counted(done.n_passed_over, 'other file')}{kinds}."
