@@ -29,6 +29,7 @@ from featcache.cli import (
     verify,
 )
 from featcache.cli.options import app, say
+from featcache.core import process
 from featcache.core.errors import FeatcacheError, one_line
 
 # as a person needs them; each adds its verb to `app` when it is imported
@@ -67,7 +68,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
-        code = app(standalone_mode=False)
+        with process.owned():
+            code = app(standalone_mode=False)
     except typer.TyperException as error:
         if message := one_line(error.format_message()):  # empty when the help was printed
             say(f"Error: {message.rstrip('.')}. See `featcache --help`.")

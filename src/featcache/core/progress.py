@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from featcache.core import process
 from featcache.core.errors import one_line
 
 PLAIN_EVERY_S = 10.0
@@ -65,7 +66,14 @@ def _rich_bar(label: str, total: int, unit: str) -> Iterator[Advance]:
             return Text(f"{rate}, {remark}" if remark else rate)
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    own = process.is_own()  # where it is not, streams that rich puts in place might stay
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=own,
+        redirect_stderr=own,
+    ) as progress:
         task = progress.add_task(label, total=total, remark="")
         yield lambda n, remark="": progress.update(task, advance=n, remark=remark)
 

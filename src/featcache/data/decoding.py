@@ -6,11 +6,8 @@ What Pillow cannot read in full is an error with a reason, never half an image.
 
 from __future__ import annotations
 
-import functools
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,10 +16,9 @@ from featcache.core.errors import SpecError, one_line
 from featcache.core.spec import BACKGROUND, MAX_PIXELS, ExtractionSpec
 from featcache.data import damage, levels
 from featcache.data.damage import UnreadableImageError
+from featcache.data.pillow import known_formats, own_limit
 
 RATIOS = (8, 4, 2)  # JPEG decoders shrink by these at almost no cost
-# what the suffixes of a folder's images stand for; Pillow would run a program for PostScript
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "PPM")
 
 
 def shortest_side(ratio: int, side: int) -> int:
@@ -70,7 +66,7 @@ def decode(
         raise UnreadableImageError("the file is empty")
     damage.check(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
+        with own_limit(), Image.open(io.BytesIO(data), formats=known_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise UnreadableImageError(
                     f"{image.width} x {image.height} pixels are more than {max_pixels}"
@@ -108,32 +104,6 @@ def decode(
             reason = f"its pixels are damaged or cut off ({reason})"
         reason = damage.cut_off(data) or reason
         raise UnreadableImageError(reason) from error
-
-
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    from PIL import Image
-
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-@contextmanager
-def own_limit() -> Iterator[None]:
-    """Let `max_pixels` alone decide about size, and drop Pillow's remarks on odd files.
-
-    Both are global in Pillow and Python, so this belongs around a whole run, not into its threads.
-    """
-    from PIL import Image
-
-    before = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def upright(image: Any) -> np.ndarray | levels.Samples:

@@ -83,26 +83,25 @@ def batches(
     left = dict.fromkeys(rows)
     failed: deque[tuple[int, Unusable]] = deque()  # TensorFlow's threads add to it
     dark: deque[int] = deque()
-    with decoding.own_limit():
-        if in_graph:
-            for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
-                for row in numbers.tolist():
-                    del left[row]
-                yield Batch(numbers, tuple(images[i] for i in place), {})
-        if left:
+    if in_graph:
+        for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
+            for row in numbers.tolist():
+                del left[row]
+            yield Batch(numbers, tuple(images[i] for i in place), {})
+    if left:
 
-            def readable() -> Iterator[tuple[int, np.ndarray]]:
-                for row, image in _in_threads(listing, left, recipe.spec, dark):
-                    if isinstance(image, np.ndarray):
-                        yield row, image
-                    else:
-                        has_changed = isinstance(image, VanishedImageError)
-                        failed.append((row, Unusable(str(image), has_changed)))
+        def readable() -> Iterator[tuple[int, np.ndarray]]:
+            for row, image in _in_threads(listing, left, recipe.spec, dark):
+                if isinstance(image, np.ndarray):
+                    yield row, image
+                else:
+                    has_changed = isinstance(image, VanishedImageError)
+                    failed.append((row, Unusable(str(image), has_changed)))
 
-            dtype = listing.source.contents.dtype
-            for numbers, images in _decoded_already(readable, dtype, recipe):
-                made = tuple(images[i] for i in place)
-                yield Batch(numbers, made, dict(_drained(failed)), frozenset(_drained(dark)))
+        dtype = listing.source.contents.dtype
+        for numbers, images in _decoded_already(readable, dtype, recipe):
+            made = tuple(images[i] for i in place)
+            yield Batch(numbers, made, dict(_drained(failed)), frozenset(_drained(dark)))
     if failed:
         shapes = [(0, len(views), *spec.image_size, 3) for spec in specs]
         nothing = tuple(np.zeros(shape, np.float32) for shape in shapes)

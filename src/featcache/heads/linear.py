@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from sklearn import linear_model, svm
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
+from featcache.core import process
 from featcache.core.tasks import (
     DEFAULT_TASK,
     PROBABILITIES,
@@ -33,9 +33,8 @@ class LinearHead(SklearnHead):
     """A linear classifier of scikit-learn; of several labels one classifier each."""
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        with warnings.catch_warnings():
-            # a label that all or none of these rows have is answered with a constant
-            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+        # a label that all or none of these rows have is answered with a constant
+        with process.ignored("Label .* is present in all training examples"):
             return super().fit(X, y, groups)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:

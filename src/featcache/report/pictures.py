@@ -68,16 +68,15 @@ def collect(
     reader = _Reader(features, source, place)
     uris: dict[int, str] = {}
     n_gone, used, started, in_time = 0, 0, time.monotonic(), True
-    with decoding.own_limit():
-        for row, uri in reader.read(list(wanted.items())):
-            if uri is None:
-                n_gone += 1
-            elif used + len(uri) <= budget_bytes:
-                uris[row] = uri
-                used += len(uri)
-            in_time = time.monotonic() - started < time_s
-            if used > 0.99 * budget_bytes or not in_time:
-                break
+    for row, uri in reader.read(list(wanted.items())):
+        if uri is None:
+            n_gone += 1
+        elif used + len(uri) <= budget_bytes:
+            uris[row] = uri
+            used += len(uri)
+        in_time = time.monotonic() - started < time_s
+        if used > 0.99 * budget_bytes or not in_time:
+            break
     return Pictures(uris, _note(len(wanted), len(uris), n_gone))
 
 

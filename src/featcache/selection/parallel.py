@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.core import process
 from featcache.core.checks import check_choice
 from featcache.core.errors import SpecError
 from featcache.heads.dense_training import limit_threads
@@ -25,6 +26,14 @@ class Call:
     key: Any
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a worker has to know of who has it work."""
+
+    pid: int
+    has_own_workers: bool  # see `process.is_own`
 
 
 RunCalls = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
@@ -51,12 +60,14 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
         raise SpecError("jobs must be a number of processes, or -1 for one per core; got 0.")
     check_choice("backend", backend, BACKENDS)
     options = {"inner_max_num_threads": 1} if backend == "loky" else {}
+    # workers of a cluster may be doing something else, too
+    caller = Caller(os.getpid(), process.is_own() and backend == "loky")
     with _cluster(backend, jobs), joblib.parallel_config(backend, n_jobs=jobs, **options):
 
         def run(calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
             # arrays are arguments of their own, not inside others: so Dask sends each once
             tasks = (
-                joblib.delayed(_one_thread)(os.getpid(), call.key, call.function, *call.arguments)
+                joblib.delayed(_one_thread)(caller, call.key, call.function, *call.arguments)
                 for call in calls
             )
             found: Iterator[tuple[Any, Any]] = joblib.Parallel(return_as="generator_unordered")(
@@ -68,16 +79,16 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
 
 
 def _one_thread(
-    caller: int, key: Any, function: Callable[..., Any], *arguments: Any
+    caller: Caller, key: Any, function: Callable[..., Any], *arguments: Any
 ) -> tuple[Any, Any]:
     from joblib.externals.loky import process_executor
     from threadpoolctl import threadpool_limits
 
-    if os.getpid() != caller:  # it would last for all that the caller does afterwards
+    if os.getpid() != caller.pid:  # it would last for all that the caller does afterwards
         limit_threads()
         # loky takes mapped features, and TensorFlow, for a leak and restarts the process
         process_executor._USE_PSUTIL = False
-    with threadpool_limits(1):
+    with threadpool_limits(1), process.owned() if caller.has_own_workers else nullcontext():
         return key, function(*arguments)
 
 

@@ -9,13 +9,13 @@ third of the settings on all of them (successive halving, Jamieson and Talwalkar
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 
 from featcache import heads
+from featcache.core import process
 from featcache.core.progress import Advance
 from featcache.scoring import metrics
 from featcache.selection import fold_work
@@ -178,6 +178,5 @@ def _mean(scores: np.ndarray) -> np.ndarray:
 
 
 def _mean_over(scores: np.ndarray, axis: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN is NaN
+    with process.ignored(category=RuntimeWarning):  # nothing but NaN is NaN
         return np.asarray(np.nanmean(scores, axis=axis))

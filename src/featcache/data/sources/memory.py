@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.labels import row_number
 from featcache.data.decoding import upright
 from featcache.data.levels import Samples
+from featcache.data.pillow import own_limit
 from featcache.data.sources.base import Source, as_id, digest, sorted_ids
 from featcache.data.sources.contents import Contents, Files, Pixels
 from featcache.data.sources.given import (
@@ -27,18 +29,22 @@ from featcache.data.sources.given import (
 from featcache.data.sources.on_disk import Disk
 from featcache.data.sources.passed_over import in_left_out
 
+_loading = threading.Lock()
+
 
 @dataclass(frozen=True)
 class PillowImages:
     """Pillow images."""
 
     images: Sequence[Any]
-    is_concurrent = False  # two threads must not load one image
+    is_concurrent = False
     dtype = "uint8"
 
     def get(self, row: int) -> np.ndarray | Samples:
         """Return an image's pixels or values, upright."""
-        return upright(self.images[row])
+        # two threads must not load one image, which two collections may have
+        with _loading, own_limit():
+            return upright(self.images[row])
 
     def stamp(self, row: int) -> None:
         """Memory has no stamp."""

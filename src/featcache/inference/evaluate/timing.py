@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featcache.data import decoding
 from featcache.data.damage import UnreadableImageError
 from featcache.models.judged_on import Images
 
@@ -37,13 +36,12 @@ def decoding_ms(images: Images, members: Sequence[np.ndarray]) -> list[tuple[flo
         return None
     a_class = min(MOST_OF_CLASS, max(1, N_TIMED // max(len(members), 1)))
     found = []
-    with decoding.own_limit():
-        _ms(images, 0)  # the first image of a process also waits for its decoder
-        for rows in members:
-            places = np.linspace(0, len(rows) - 1, min(a_class, len(rows))).round().astype(int)
-            taken = [_ms(images, row) for row in rows[places].tolist()]
-            known = [ms for ms in taken if ms is not None]
-            found.append((float(np.median(known)) if known else float("nan"), len(known)))
+    _ms(images, 0)  # the first image of a process also waits for its decoder
+    for rows in members:
+        places = np.linspace(0, len(rows) - 1, min(a_class, len(rows))).round().astype(int)
+        taken = [_ms(images, row) for row in rows[places].tolist()]
+        known = [ms for ms in taken if ms is not None]
+        found.append((float(np.median(known)) if known else float("nan"), len(known)))
     return found
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featcache.core import process
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
@@ -209,36 +206,18 @@ def write(name: str, model: keras.Model, about: card.Card, path: Path, some: np.
     StitchError
         When the converter cannot write this model; it says why.
     """
-    with _stderr_kept() as noise, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the future of what converters use
-        try:
+    caught = process.Caught()
+    try:
+        # they warn of the future of what they use
+        with process.stderr_caught() as caught, process.ignored():
             FORMATS[name].write(model, about, path, some)
-        except OSError:
-            raise  # the disk's fault, not the model's
-        # converters raise kinds of their own
-        except Exception as error:
-            text = one_line(str(error) or noise(), 200)
-            raise StitchError(
-                f"The model cannot be written as {name}: {text}. Export it in another format, or "
-                f"stitch another head."
-            ) from error
-
-
-@contextmanager
-def _stderr_kept() -> Iterator[Callable[[], str]]:
-    """Keep what converters write to stderr, also from C++; the function says what that was."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield lambda: _text(kept)
-        finally:
-            sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)
-
-
-def _text(kept: Any) -> str:
-    kept.seek(0)
-    return str(kept.read().decode("utf-8", "replace")).strip()[-500:]
+    except OSError:
+        raise  # the disk's fault, not the model's
+    # converters raise kinds of their own
+    except Exception as error:
+        said = caught.said.decode("utf-8", "replace").strip()[-500:]
+        text = one_line(str(error) or said or type(error).__name__, 200)
+        raise StitchError(
+            f"The model cannot be written as {name}: {text}. Export it in another format, or "
+            f"stitch another head."
+        ) from error

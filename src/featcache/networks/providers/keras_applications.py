@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import warnings
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
+from featcache.core import process
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
 from featcache.networks import initial_weights
@@ -73,10 +73,10 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     """Return a network of keras.applications; see `Provider`."""
     factory = getattr(import_keras().applications, FACTORIES[name])
     try:
-        # Keras prints its download on stdout, which belongs to results, and warns that weights
+        # Keras prints its download on stdout, which belongs to our results, and warns that weights
         # were trained at another size, which was asked for
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*input_shape", UserWarning)
+        stdout = redirect_stdout(sys.stderr) if process.is_own() else nullcontext()
+        with stdout, process.ignored(".*input_shape", UserWarning):
             backbone = factory(
                 weights="imagenet" if weights == "imagenet" else None,
                 include_top=False,
