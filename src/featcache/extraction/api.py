@@ -201,6 +201,11 @@ def _make_files(
             todo.append(output)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
+    if todo:
+        try:
+            store.claim(folder, source.origin)
+        except store.FolderTakenError:  # another source of this name was quicker
+            return _make_files(source, every, asked, started)
     how = Making(Inline(), machine_of(asked), stop, asked.show_progress)
     with ExitStack() as stack:
         # always in the same order: two runs that want each other's files must not wait for ever

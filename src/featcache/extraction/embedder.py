@@ -8,7 +8,6 @@ rest. Rows that other feature files of the cache folder have are read from there
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ MAX_ATTEMPTS = 100
 
 # Stamp and digest by absolute path. A module's, as scikit-learn clones an estimator for each fold.
 _seen: dict[str, tuple[sources.Stamp, bytes]] = {}
-_writing = threading.Lock()  # temporary files bear the process's number, and threads share it
 
 
 class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -142,16 +140,14 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         samples, places = open_images(X)
         digests = self._digests(samples, places, X)
-        with _writing:
-            resolved = self._resolved()
+        resolved = self._resolved()
         attempts = store.Attempts(MAX_ATTEMPTS)
         for _ in attempts:
             rows = attempts.rows(self._lenders(resolved.spec))
             numbers = rows.find(digests)
             missing = np.flatnonzero(numbers < 0)
             if len(missing):
-                with _writing:
-                    failed = self._compute(samples, missing, digests, resolved, attempts)
+                failed = self._compute(samples, missing, digests, resolved, attempts)
                 stop_at(failed, places, X)
                 continue
             with attempts:  # other processes add rows
@@ -271,8 +267,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return {int(missing[row]): one.reason for row, one in output.failed.items()}
 
     def _n_features(self) -> int:
-        with _writing:
-            resolved = self._resolved()
+        resolved = self._resolved()
         spec = resolved.spec
         for path in self._lenders(spec):
             if (features := open_if_good(path)) is not None:

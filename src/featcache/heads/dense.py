@@ -116,9 +116,10 @@ class Dense(Head):
         )
         standardised = np.subtract(X, self.mean_, dtype=np.float32)
         standardised /= self.scale_
-        weights, self.n_epochs_, self.validation_loss_ = training.run(
-            standardised, wanted, fit_rows, val_rows, self._schedule(), rng
-        )
+        with training.lock:
+            weights, self.n_epochs_, self.validation_loss_ = training.run(
+                standardised, wanted, fit_rows, val_rows, self._schedule(), rng
+            )
         if self.target_kind is TargetKind.NUMBERS:  # back to the targets' own units
             mean, scale = self.target_mean_, self.target_scale_
             weights[-2:] = [weights[-2] * scale, weights[-1] * scale + mean]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,16 @@ def layers_of(
 
 @dataclass
 class Trainer:
-    """A network with its compiled steps; `run` sets everything back before it trains."""
+    """A network with its compiled steps; `run` sets everything back before it trains.
+
+    Heads of one shape have the same, so whoever runs it holds its lock.
+    """
 
     weights: list[Any]
     moments: list[Any]  # of Adam
     steps: Callable[..., None]
     loss: Callable[..., Any]
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(
         self,

@@ -13,6 +13,8 @@ from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Ro
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.layout import (
     EMBEDDER,
+    FolderTakenError,
+    claim,
     locked,
     newest_features,
     newest_heads,
@@ -30,11 +32,13 @@ __all__ = [
     "DamagedFileError",
     "Failure",
     "Features",
+    "FolderTakenError",
     "Metadata",
     "Parts",
     "ReplacedFileError",
     "Rows",
     "check_room",
+    "claim",
     "locked",
     "newest_features",
     "newest_heads",

@@ -41,13 +41,28 @@ def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
     raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
 
 
+class FolderTakenError(StoreError):
+    """A folder that was free belongs to another source of the same name by now."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"Cache folder '{folder}' belongs to another source by now. Run again.")
+
+
 def claim(folder: Path, origin: str) -> None:
-    """Make a source's folder if need be, and write down whose it is."""
+    """Make a source's folder if need be, and write down whose it is.
+
+    Raises
+    ------
+    FolderTakenError
+        When it was free when `source_folder` named it, and is another source's by now.
+    """
     if folder.is_dir() and owner(folder) == origin:
         return
-    prepare(folder.parent)
-    folder.mkdir(exist_ok=True)
-    write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
+    with locks.locked(_lock_folder(folder.parent) / "owners.lock", lambda: None):
+        if owner(folder) not in (origin, None):
+            raise FolderTakenError(folder)
+        folder.mkdir(exist_ok=True)
+        write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
 
 
 def prepare(cache_dir: Path) -> None:
@@ -81,10 +96,15 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
             )
         say(f"Another process is extracting into '{path}'; waiting for it (Ctrl-C to stop).")
 
-    folder = path.parent.parent / LOCK_FOLDER
-    prepare(folder.parent)
-    folder.mkdir(exist_ok=True)
+    folder = _lock_folder(path.parent.parent)
     return locks.locked(folder / f"{path.parent.name}-{path.name}.lock", busy)
+
+
+def _lock_folder(cache_dir: Path) -> Path:
+    prepare(cache_dir)
+    folder = cache_dir / LOCK_FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def owner(folder: Path) -> str | None:

@@ -79,6 +79,7 @@ class HeadAlone:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return outputs (m, n_outputs) float32 of features (m, d)."""
+        import_tensorflow()  # which raises where it would wait for ever
         parts = [
             self._run(features[first : first + HEAD_ROWS]).numpy()
             for first in range(0, len(features), HEAD_ROWS)

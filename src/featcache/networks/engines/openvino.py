@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -78,18 +79,21 @@ class OpenVINO(Compiled):
         names = ["Identity:0", *(f"Identity_{i}:0" for i in range(1, len(compiled.outputs)))]
         self._outputs = [compiled.output(name) for name in names]
         self._busy: deque[_Request] = deque()
+        self._queueing = threading.Lock()  # threads may share a model
 
     def start(self, images: Images) -> Callable[[], Outputs]:
         batch = np.asarray(images, np.float32)
         outputs: list[np.ndarray] = []
         mine = []
-        for first in range(0, len(batch), self._size):
-            part = batch[first : first + self._size]
-            mine.append(self._request(part, first, len(batch), outputs))
+        with self._queueing:
+            for first in range(0, len(batch), self._size):
+                part = batch[first : first + self._size]
+                mine.append(self._request(part, first, len(batch), outputs))
 
         def finish() -> Outputs:
-            while not mine[-1].is_done:
-                self._finish_oldest()
+            with self._queueing:
+                while not mine[-1].is_done:
+                    self._finish_oldest()
             return tuple(outputs)
 
         return finish
