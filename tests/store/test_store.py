@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from test_hdf5 import put_elsewhere
 
 from featcache import store
 from featcache.core.errors import SpecError, StoreError
@@ -313,6 +314,27 @@ def test_a_folder_of_nobody_is_taken_over(tmp_path, owner):
     claim(folder, "/home/nö/photos")
     assert folder == tmp_path / "photos"
     assert store.source_folder(tmp_path, "photos", "/home/nö/photos") == folder
+
+
+@pytest.mark.parametrize("how", ["external storage", "a virtual data set", "an external link"])
+@pytest.mark.parametrize("name", ["features", "ids", "failures/reason"])
+def test_a_file_with_data_in_another_one_is_refused(published, name, how):
+    put_elsewhere(published.path, name, how)
+    message = f"'{name}' does not lie in '.*f.h5' itself: it is {how}"
+    with pytest.raises(StoreError, match=message):
+        _ = store.Features(published.path).metadata
+    with pytest.raises(StoreError, match=message):
+        store.verify(published)
+
+
+def test_it_lends_nothing(published, features):
+    rows = store.Rows([published.path])
+    put_elsewhere(published.path, "features", "external storage")
+    with pytest.raises(store.ReplacedFileError):
+        rows.read(np.array([0]))
+    rows = store.Rows([published.path])
+    with pytest.raises(store.DamagedFileError, match="it is external storage"):
+        rows.read(np.array([0]))
 
 
 def test_newest(tmp_path, published):

@@ -143,6 +143,8 @@ class Features:
             self._check_same(file)
             try:
                 metadata, attributes = read_metadata(file), checked_attributes(file)
+            except hdf5.ForeignDataError:
+                raise
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 where = f"its columns cannot be read ({one_line(error, 100)})"
                 raise self._to_repair(where) from error

@@ -24,10 +24,59 @@ CHUNK_BYTES = 8 << 20  # and bytes
 MAP_CHUNK_BYTES = 256 << 10
 
 
-def reading(path: Path) -> h5py.File:
+class ForeignDataError(StoreError):
+    """A file has data in another one: any file of the reader's machine could be drawn in."""
+
+    def __init__(self, file: h5py.File, name: str, how: str):
+        super().__init__(
+            f"'{name}' does not lie in '{file.filename}' itself: it is {how}, which featcache "
+            f"neither makes nor follows. Put the data into the file, or extract again."
+        )
+
+
+class OwnFile(h5py.File):  # type: ignore[misc]
+    """An HDF5 file open for reading, of which nothing is read that lies in another file."""
+
+    def __init__(self, path: Path):
+        # HDF5's own locks fail on network file systems, and rename makes them needless
+        super().__init__(path, "r", locking=False)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a group or data set; raise ForeignDataError where it lies in another file."""
+        self._check_links(name)
+        found = super().__getitem__(name)
+        if isinstance(found, h5py.Dataset):
+            made = found.id.get_create_plist()
+            if made.get_external_count():
+                where = os.fsdecode(made.get_external(0)[0])
+                raise ForeignDataError(self, name, f"external storage in '{where}'")
+            if made.get_layout() == h5py.h5d.VIRTUAL:
+                raise ForeignDataError(self, name, "a virtual data set")
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a group or data set; raise as for reading it."""
+        self._check_links(name)
+        return bool(super().__contains__(name))
+
+    def _check_links(self, name: str) -> None:
+        """Raise ForeignDataError for a link on the way; HDF5 would follow it."""
+        links, parts = self.id.links, name.encode().strip(b"/").split(b"/")
+        for end in range(1, len(parts) + 1):
+            part = b"/".join(parts[:end])
+            if not part or not links.exists(part):
+                return
+            kind = links.get_info(part).type
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                where = os.fsdecode(links.get_val(part)[0])
+                raise ForeignDataError(self, name, f"an external link to '{where}'")
+            if kind != h5py.h5l.TYPE_HARD:  # a soft one may lead on to an external one
+                raise ForeignDataError(self, name, "a link")
+
+
+def reading(path: Path) -> OwnFile:
     """Open an HDF5 file for reading; whatever h5py raises is the caller's."""
-    # HDF5's own locks fail on network file systems, and rename makes them needless
-    return h5py.File(path, "r", locking=False)
+    return OwnFile(path)
 
 
 @contextmanager
