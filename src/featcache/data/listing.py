@@ -18,7 +18,7 @@ import numpy as np
 
 from featcache.core.spec import MAX_PIXELS
 from featcache.data.plain import plain_orientation
-from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest
+from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest, looks_same
 
 Known = Mapping[str, tuple[Stamp, bytes]]  # by id: stamp and digest of a file read before
 
@@ -38,7 +38,7 @@ class Listing:
     source: Source
     digests: np.ndarray  # (n, 16) uint8, zero where the file could not be read
     orientations: np.ndarray  # (n,) uint8: EXIF's, 1 to 8, of what TensorFlow can decode; else 0
-    stamps: np.ndarray  # (n, 2) int64: size and time of each file before it was read, -1 unknown
+    stamps: np.ndarray  # (n, 4) int64: `Stamp` of each file before it was read, -1 unknown
     unreadable: Mapping[int, str]  # reason by row
     max_pixels: int  # larger images are unreadable
     looked_at_ns: int  # when the look began
@@ -71,9 +71,9 @@ class Listing:
         )
 
     def stamp(self, row: int) -> Stamp | None:
-        """Return size and modification time of a file when it was listed."""
-        size, time_ns = self.stamps[row].tolist()
-        return None if size < 0 else (size, time_ns)
+        """Return size, times and inode of a file when it was listed."""
+        size, modified_ns, changed_ns, inode = self.stamps[row].tolist()
+        return None if size < 0 else (size, modified_ns, changed_ns, inode)
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def list_images(
     Parameters
     ----------
     max_pixels : larger images count as unreadable when their turn comes.
-    known : stamp and digest by id, of files that were read before: where size and modification
-        time are still the same a file is not read again, and left to Pillow.
+    known : stamp and digest by id, of files that were read before: one that still `looks_same` is
+        not read again, and left to Pillow.
     advance : told how many images were looked at since its last call.
     """
     n, looked_at_ns = len(source), time.time_ns()
     found = _Columns(
-        np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 2), -1)
+        np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 4), -1)
     )
     unreadable: dict[int, str] = {}
 
@@ -161,10 +161,11 @@ def _is_known(source: Source, row: int, known: Known, found: _Columns) -> bool:
     if seen is None:
         return False
     try:
-        if source.stamp(row) != seen[0]:
-            return False
+        stamp = source.stamp(row)
     except OSError:
         return False
-    found.stamps[row] = seen[0]
+    if stamp is None or not looks_same(stamp, seen[0]):
+        return False
+    found.stamps[row] = stamp
     found.digests[row] = np.frombuffer(seen[1], np.uint8)
     return True

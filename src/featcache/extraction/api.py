@@ -31,6 +31,7 @@ from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
 from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
+from featcache.store.layout import FolderTakenError, claim
 
 if TYPE_CHECKING:
     import keras
@@ -197,14 +198,15 @@ def _make_files(
         if before is not None and not asked.overwrite and output.is_all_in(before):
             _tidy(output.parts)
             files[output.path] = before
+            output.keep_stamps(before)
         else:
             todo.append(output)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
     if todo:
         try:
-            store.claim(folder, source.origin)
-        except store.FolderTakenError:  # another source of this name was quicker
+            claim(folder, source.origin)
+        except FolderTakenError:  # another source of this name was quicker
             return _make_files(source, every, asked, started)
     how = Making(Inline(), machine_of(asked), stop, asked.show_progress)
     with ExitStack() as stack:

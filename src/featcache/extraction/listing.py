@@ -12,6 +12,7 @@ from featcache.core import progress
 from featcache.data import sources
 from featcache.data.listing import Known, Listing, Unusable, list_images
 from featcache.data.sources import passed_over
+from featcache.store import stamps
 
 TIFF = (".tif", ".tiff")
 TOO_NEW_NS = 2_000_000_000  # a file changed twice within a clock tick looks unchanged
@@ -34,10 +35,10 @@ def unreadable(listing: Listing) -> dict[int, Unusable]:
 
 def known_to_all(published: Sequence[store.Features | None]) -> Known | None:
     """Return what is known of files that every feature file has: others must be read anyway."""
-    stamps = [_known_stamps(features) for features in published if features is not None]
-    if len(stamps) < len(published):
+    known = [_known_stamps(features) for features in published if features is not None]
+    if len(known) < len(published):
         return None
-    first, *others = stamps
+    first, *others = known
     return {id_: one for id_, one in first.items() if all(o.get(id_) == one for o in others)}
 
 
@@ -48,10 +49,10 @@ def _known_stamps(features: store.Features) -> dict[str, tuple[sources.Stamp, by
     digests (`levels.was_misread`): theirs are looked at afresh.
     """
     is_of_before = "featcache" not in features.provenance
-    columns = zip(features.ids, features.stamps.tolist(), features.digests, strict=True)
+    columns = zip(features.ids, stamps.known(features).tolist(), features.digests, strict=True)
     return {
-        id_: ((size, time_ns), digest.tobytes())
-        for id_, (size, time_ns), digest in columns
+        id_: ((size, modified_ns, changed_ns, inode), digest.tobytes())
+        for id_, (size, modified_ns, changed_ns, inode), digest in columns
         if size >= 0 and not (is_of_before and id_.lower().endswith(TIFF))
     }
 
@@ -74,7 +75,7 @@ def metadata_of(listing: Listing, failed: Failed) -> store.Metadata:
             )
             for row, one in sorted(failed.items())
         ),
-        stamps=_trusted_stamps(listing)[good],
+        stamps=_trusted_stamps(listing)[good, :2],
     )
 
 
@@ -124,8 +125,17 @@ def first_of_each(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(first)]
 
 
+def stamps_of(listing: Listing, ids: tuple[str, ...]) -> np.ndarray:
+    """Return (n, 4) stamps of images by id, in that order."""
+    trusted = _trusted_stamps(listing)
+    if ids == listing.source.ids:
+        return trusted
+    place = {id_: row for row, id_ in enumerate(listing.source.ids)}
+    return trusted[[place[id_] for id_ in ids]]
+
+
 def _trusted_stamps(listing: Listing) -> np.ndarray:
-    """Return (n, 2) stamps, -1 where a file is so new that it may change unseen."""
-    stamps: np.ndarray = listing.stamps.copy()
-    stamps[stamps[:, 1] > listing.looked_at_ns - TOO_NEW_NS] = -1
-    return stamps
+    """Return (n, 4) stamps, -1 where a file is so new that it may change unseen."""
+    trusted: np.ndarray = listing.stamps.copy()
+    trusted[trusted[:, 1] > listing.looked_at_ns - TOO_NEW_NS] = -1
+    return trusted

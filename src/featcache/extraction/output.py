@@ -16,8 +16,15 @@ from featcache import store
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.data.listing import Listing, Unusable
-from featcache.extraction.listing import copies_of_failed, is_all_in, metadata_of, unreadable
+from featcache.extraction.listing import (
+    copies_of_failed,
+    is_all_in,
+    metadata_of,
+    stamps_of,
+    unreadable,
+)
 from featcache.networks import backbones
+from featcache.store import stamps
 
 
 @dataclass(eq=False)
@@ -88,7 +95,12 @@ class OutputFile:
             )
         features = store.publish(self.path, self.spec, metadata, rows, self.provenance())
         self.parts.clear()  # every row of the source is in the file now
+        self.keep_stamps(features)
         return features
+
+    def keep_stamps(self, features: store.Features) -> None:
+        """Keep for the next run how the images of a file that `is_all_in` look now."""
+        stamps.keep(features, stamps_of(self.listing, features.ids))
 
     def provenance(self) -> dict[str, Any]:
         """Return what is worth knowing about a run but does not change its numbers."""

@@ -19,6 +19,7 @@ from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
 from featcache.data import loading
 from featcache.data.listing import Listing, Unusable
+from featcache.data.sources import digest
 from featcache.extraction.networks import Network, Networks
 from featcache.extraction.shards import Pass, Shard
 from featcache.networks import engines
@@ -203,8 +204,13 @@ def _unusable(listing: Listing, rows: np.ndarray, embeddings: np.ndarray) -> dic
 
 
 def _is_unchanged(listing: Listing, row: int) -> bool:
+    source, then = listing.source, listing.stamp(row)
     try:
-        return listing.source.stamp(row) == listing.stamp(row)
+        now = source.stamp(row)
+        if now is None or then is None or now[:2] != then[:2]:
+            return now == then
+        # a link or another mode changes the rest as well as another file does: its bytes tell
+        return now == then or digest(source.get(row)) == listing.digests[row].tobytes()
     except OSError:
         return False
 

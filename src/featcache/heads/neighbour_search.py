@@ -40,9 +40,10 @@ class NeighbourSearch:
         X = np.ascontiguousarray(X, np.float32)
         # by content: a caller makes the same rows anew for each head, or other rows in place
         key = hashlib.blake2b(X.data, digest_size=16, salt=str(X.shape).encode()[:16]).digest()
-        if self.known is None or self.known[0] != key:
-            self.known = key, self._search(X)
-        return self.known[1]
+        known = self.known  # which another thread may replace
+        if known is None or known[0] != key:
+            known = self.known = key, self._search(X)
+        return known[1]
 
     def _search(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n = len(self.rows)

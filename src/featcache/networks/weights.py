@@ -58,8 +58,9 @@ def _read(memo: Path | None) -> dict[str, Any]:
 
 
 def _key(name: str, weights: str | Path) -> str:
-    """A file counts by path, size and time; a word by what this Keras version makes of it."""
+    """A file counts by path and what tells it from another one cheaply; all weights of a network
+    have one size. A word counts by what this Keras version makes of it."""
     if isinstance(weights, Path):
-        status = weights.stat()
-        return f"{weights}|{status.st_size}|{status.st_mtime_ns}"
+        now = weights.stat()
+        return f"{weights}|{now.st_size}|{now.st_mtime_ns}|{now.st_ctime_ns}|{now.st_ino}"
     return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"

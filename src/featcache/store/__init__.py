@@ -13,8 +13,6 @@ from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Ro
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.layout import (
     EMBEDDER,
-    FolderTakenError,
-    claim,
     locked,
     newest_features,
     newest_heads,
@@ -32,13 +30,11 @@ __all__ = [
     "DamagedFileError",
     "Failure",
     "Features",
-    "FolderTakenError",
     "Metadata",
     "Parts",
     "ReplacedFileError",
     "Rows",
     "check_room",
-    "claim",
     "locked",
     "newest_features",
     "newest_heads",

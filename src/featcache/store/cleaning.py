@@ -20,6 +20,7 @@ from featcache.networks.engines import MODELS_FOLDER
 from featcache.store import hdf5
 from featcache.store.index import PARTS, Rows
 from featcache.store.layout import OWNER_FILE, locked
+from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
 from featcache.store.strings import read_attribute
 
 MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network
@@ -80,10 +81,10 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
     for one in gone:
         if one.path.is_dir():  # a converted model
             shutil.rmtree(one.path, ignore_errors=True)
-            _remove_if_empty(one.path.parent)
-            _remove_if_empty(one.path.parent.parent)
         else:
             one.path.unlink(missing_ok=True)
+        if one.path.parent.parent.name in (MODELS_FOLDER, STAMP_FOLDER):
+            _remove_if_empty(one.path.parent, one.path.parent.parent)
     for target, mine in by_target.items():
         assert target is not None
         try:
@@ -94,6 +95,10 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
             continue  # its lock is held
         gone += mine
         _remove_if_empty(target.with_name(target.name + PARTS))
+        if not target.is_file():
+            stamps = path_of(target)
+            stamps.unlink(missing_ok=True)
+            _remove_if_empty(stamps.parent, stamps.parent.parent)
         if [path.name for path in target.parent.iterdir()] == [OWNER_FILE]:
             (target.parent / OWNER_FILE).unlink()
             _remove_if_empty(target.parent)
@@ -105,9 +110,13 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         for path in left_behind(folder):
             if path.is_file():
                 yield _removable(path, "left by a process that died")
-    for folder in cache_dir.glob(MODELS_OF_WEIGHTS):
-        for path in left_behind(folder):
-            yield _removable(path, "left by a process that died")
+    for pattern in (MODELS_OF_WEIGHTS, f"{STAMP_FOLDER}/*/"):
+        for folder in cache_dir.glob(pattern):
+            for path in left_behind(folder):
+                yield _removable(path, "left by a process that died")
+    for path in cache_dir.glob(f"{STAMP_FOLDER}/*/*{SUFFIX}"):
+        if not (cache_dir / path.parent.name / f"{path.stem}.h5").is_file():
+            yield _removable(path, "stamps for a feature file that is gone")
     for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
         target = _target_of(folder)
         assert target is not None
@@ -142,6 +151,7 @@ def _target_of(path: Path) -> Path | None:
     return made.with_name(name + suffix) if suffix else None
 
 
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

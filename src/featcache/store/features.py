@@ -70,7 +70,7 @@ class Features:
             raise ValueError("the fingerprint is not that of the spec")
         self.class_names: tuple[str, ...] = tuple(json.loads(read_attribute(file, "class_names")))
         self.task: str = read_attribute(file, "task")
-        self._checksum: str = read_attribute(file, "checksum")
+        self.checksum: str = read_attribute(file, "checksum")
         self.provenance: dict[str, Any] = json.loads(read_attribute(file, "provenance"))
         self.shape: tuple[int, ...] = tuple(file["features"].shape)
         self.dtype: np.dtype[Any] = file["features"].dtype
@@ -148,7 +148,7 @@ class Features:
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 where = f"its columns cannot be read ({one_line(error, 100)})"
                 raise self._to_repair(where) from error
-        if metadata.checksum(attributes) != self._checksum:
+        if metadata.checksum(attributes) != self.checksum:
             raise self._to_repair("the checksum of its columns does not match")
         return metadata
 
@@ -281,7 +281,7 @@ class Features:
 
     def _check_same(self, file: h5py.File) -> None:
         """Raise StoreError where another file took this one's place: its rows are others."""
-        if read_attribute(file, "checksum") != self._checksum:
+        if read_attribute(file, "checksum") != self.checksum:
             raise StoreError(
                 f"Feature file '{self.path}' was written anew since it was opened here. Open it "
                 f"again."

@@ -5,7 +5,7 @@ here; a sample is its id, what is said about it, and the bytes that give it a di
 """
 
 from featcache.data.sources.base import DIGEST_BYTES, Source, digest
-from featcache.data.sources.contents import Contents, Raw, Stamp
+from featcache.data.sources.contents import Contents, Raw, Stamp, looks_same
 
 __all__ = [
     "DIGEST_BYTES",
@@ -14,4 +14,5 @@ __all__ = [
     "Source",
     "Stamp",
     "digest",
+    "looks_same",
 ]

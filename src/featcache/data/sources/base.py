@@ -78,7 +78,7 @@ class Source:
         return self.contents.get(row)
 
     def stamp(self, row: int) -> Stamp | None:
-        """Return size and modification time (ns) of a file; None where there is no such thing.
+        """Return size, times and inode of a file; None where there is no such thing.
 
         Raises
         ------

@@ -20,7 +20,9 @@ import numpy as np
 from featcache.data.levels import Samples
 
 Raw = Union[bytes, np.ndarray, Samples]
-Stamp = tuple[int, int]  # size in bytes, modification time in ns
+# size in bytes, modification and change time in ns, inode; -1 is unknown
+Stamp = tuple[int, int, int, int]
+MAX_INODE = 2**63 - 1  # some file systems have larger ones; stamps are kept as int64
 
 
 class Contents(Protocol):
@@ -33,7 +35,7 @@ class Contents(Protocol):
         """Return an image; raise OSError when it cannot be had."""
 
     def stamp(self, row: int) -> Stamp | None:
-        """Return size and modification time; raise OSError when it cannot be had."""
+        """Return what `looks_same` compares; raise OSError when it cannot be had."""
 
     def take(self, rows: np.ndarray) -> Contents:
         """Return only these rows, in their order."""
@@ -52,7 +54,7 @@ class Files:
         return Path(self.paths[row]).read_bytes()
 
     def stamp(self, row: int) -> Stamp:
-        """Return size and modification time of a file."""
+        """Return the stamp of a file."""
         return _stamp(self.paths[row])
 
     def take(self, rows: np.ndarray) -> Files:
@@ -81,8 +83,8 @@ class Members:
         return data
 
     def stamp(self, row: int) -> Stamp:
-        """Return the member's size and the tar file's modification time."""
-        return int(self.sizes[row]), _stamp(self.archives[self.archive[row]])[1]
+        """Return the member's size, with the tar file's times and inode."""
+        return int(self.sizes[row]), *_stamp(self.archives[self.archive[row]])[1:]
 
     def take(self, rows: np.ndarray) -> Members:
         """Return only these members."""
@@ -115,4 +117,11 @@ def _stamp(path: str) -> Stamp:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise OSError(errno.EINVAL, "not a regular file")
-    return status.st_size, status.st_mtime_ns
+    inode = status.st_ino & MAX_INODE
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
+
+
+def looks_same(now: Stamp, before: Stamp) -> bool:
+    """Return whether a file is taken to be unchanged; what either does not know is not compared."""
+    pairs = zip(now, before, strict=True)
+    return all(one == other or -1 in (one, other) for one, other in pairs)
