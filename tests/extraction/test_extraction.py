@@ -15,8 +15,9 @@ from conftest import CLASSES, make_image, wrap_runs
 from featcache import store
 from featcache.core.errors import SourceError, SpecError, StoreError
 from featcache.data import decoding, image_ops, listing, loading
+from featcache.data.sources.contents import Files
 from featcache.networks import backbones
-from featcache.store import part_writer
+from featcache.store import part_writer, stamps
 
 
 def one_by_one(root, ids, backbone_path):
@@ -142,6 +143,81 @@ def test_files_that_did_not_change_are_not_read_again(photos, extract, monkeypat
     looked_at.clear()
     assert extract(photos, check="content").hit
     assert len(looked_at) == 21
+
+
+@pytest.mark.parametrize("how", ["renamed over it", "written over it"])
+def test_another_file_of_the_same_size_and_time_is_seen(photos, extract, tmp_path, how):
+    path = make_image(photos / "pear" / "flat.bmp", (200, 10, 10), 1, (30, 30))
+    old(*photos.rglob("*.*"))
+    before, then = extract(photos).features.X, path.stat()
+    new = make_image(tmp_path / "new.bmp", (10, 10, 200), 2, (30, 30))
+    assert new.stat().st_size == then.st_size
+    if how == "renamed over it":
+        os.utime(new, ns=(then.st_mtime_ns, then.st_mtime_ns))
+        new.replace(path)
+    else:
+        path.write_bytes(new.read_bytes())
+        os.utime(path, ns=(then.st_mtime_ns, then.st_mtime_ns))
+    done = extract(photos)
+    assert (done.hit, done.n_computed) == (False, 1)
+    (row,) = np.flatnonzero(np.any(before != done.features.X, axis=1))
+    assert done.features.ids[row] == "pear/flat.bmp"
+
+
+@pytest.mark.parametrize("how", ["copied", "linked", "another mode"])
+def test_files_whose_inode_or_change_time_alone_changed_are_read_once(
+    photos, extract, monkeypatch, tmp_path, how
+):
+    old(*photos.rglob("*.*"))
+    extract(photos)
+    if how == "copied":  # to another disk, with its times
+        shutil.copytree(photos, tmp_path / "copy")
+        photos.rename(tmp_path / "original")
+        (tmp_path / "copy").rename(photos)
+    for number, path in enumerate(sorted(photos.rglob("*.*"))):
+        if how == "linked":
+            (tmp_path / f"link {number}").hardlink_to(path)
+        elif how == "another mode":
+            path.chmod(0o600)
+    digests, digest = [], listing.digest
+    monkeypatch.setattr(listing, "digest", lambda raw: digests.append(1) or digest(raw))
+    for n_read in (21, 0):
+        done = extract(photos)
+        assert (done.hit, done.n_computed) == (True, 0)
+        assert len(digests) == n_read
+        digests.clear()
+
+
+def test_what_is_known_of_files_is_no_more_than_what_was_kept(photos, extract, monkeypatch):
+    """A cache folder made before change times were kept; and one where they got lost or damaged."""
+    old(*photos.rglob("*.*"))
+    path = stamps.path_of(extract(photos).features.path)
+    monkeypatch.setattr(Files, "get", lambda self, row: pytest.fail("it was read"))
+    for data in (None, b"", path.read_bytes()[:-200], path.read_bytes()):
+        path.unlink(missing_ok=True)
+        if data is not None:
+            path.write_bytes(data)
+        assert extract(photos).hit
+        assert stamps.known(store.Features(extract(photos).features.path)).min() > 0
+
+
+def test_what_happens_to_a_file_but_its_content_during_a_run_is_no_failure(
+    photos, extract, monkeypatch
+):
+    path, other = photos / "pear" / "pear ü1.jpg", photos / "pear" / "pear ü2.jpg"
+    old(*photos.rglob("*.*"))
+    batches = loading.batches
+
+    def changing(*arguments, **options):
+        path.chmod(0o600)
+        then = other.stat()
+        other.write_bytes(bytes(reversed(other.read_bytes())))
+        os.utime(other, ns=(then.st_mtime_ns, then.st_mtime_ns))
+        return batches(*arguments, **options)
+
+    monkeypatch.setattr(loading, "batches", changing)
+    (failure,) = extract(photos).features.failures
+    assert failure.id == "pear/pear ü2.jpg"
 
 
 def test_a_file_written_just_now_is_not_trusted_to_look_the_same(photos, extract):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 from featcache.networks import backbones
 
 
@@ -30,6 +32,20 @@ def test_a_folder_called_random_does_not_mix_up_the_memo(tmp_path, monkeypatch, 
         for name in two_backbones
     )
     assert first.spec.weights != second.spec.weights
+
+
+def test_another_weights_file_of_the_same_size_and_time_is_seen(tmp_path, tiny_backbone):
+    memo, path, new = tmp_path / "memo.json", tmp_path / "w.keras", tmp_path / "new"
+    first = path.write_bytes(tiny_backbone.read_bytes()) and backbones.resolve(
+        weights=str(path), memo=memo
+    )
+    new.write_bytes(path.read_bytes()[:-1] + b"x")
+    then = path.stat()
+    os.utime(new, ns=(then.st_mtime_ns, then.st_mtime_ns))
+    new.replace(path)
+    assert path.stat().st_size == then.st_size
+    second = backbones.resolve(weights=str(path), memo=memo)
+    assert second.spec.weights != first.spec.weights
 
 
 def test_a_damaged_memo_is_no_obstacle(tmp_path, tiny_backbone):

@@ -113,6 +113,24 @@ def test_what_died_beside_the_sources_goes_and_nothing_is_made_outside(extract, 
     assert sorted(tmp_path.iterdir()) == outside  # no lock or .gitignore beside the cache folder
 
 
+def test_stamps_go_with_their_feature_file(extract, photos, tmp_path):
+    cache = tmp_path / "cache"
+    for image in photos.rglob("*.*"):
+        age(image, 1)
+    path = extract(photos).features.path
+    (kept,) = cache.glob(".stamps/*/*")
+    dead = kept.with_name(f"{kept.name}.00c0ffee.999999.tmp")
+    dead.write_text("half")
+    assert [one.path for one in cleaning.remove(cleaning.removable(cache))] == [dead]
+    cleaning.remove(cleaning.removable(cache, older_than_s=0))
+    assert not (cache / ".stamps").exists()
+    extract(photos)
+    path.unlink()
+    (gone,) = cleaning.remove(cleaning.removable(cache))
+    assert (gone.path, gone.why) == (kept, "stamps for a feature file that is gone")
+    assert not (cache / ".stamps").exists()
+
+
 def test_converted_models_go_by_age_and_size(extract, photos, tmp_path):
     extract(photos, runtime="openvino")
     cache = tmp_path / "cache"
