@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy import special
@@ -141,3 +143,14 @@ def test_probabilities_are_learnt_in_place_of_classes(class_weight):
     outputs = head.fit(X[:300], wanted[:300]).outputs(X[300:])
     np.testing.assert_array_equal(head.classes_, [0, 1, 2])
     assert np.abs(outputs - wanted[300:]).mean() < 0.05
+
+
+def test_threads_that_fit_heads_of_one_shape_do_not_share_them():
+    def fitted(seed):
+        return Dense(**QUICK | {"seed": seed}).fit(*data()).weights_
+
+    alone = [fitted(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for got, expected in zip(pool.map(fitted, range(4)), alone, strict=True):
+            for one, other in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(one, other)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -373,3 +374,14 @@ def test_where_nothing_can_be_kept_it_still_runs(model, tmp_path):
 
 def test_the_graph_is_described_in_json(model, tmp_path):
     json.dumps(kept_in(tmp_path, image_size=[32, 32]).graph)
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_threads_that_share_a_network_each_get_their_own(name, model):
+    run = compiled_by(name, model)
+    batches = [pixels(9, seed=seed) for seed in range(4)]
+    expected = [run(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            for got, wanted in zip(pool.map(run, batches), expected, strict=True):
+                np.testing.assert_array_equal(got[0], wanted)
