@@ -81,8 +81,8 @@ class Running:
     )
     check: str = option(
         "stat",
-        "stat trusts a file's size and time; content reads all.",
-        "stat trusts a file whose size and modification time are those of last time; content reads "
+        "stat trusts a file's size, times and inode; content reads all.",
+        "stat trusts a file whose size, times and inode are those of last time; content reads "
         "every file.",
         panel=IMAGES,
         allowed=CHECKS,
