@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -189,6 +191,29 @@ def features(photos: Path, extract: Callable[..., Any], lender: Path, tmp_path: 
     assert done.n_computed == 0
     shutil.rmtree(cache / "the same photos")
     return done.features
+
+
+@pytest.fixture
+def read_only(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Have a folder that may not be written to until the test ends."""
+
+    def mount(*arguments: str | Path) -> bool:
+        return subprocess.run(["mount", *map(str, arguments)], capture_output=True).returncode == 0
+
+    def make(folder: Path) -> None:
+        if os.geteuid():
+            paths = [folder, *folder.rglob("*")]
+            modes = [path.stat().st_mode for path in paths]
+            for path, mode in zip(paths, modes, strict=True):
+                path.chmod(mode & ~0o222)
+                request.addfinalizer(functools.partial(path.chmod, mode))
+        elif mount("--bind", folder, folder):  # rights do not bind root
+            request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
+            assert mount("-o", "remount,ro,bind", folder)
+        else:
+            pytest.skip("root may write everywhere, and mount nothing")
+
+    return make
 
 
 class Inline(Compiled):

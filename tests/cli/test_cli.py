@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
 import pytest
 from conftest import make_photos, parse_single_json, wrap_runs
 
-from featcache import cli, extraction
+from featcache import cli, extraction, store
 from featcache.cli import options
+from featcache.core import atomic
 from featcache.models import stitching
+from featcache.scoring import leaderboard
 from featcache.selection.fit_heads import fit_heads
 
 VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
@@ -251,7 +255,7 @@ def test_fit_heads_with_its_options_and_the_report_again(photos, tiny_backbone, 
     assert "Note: Class 'apple' has 6 training images" in done.stderr
     assert "log-loss (95 %)" in done.stdout
     assert "more labels would help is not shown" in done.stdout
-    page = Path(done.stdout.split("Wrote ")[1].strip())
+    page = Path(done.stdout.split("See ")[1].strip())
     page = page if page.is_absolute() else tmp_path / page
     assert "apple" in page.read_text(encoding="utf-8")
     assert (tmp_path / "board" / "projector_config.pbtxt").exists()
@@ -298,6 +302,76 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_done(photos, tiny_backbone, cli, 
     assert done.stderr.startswith("Interrupted.")
     assert done.stderr.count("\n") == 1
     assert parse_single_json(cli(*arguments).stdout)["reused"] == 8
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_ended_by_another_program_it_tidies_up_and_says_so(home, cli, monkeypatch, name):
+    number = getattr(signal, name)
+    before = sorted(home.rglob("*"))
+
+    def ended(self, *args, **options):
+        with atomic.replacing(home / "made") as made:
+            made.mkdir()
+            (made / "half").write_text("x")
+            os.kill(os.getpid(), number)
+            time.sleep(10)  # which the signal ends
+
+    monkeypatch.setattr(store, "newest_heads", ended)
+    done = cli("report")
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr.startswith("Terminated. ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_read_only_cache_serves_whoever_only_reads(
+    home, made_once, tiny_backbone, cli, read_only, monkeypatch
+):
+    (file,) = home.glob("cache/*/*.h5")
+    heads, cache = file.with_suffix(".heads"), file.parent.parent
+    for path in home.glob("m.*"):
+        path.rename(file.parent / path.name)
+    model = file.parent / "m.keras"
+    fitted = ("--heads", "logreg,rbf-svm", "--cv", "3", "--jobs", "1")
+    read_only(cache)
+    for arguments in (
+        ("info", file),
+        ("info", cache),
+        ("verify", file),
+        ("extract", made_once / "my photos", "--weights", tiny_backbone),
+        ("fit-heads", file, *fitted),
+        ("fit-heads", *fitted),
+        ("report", heads, "--out", "page.html"),
+        ("report", heads, "--cache-dir", "mine"),
+        ("stitch", heads, "--head", "logreg", "--out", "own.keras"),
+        ("stitch", heads, "--head", "logreg", "--cache-dir", "mine"),
+        ("predict", model, made_once / "my photos"),
+        ("evaluate", model),
+        ("fit-heads", file, "--heads", "lda", "--cv", "3", "--jobs", "1", "--cache-dir", "mine"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+    assert store.Features(file).arrays()[0].shape == (21, 12)
+    mine = home / "mine" / file.parent.name
+    assert (mine / f"{file.stem}.report.html").is_file()
+    assert (mine / f"{file.stem}.keras").is_file()
+    board = leaderboard.load(mine / heads.name)
+    assert [result.name for result in board.results] == ["lda", "dummy"]
+    assert board.features[0].path == file
+    monkeypatch.setattr("featcache.selection.fit_heads.processes", None)  # nothing is fitted again
+    assert (
+        cli("fit-heads", file, "--heads", "lda", "--cv", "3", "--cache-dir", "mine").returncode == 0
+    )
+    for verb in (("fit-heads", "--heads", "ridge"), ("report",), ("stitch", "--overwrite")):
+        done = cli(*verb)
+        assert (done.returncode, "Neither 'cache/my photos' nor" in done.stderr) == (1, True)
+    (heads_alone := home / "alone").mkdir()
+    shutil.copy(file, heads_alone)
+    read_only(heads_alone)
+    done = cli("fit-heads", heads_alone / file.name, "--heads", "lda", "--cv", "3", "--jobs", "1")
+    assert "Neither" in done.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

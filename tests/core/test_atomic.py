@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import threading
 
 import pytest
 
-from featcache.core import atomic
+from featcache.core import atomic, disk
+from featcache.core.errors import DiskError
 
 
 def write(path, text):
@@ -61,21 +63,95 @@ def test_an_error_leaves_what_was_there_and_no_temporary(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("old", ["file", "link to a folder", "link to nothing"])
-def test_a_folder_takes_the_place_of_anything(tmp_path, old):
-    path, other = tmp_path / "made", tmp_path / "other"
-    if old == "file":
-        path.write_text("old")
-    else:
-        path.symlink_to(other)
-        if old == "link to a folder":
-            write(other, "mine")
+def test_a_folder_takes_the_place_of_a_file(tmp_path):
+    path = tmp_path / "made"
+    path.write_text("old")
     with atomic.replacing(path) as made:
         write(made, "new")
     assert read(path) == "new"
-    assert not path.is_symlink()
-    if old == "link to a folder":
-        assert read(other) == "mine"
+
+
+@pytest.mark.parametrize("name", ["made.txt", "made"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_is_written_through(tmp_path, name, is_there):
+    path, other = tmp_path / name, tmp_path / "elsewhere" / f"other {name}"
+    other.parent.mkdir()
+    path.symlink_to(other)
+    if is_there:
+        write(other, "old")
+    with atomic.replacing(path) as made:
+        assert made.parent == other.parent  # a rename does not reach another disk
+        write(made, "new")
+    assert path.readlink() == other
+    assert read(path) == read(other) == "new"
+    assert names(other.parent) == [other.name]
+    assert names(tmp_path) == ["elsewhere", name]
+
+
+def test_what_others_put_into_a_folder_stays_when_it_is_made_anew(tmp_path, capsys):
+    path = tmp_path / "made"
+    write(path, "old")
+    (path / "gone").write_text("ours, and in the new one no more")
+    (path / "figures" / "empty").mkdir(parents=True)
+    for other in ("notes.txt", "figures/one.png", "new"):
+        (path / other).write_text("theirs")
+    (path / "link").symlink_to("figures")
+    with atomic.replacing(path, is_ours=lambda one: one.name in ("a", "b", "gone")) as made:
+        write(made, "new")
+        (made / "new").write_text("ours")
+    assert names(path) == ["a", "b", "figures", "link", "new", "notes.txt"]
+    assert (path / "link" / "one.png").read_text() == "theirs"
+    assert (path / "figures" / "empty").is_dir()
+    assert (path / "new").read_text() == "ours"
+    (kept,) = tmp_path.glob("made.before-*")  # nothing is written over either
+    assert (kept / "new").read_text() == "theirs"
+    assert f"kept in '{kept}'" in capsys.readouterr().err
+    atomic.sweep(tmp_path)
+    assert kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), "no room for '{}': No space left on device; its disk has"),
+        (OSError(errno.EDQUOT, "full"), "no room for '{}': Disk quota exceeded; its disk has"),
+        (OSError(errno.EFBIG, "large"), r"'{}' cannot be written: File too large\. Raise the"),
+        (OSError(errno.EROFS, "read-only"), "'{}' cannot be written: Read-only file system"),
+        (OSError(errno.EACCES, "no"), "'{}' cannot be written: Permission denied"),
+    ],
+)
+@pytest.mark.parametrize("name", ["made.txt", "made"])
+def test_what_the_disk_refuses_is_one_line_with_the_path(tmp_path, name, error, message):
+    path = tmp_path / name
+    write(path, "old")
+
+    def fail():
+        with atomic.replacing(path) as made:
+            write(made, "new")
+            raise error
+
+    with pytest.raises(DiskError, match=message.format(path)) as caught:
+        fail()
+    assert caught.value.errno == error.errno
+    assert read(path) == "old"
+    assert names(tmp_path) == [name]
+
+
+def test_a_full_disk_is_said_of_whatever_library_stumbles_over_it(tmp_path, monkeypatch):
+    """As NumPy does: its OSError has no number, and text that says nothing."""
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 1000)
+    with (
+        pytest.raises(DiskError, match=r"it takes 5 MB, and its disk has 1 kB free\. Make room"),
+        atomic.replacing(tmp_path / "f.txt", size_bytes=5_000_000),
+    ):
+        raise OSError("460800 requested and 51168 written")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), PermissionError(13, "no", "an image.png")])
+def test_what_is_not_the_disks_fault_stays_what_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as caught, atomic.replacing(tmp_path / "f.txt"):
+        raise error
+    assert caught.value is error
 
 
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
@@ -143,17 +219,16 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_what_dead_processes_left_is_swept_away(tmp_path):
     alive = os.getpid()
     dead = [
-        "f.h5.99999999.tmp",  # of earlier versions
         "f.h5.00c0ffee.99999999.tmp",
-        "m.99999999.tmp.keras",
         "m.00c0ffee.99999999.tmp.keras",
     ]
-    kept = sorted(["notes.tmp", f"f.{alive}.tmp", f"f.00c0ffee.{alive}.tmp"])
+    # a number alone may be anybody's
+    kept = sorted(["notes.tmp", "notes.99999999.tmp", f"f.00c0ffee.{alive}.tmp"])
     for name in (*dead, *kept):
         (tmp_path / name).write_text("x")
-    (tmp_path / "f.heads.99999999.tmp").mkdir()
+    (tmp_path / "f.heads.00c0ffee.99999999.tmp").mkdir()
     left = sorted(path.name for path in atomic.left_behind(tmp_path))
-    assert left == sorted([*dead, "f.heads.99999999.tmp"])
+    assert left == sorted([*dead, "f.heads.00c0ffee.99999999.tmp"])
     atomic.sweep(tmp_path)
     assert names(tmp_path) == kept
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
 
 from featcache.core import locks
+from featcache.core.errors import DiskError
 
 
 def test_who_comes_second_is_told_and_waits(tmp_path):
@@ -34,6 +36,18 @@ def test_who_will_not_wait_raises(tmp_path):
     ):
         pass
     with locks.locked(tmp_path / "lock", busy):
+        pass
+
+
+def test_a_folder_that_may_not_be_written_to_is_one_line(tmp_path, monkeypatch):
+    def acquire(self, blocking=True):
+        raise OSError(errno.EROFS, "Read-only file system", self.lock_file)
+
+    monkeypatch.setattr(locks.FileLock, "acquire", acquire)
+    with (
+        pytest.raises(DiskError, match=f"'{tmp_path}' cannot be written: Read-only file system"),
+        locks.locked(tmp_path / "lock", lambda: None),
+    ):
         pass
 
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import CLASSES, make_photos, parse_single_json
@@ -21,7 +22,8 @@ import featcache as fc
 from featcache import heads, store
 from featcache.core.errors import SourceError, SpecError, StitchError, StoreError
 from featcache.core.tensorflow import import_keras
-from featcache.finetuning import boundary, objective, training
+from featcache.extraction.repair import repair
+from featcache.finetuning import boundary, objective, resuming, training
 from featcache.heads.dense import Dense
 from featcache.models import card
 from featcache.models.taught import parts_of_model
@@ -82,6 +84,15 @@ def stitched(made, tmp_path):
 
 def digest_of(file):
     return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
+
+
+def flip(path):
+    """Damage the first chunk of a feature file."""
+    with h5py.File(path) as file:
+        offset = file["features"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 3] ^= 1
+    path.write_bytes(data)
 
 
 def weights(path):
@@ -363,6 +374,29 @@ def test_a_fine_tuned_model_has_a_boundary_of_its_own(stitched, tmp_path, images
     del images_run[:]
     tune(tmp_path / "all.keras", tmp_path / "again.keras", unfreeze=2)
     assert sum(images_run) == 21
+    (kept,) = [
+        file for file in tmp_path.glob("cache/*/*.h5") if "model" in fc.Features(file).provenance
+    ]
+    before = fc.Features(kept)
+    assert before.provenance["model"] == str(tmp_path / "all.keras")
+    expected = before.X
+    flip(kept)
+    assert repair(kept, False, boundary.network_of)[1] == 21
+    np.testing.assert_allclose(fc.Features(kept).X, expected, rtol=1e-5, atol=1e-6)
+    assert fc.Features(kept).provenance["model"] == before.provenance["model"]
+    flip(kept)
+    (tmp_path / "all.keras").rename(tmp_path / "moved.keras")
+    with pytest.raises(StoreError, match=r"is of the model '.*all\.keras', which is gone"):
+        repair(kept, False, boundary.network_of)
+    for suffix in ("keras", "json"):  # whose last layers alone were trained
+        shutil.copy(tmp_path / f"again.{suffix}", tmp_path / f"all.{suffix}")
+    repair(kept, False, boundary.network_of)
+    flip(kept)
+    for suffix in ("keras", "json"):
+        shutil.copy(path.with_suffix(f".{suffix}"), tmp_path / f"all.{suffix}")
+    with pytest.raises(StoreError, match="which is another one by now"):
+        repair(kept, False, boundary.network_of)
+    kept.unlink()
     tune(path, tmp_path / "last.keras", unfreeze=2)
     del images_run[:]
     tune(tmp_path / "last.keras", tmp_path / "more.keras", unfreeze=2)
@@ -630,6 +664,21 @@ def test_another_request_starts_afresh(stitched, tmp_path, monkeypatch):
     done = tune(path, tmp_path / "t.keras", epochs=2)
     assert done.stages[0].n_epochs == 2
     assert not list(tmp_path.glob(".t.training*"))
+
+
+def test_files_of_others_in_the_folder_of_a_training_stay(tmp_path):
+    ours = [
+        *("request.json", "fine-tuning-0/history.json", "fine-tuning-0/best-12.npz"),
+        *("fine-tuning-0/backup/whole.weights.h5", "on all training images-1/history.json"),
+        "whole.00c0ffee.99999999.tmp.keras",
+    ]
+    theirs = ["fine-tuning-0/notes.txt", "history.json", "figures/best-1.npz", "best-1.npz"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    resuming._clear(tmp_path)
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert sorted(left) == sorted([*theirs, "fine-tuning-0", "figures"])
 
 
 def test_rows_are_looked_up_by_what_the_image_is(stitched, tmp_path, photos):

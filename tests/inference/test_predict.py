@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from stitched_models import make_model, outputs_of
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.tensorflow import import_tensorflow
+from featcache.data import openers
 from featcache.inference import predict
 from featcache.inference.predict import model, writing
 from featcache.models import card, judged_on
@@ -293,6 +295,29 @@ def test_labels_in_json_lines_and_parquet(labels_path, photos, cli, tmp_path):
         assert row["p:ripe"] == pytest.approx(line["outputs"]["ripe"])
 
 
+def test_a_path_that_is_no_text_is_named_so_that_it_can_be_opened_again(
+    model_path, photos, cli, tmp_path, monkeypatch
+):
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    folder.mkdir()
+    shutil.copy(files_of(photos)[0], folder / os.fsdecode(b"caf\xe9 \\.png"))
+    assert cli("predict", "m.keras", folder, "--out", "o.csv").returncode == 0
+    (one,) = read_csv(tmp_path / "o.csv")
+    assert one["path"].endswith(r"/f\xe9/caf\xe9 \x5c.png")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(one["path"].encode())))
+    for again in (one["path"], "o.csv", "-", r"f\xe9"):
+        said = parse_single_json(cli("predict", "m.keras", again, "--json").stdout)["predictions"]
+        assert [(said[0]["classes"], said[0]["error"])] == [([one["class"]], "")]
+        assert said[0]["path"].endswith(r"f\xe9/caf\xe9 \x5c.png")
+    (tmp_path / "m.csv").write_text(f"path,label\n{one['path']},apple\n")
+    (id_,) = openers.open_source(tmp_path / "m.csv").ids
+    (path,) = openers.open_source([tmp_path / id_]).paths
+    assert path == os.fspath(folder / os.fsdecode(b"caf\xe9 \\.png"))
+    done = cli("predict", "m.keras", r"f\xe9", "--out", r"f\xe9/o.jsonl", "--json")
+    assert parse_single_json(done.stdout)["file"] == r"f\xe9/o.jsonl"
+    assert (folder / "o.jsonl").is_file()
+
+
 def test_stdin_is_a_list(model_path, photos, cli, monkeypatch):
     files = [str(path) for path in files_of(photos)]
     for listed, wanted in (
@@ -389,7 +414,7 @@ def test_files_that_cannot_be_written(model_path, photos, tmp_path, cli, monkeyp
 def test_what_fails_leaves_the_file_that_was_there(model_path, tmp_path, cli, name):
     (tmp_path / name).write_text("earlier")
     (tmp_path / "x.jpg").write_bytes(b"x")
-    (tmp_path / f"{name}.999999999.tmp").write_text("of one that was killed")
+    (tmp_path / f"{name}.00c0ffee.999999999.tmp").write_text("of one that was killed")
     done = cli("predict", "m.keras", "x.jpg", "--out", name)
     assert done.returncode == 1
     assert "None of the 1 images could be read; the first, 'x.jpg'" in done.stderr

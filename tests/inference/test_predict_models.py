@@ -70,8 +70,41 @@ def test_only_unknown_images_are_computed(model_path, photos, extract, cli, imag
 
 
 def changed(path, **values):
+    """Edit a card of before cards had a digest."""
     file = card.path_of(path)
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    saved = json.loads(file.read_text()) | values
+    del saved["digest"]
+    file.write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"class_names": ["quince", "pear", "apple"]}, {"output": "scores"}, {"max_pixels": 9}),
+        *({"calibration": {"name": "temperature"}}, {"finetuned": {"changed": []}}),
+        *({"task": "multi-label"}, {"head": "lda"}, {"params": {"C": 2.0}}, {"model_digest": ""}),
+    ],
+)
+def test_a_card_that_was_edited_is_not_believed(model_path, change):
+    file = card.path_of(model_path)
+    saved = json.loads(file.read_text())
+    file.write_text(json.dumps(saved | change))
+    with pytest.raises(StitchError, match=r"m\.json' was changed since its model was made"):
+        card.read(model_path)
+    file.write_text(json.dumps(saved | {"source": "/elsewhere", "provenance": None}))
+    assert card.read(model_path).source == "/elsewhere"  # where things lie is no matter
+
+
+def test_a_card_without_a_digest_is_of_before_and_its_spec_has_one(model_path):
+    before = card.read(model_path)
+    changed(model_path)
+    assert card.read(model_path) == before
+    changed_spec = before.spec.to_dict() | {"background": "#ff0000"}
+    card.path_of(model_path).write_text(
+        json.dumps(json.loads(card.path_of(model_path).read_text()) | {"spec": changed_spec})
+    )
+    with pytest.raises(StitchError, match="was changed since its model was made"):
+        card.read(model_path)
 
 
 def test_rows_of_other_numbers_are_never_taken(

@@ -174,9 +174,18 @@ def test_nothing_is_stitched_twice(board, tmp_path, monkeypatch):
     assert stitching.run(board.best, out, show_progress=False).hit
     with pytest.raises(TypeError):
         stitching.run(board[board.results[1].head], out, show_progress=False)
-    out.write_bytes(b"touched")
+    labels = stitching.labels_path(out)
+    text = labels.read_text()
+    labels.write_text("".join(reversed(text.splitlines(True))))
     with pytest.raises(TypeError):
         stitching.run(board.best, out, show_progress=False)
+    labels.write_text(text)
+    out.write_bytes(b"weeks of training")
+    with pytest.raises(SpecError, match="is not the model that its card describes"):
+        stitching.run(board.best, out, show_progress=False)
+    assert out.read_bytes() == b"weeks of training"
+    with pytest.raises(TypeError):
+        stitching.run(board.best, out, overwrite=True, show_progress=False)
 
 
 def test_a_model_that_predicts_otherwise_is_an_error_and_no_file(board, tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featcache.core.errors import BackboneError, SpecError
+from featcache.core.errors import BackboneError, DiskError, SpecError
 from featcache.core.tensorflow import import_tensorflow
 from featcache.networks import backbones, engines
 from featcache.networks.engines import choice, openvino, parity, tensorflow
@@ -357,13 +358,28 @@ def test_a_file_in_the_place_of_a_kept_model_makes_way(model, tmp_path):
 
 
 def test_no_room_for_the_conversion_is_no_obstacle(model, monkeypatch):
-    def full(model):
+    def full(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(openvino, "_converted", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     said = []
     assert engines.compile_frozen(model, device="cpu", say=said.append).name == "tensorflow"
-    assert "No space left on device" in said[0]
+    (text,) = said
+    assert "taking TensorFlow instead of OpenVINO. There is no room for" in text
+    assert "or set TMPDIR to a folder on another disk" in text
+    with pytest.raises(DiskError, match="no room"):
+        engines.compile_frozen(model, runtime="openvino")
+
+
+def test_no_room_to_keep_the_converted_model_is_nobodys_fault(model, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise RuntimeError("as OpenVINO says it: bad stream")
+
+    monkeypatch.setattr("openvino.save_model", full)
+    said = []
+    compiled = engines.compile_frozen(model, kept=kept_in(tmp_path), say=said.append)
+    assert (compiled.name, said) == ("openvino", [])
+    assert not list(tmp_path.rglob("*.xml"))
 
 
 def test_where_nothing_can_be_kept_it_still_runs(model, tmp_path):

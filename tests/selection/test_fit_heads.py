@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from conftest import make_photos
 
 import featcache as fc
 from featcache import heads, store
-from featcache.core.errors import HeadError, SpecError, StoreError
+from featcache.core import disk
+from featcache.core.errors import DiskError, HeadError, SpecError, StoreError
 from featcache.models import stitching
 from featcache.scoring import leaderboard
 from featcache.selection import fold_work
@@ -144,6 +146,54 @@ def test_files(features):
     saved = json.loads((board.folder / "leaderboard.json").read_text(encoding="utf-8"))
     assert saved["best"] == board.best.name
     assert not list(features.path.parent.glob("*.tmp"))
+
+
+def test_what_others_put_into_the_folder_stays(features):
+    folder = fit(features, ["lda", "ridge"]).folder
+    for name in ("notes.txt", "flowers.keras", "figures/one.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    fit(features, ["centroid"])
+    names = {path.name for path in folder.iterdir()}
+    ours = {"leaderboard.json", "leaderboard.csv", "out_of_fold.npz"}
+    ours |= {"centroid.skops", "dummy.skops"}
+    assert names == ours | {"notes.txt", "flowers.keras", "figures"}
+    assert (folder / "figures" / "one.png").read_text() == "mine"
+    (folder / "leaderboard.json").write_text("{")  # nothing says what is ours, but names do
+    (folder / "mine.skops").write_text("mine")
+    fit(features, ["lda"])
+    assert {path.name for path in folder.iterdir()} == names - {"centroid.skops"} | {
+        *("lda.skops", "mine.skops")
+    }
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(SpecError, match=r"is not a folder of heads \(thesis\.tex\)"):
+        fit(features, ["lda"])
+
+
+def test_a_folder_that_is_a_link_is_written_through(features, tmp_path):
+    folder, elsewhere = features.path.with_suffix(".heads"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    for names in (["lda"], ["ridge"]):
+        board = fit(features, names)
+        assert board.folder == folder
+        assert folder.readlink() == elsewhere
+        assert leaderboard.load(elsewhere).best.head.outputs(features.X).shape == (21, 3)
+    assert not list(tmp_path.glob("elsewhere.*"))
+
+
+def test_no_room_is_said_before_anything_is_fitted(features, monkeypatch):
+    folder = fit(features, ["lda"]).folder
+    before = leaderboard.load(folder).to_dict()
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 100)
+    monkeypatch.setattr(fold_work, "_fit", None)
+    message = r"no room for '.*\.heads': No space left on device; it takes 1\.01 kB, and its disk"
+    with pytest.raises(DiskError, match=message):
+        fit(features, ["ridge"])
+    assert leaderboard.load(folder).to_dict() == before
+    assert not list(folder.parent.glob("*.tmp"))
 
 
 def test_loaded_it_is_the_same(features):
@@ -322,6 +372,17 @@ def test_boards_that_lack_something(features, change):
     (folder / "leaderboard.json").write_text(json.dumps(saved | change), encoding="utf-8")
     with pytest.raises(HeadError, match="damaged"):
         leaderboard.load(folder)
+
+
+def test_a_board_that_was_edited_is_not_believed(features):
+    folder = fit(features).folder
+    file = folder / "leaderboard.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(saved | {"class_names": saved["class_names"][::-1]}))
+    with pytest.raises(HeadError, match=r"leaderboard\.json' was changed since the heads were"):
+        leaderboard.load(folder)
+    file.write_text(json.dumps({name: saved[name] for name in saved if name != "digest"}))
+    assert leaderboard.load(folder).results  # as they were before they had a digest
 
 
 def test_missing_and_damaged_boards(features):

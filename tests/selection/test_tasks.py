@@ -344,9 +344,10 @@ def test_a_folder_of_anything_else_is_never_replaced(tmp_path):
     fit(arrays(), ["lda"], folder=precious)  # empty: nothing to lose
     fit(arrays(), ["lda"], folder=precious, overwrite=True)
     (precious / "thesis.tex").write_text("x")
+    fit(arrays(), ["lda"], folder=precious, overwrite=True)
     (tmp_path / "file").write_text("x")
-    for folder in (precious, tmp_path, tmp_path / "file"):
-        with pytest.raises(SpecError, match=r"is not a folder of heads .* would be replaced"):
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(SpecError, match=r"is not a folder of heads .*, so none are saved"):
             fit(arrays(), ["lda"], folder=folder, overwrite=True)
     assert (precious / "thesis.tex").read_text() == "x"
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import h5py
 import pytest
 from conftest import make_image, parse_single_json, wrap_runs
 
@@ -61,11 +62,11 @@ def test_what_nothing_needs_is_found(cut_short, tmp_path, extract, photos):
     shutil.copytree(cut_short, kept)
     features = extract(photos).features
     shutil.copytree(kept, cut_short)  # as if a run had died between publishing and tidying up
-    (cut_short / "part-x.h5").write_bytes(b"damaged")
+    (cut_short / f"part-{'0' * 32}.h5").write_bytes(b"damaged")
     spec = replace(features.spec, pooling="max")
     other = store.Parts(features.path, spec, features.provenance["source"])
     other.write(features.digests[:2], features.X[:2])
-    dead = features.path.with_name(f"{features.path.name}.999999.tmp")
+    dead = features.path.with_name(f"{features.path.name}.00c0ffee.999999.tmp")
     dead.write_bytes(b"half a file")
     found = cleaning.removable(tmp_path / "cache")
     assert sorted(one.why for one in found) == [
@@ -105,11 +106,20 @@ def test_what_another_process_works_on_stays(extract, photos, tmp_path):
 def test_what_died_beside_the_sources_goes_and_nothing_is_made_outside(extract, photos, tmp_path):
     cache = extract(photos).features.path.parent.parent
     outside = sorted(tmp_path.iterdir())
-    dead = [cache / ".weights.json.999999.tmp", cache / "my photos" / "source.json.999999.tmp"]
+    dead = [
+        cache / ".weights.json.00c0ffee.999999.tmp",
+        cache / "my photos" / "source.json.00c0ffee.999999.tmp",
+    ]
     for path in dead:
         path.write_text("{")
     assert [one.path for one in cleaning.remove(cleaning.removable(cache))] == dead
     assert not any(path.exists() for path in dead)
+    heads = cache / "my photos" / "a.heads.scratch.00c0ffee.999999.tmp"
+    heads.mkdir()
+    (heads / "0.npy").write_bytes(b"0" * 1000)
+    (one,) = cleaning.remove(cleaning.removable(cache))
+    assert (one.path, one.size_bytes) == (heads, 1000)
+    assert not heads.exists()
     assert sorted(tmp_path.iterdir()) == outside  # no lock or .gitignore beside the cache folder
 
 
@@ -140,7 +150,7 @@ def test_converted_models_go_by_age_and_size(extract, photos, tmp_path):
     (old,) = cleaning.removable(cache, older_than_s=7 * 86400)
     assert old.path == model
     assert old.size_bytes == sum(file.stat().st_size for file in model.iterdir())
-    dead = model.with_name(f"{model.name}.999999.tmp")
+    dead = model.with_name(f"{model.name}.00c0ffee.999999.tmp")
     dead.mkdir()
     (dead / "model.xml").write_text("half")
     assert {one.path for one in cleaning.removable(cache, older_than_s=7 * 86400)} == {model, dead}
@@ -148,6 +158,29 @@ def test_converted_models_go_by_age_and_size(extract, photos, tmp_path):
     assert not (cache / ".models").exists()
     make_image(photos / "pear" / "new.png", (1, 2, 3), 902, (30, 30))
     assert extract(photos, runtime="openvino").n_computed == 1
+
+
+def test_what_featcache_did_not_write_stays(cut_short, extract, photos, tmp_path):
+    features = extract(photos, runtime="openvino").features.path
+    cut_short.mkdir()
+    (model,) = (tmp_path / "cache").glob(".models/*/*")
+    mine = [
+        features.with_name("notes.99999999.tmp"),
+        features.with_name("weights.h5"),
+        cut_short / "part-of-my-notes.h5",
+        cut_short / "notes.tmp",
+        model / "notes.txt",
+    ]
+    for path in mine:
+        path.write_text("mine")
+    with h5py.File(features.with_name("mine-0123abcd.h5"), "w") as file:
+        file["a"] = 1
+    mine.append(features.with_name("mine-0123abcd.h5"))
+    store.Parts(features, store.Features(features).spec, "").clear()
+    cleaning.remove(cleaning.removable(tmp_path / "cache", older_than_s=0))
+    assert all(path.exists() for path in mine)
+    assert not features.exists()
+    assert sorted(path.name for path in model.iterdir()) == ["notes.txt"]
 
 
 def test_heads_and_models_stay(extract, photos, tmp_path):

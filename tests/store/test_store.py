@@ -14,9 +14,10 @@ import pytest
 from test_hdf5 import put_elsewhere
 
 from featcache import store
-from featcache.core.errors import SpecError, StoreError
+from featcache.core.errors import DiskError, SpecError, StoreError
 from featcache.core.labels import Annotations
 from featcache.core.spec import ExtractionSpec
+from featcache.store.index import ReplacedFileError
 from featcache.store.layout import claim
 
 SPEC = ExtractionSpec(
@@ -114,6 +115,7 @@ def test_a_disk_that_fills_while_writing_is_an_error_and_never_a_crash(
 import resource, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_store
+from featcache.core.errors import DiskError
 from featcache.store import hdf5
 from pathlib import Path
 hdf5._reserve = lambda *args: None  # as on file systems that cannot
@@ -124,12 +126,12 @@ try:
     test_store.store.publish(
         parts.target, test_store.SPEC, test_store.metadata(), rows, {{"source": "x"}}
     )
-except OSError as error:
-    print(error.strerror)
+except DiskError as error:
+    print(error)
 """
     before = published.path.read_bytes()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "File too large\n"
+    assert done.stdout.startswith(f"'{published.path}' cannot be written: File too large. ")
     assert published.path.read_bytes() == before
     assert not list(published.path.parent.glob("*.tmp"))
 
@@ -153,10 +155,10 @@ def test_parts_of_another_spec_are_not_used(tmp_path, features):
 def test_unfinished_parts_are_deleted(tmp_path, features):
     parts = store.Parts(tmp_path / "f.h5", SPEC, "x")
     parts.write(metadata().digests, features)
-    (parts.folder / "part-x.h5.99999999.tmp").write_bytes(b"half")
-    running = parts.folder / f"part-z.h5.{os.getpid()}.tmp"
+    (parts.folder / "part-x.h5.00c0ffee.99999999.tmp").write_bytes(b"half")
+    running = parts.folder / f"part-z.h5.00c0ffee.{os.getpid()}.tmp"
     running.write_bytes(b"half")
-    (parts.folder / "part-y.h5").write_bytes(b"no HDF5")
+    (parts.folder / f"part-{'0' * 32}.h5").write_bytes(b"no HDF5")
     assert len(parts.paths()) == 1
     parts.sweep()  # the lock is held, so nobody is writing, whatever number the process had
     assert not list(parts.folder.glob("*.tmp"))
@@ -275,9 +277,9 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path, featur
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="No space left") as caught:
+    message = r"for '.*f\.h5\.parts/part-.*': No space left on device; it takes .* kB, and"
+    with pytest.raises(DiskError, match=message):
         publish(tmp_path / "f.h5", metadata(), features)
-    assert caught.value.filename == str(tmp_path / "f.h5.parts")
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -350,7 +352,7 @@ def test_rows_of_a_file_that_took_anothers_place_are_never_taken_for_them(publis
     numbers = rows.find(metadata().digests)
     order = np.random.default_rng(9).permutation(len(features))
     publish(published.path, metadata(), features, order)  # the same images again
-    with pytest.raises(store.ReplacedFileError, match="was written anew while"):
+    with pytest.raises(ReplacedFileError, match="was written anew while"):
         rows.read(numbers)
     again = store.Rows([published.path])
     np.testing.assert_array_equal(again.read(again.find(metadata().digests)), features)

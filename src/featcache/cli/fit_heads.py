@@ -91,6 +91,7 @@ def fit_heads(
 ) -> None:
     """Compare heads on cached features, on the same nested folds; save them and a report."""
     from featcache import store
+    from featcache.scoring.leaderboard import REPORT_FILE
     from featcache.selection.fit_heads import fit_heads as compare
 
     if not features:
@@ -111,6 +112,7 @@ def fit_heads(
         jobs=jobs,
         backend=backend,
         dense=_dense_options(hidden, dropout, batch_norm),
+        cache_dir=cache_dir,
         overwrite=overwrite,
         report=not no_report,
     )
@@ -126,8 +128,8 @@ def fit_heads(
     typer.echo(_legend(board))
     if board.learning_curve is not None:
         typer.echo(board.learning_curve["verdict"])
-    where = board.folder if no_report else board.folder / "report.html"
-    typer.echo(f"Wrote {where}")
+    page = board.folder / REPORT_FILE
+    typer.echo(f"See {board.folder if no_report or not page.exists() else page}")
 
 
 def _legend(board: Leaderboard) -> str:

@@ -8,8 +8,12 @@ stays quick.
 from __future__ import annotations
 
 import io
+import signal
 import sys
-from typing import Annotated
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,6 +35,7 @@ from featcache.cli import (
 from featcache.cli.options import app, say
 from featcache.core import process
 from featcache.core.errors import FeatcacheError, one_line
+from featcache.core.escapes import ESCAPES, path_of
 
 # as a person needs them; each adds its verb to `app` when it is imported
 VERBS = (
@@ -62,11 +67,26 @@ def _version(
         raise typer.Exit
 
 
+class _Ended(KeyboardInterrupt):
+    """Another program wants this one to end.
+
+    A class of its own: Python remembers a plain KeyboardInterrupt that passes through `exec`, and
+    then exits as if by Ctrl-C whatever code it is given.
+    """
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
+            stream.reconfigure(errors=ESCAPES)  # for terminals that are not UTF-8, and odd paths
+    sys.argv[1:] = map(path_of, sys.argv[1:])
+    with _ended_gently() as ended_by:
+        _run(ended_by)
+
+
+def _run(ended_by: list[int]) -> NoReturn:
+    """Run the command line; `ended_by` has the signal by which another program ended it."""
     try:
         with process.owned():
             code = app(standalone_mode=False)
@@ -87,8 +107,35 @@ def main() -> None:
         say(f"Error: {where}{error.strerror or error}. Mend that and run the same command again.")
         sys.exit(1)
     if code == 130:  # Typer turns Ctrl-C into this code
+        code = 128 + ended_by[0] if ended_by else 130
         say(
-            "Interrupted. Features and epochs that were computed are kept; run the same command "
-            "again."
+            f"{'Terminated' if ended_by else 'Interrupted'}. Features and epochs that were "
+            f"computed are kept; run the same command again."
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _ended_gently() -> Iterator[list[int]]:
+    """Have other programs' wish to end this one do what Ctrl-C does: whatever was begun is tidied.
+
+    The second one ends it at once. Yields a list that gets the number of the signal.
+    """
+    ended_by: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        ended_by.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise _Ended
+
+    # one that is ignored, as under nohup, stays so; other threads than the main one get none
+    is_main = threading.current_thread() is threading.main_thread()
+    wanted = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")] if is_main else []
+    numbers = [one for one in wanted if one and signal.getsignal(one) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield ended_by
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -89,9 +89,11 @@ def _parameter(one: Option) -> inspect.Parameter:
 def result(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print values as JSON, in which NaN is null, or a text."""
     from featcache.core import atomic
+    from featcache.core.escapes import all_escaped
 
     if as_json:
-        text = json.dumps(atomic.plain(values), ensure_ascii=False, allow_nan=False)
+        plain = all_escaped(atomic.plain(values))
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
     typer.echo(text)
 
 

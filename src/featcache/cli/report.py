@@ -36,6 +36,7 @@ def report(
 ) -> None:
     """Make the page about a comparison again, from what fit-heads saved."""
     from featcache import store
+    from featcache.core import disk
     from featcache.report import write_report
     from featcache.scoring import leaderboard
 
@@ -45,6 +46,8 @@ def report(
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     board = leaderboard.load(heads)
+    if out is None and not disk.is_writable(heads):
+        out = store.place_for(heads.with_suffix(".report.html"), cache_dir)
     written = write_report(board, out=out, tsne=tsne)
     write_for_tensorboard(board, tensorboard)
     result(as_json, {"report": str(written), "best": board.best.result.name}, f"Wrote {written}")

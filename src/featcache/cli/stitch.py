@@ -56,7 +56,10 @@ def stitch(
     fitted = board[head] if head else board.best
     if head is None:
         say(f"Took the best head: {fitted.name}")
-    out = out or heads.with_suffix(".keras")
+    if out is None:
+        out = heads.with_suffix(".keras")
+        if overwrite or stitching.read_if_same(fitted, out, distil) is None:
+            out = store.place_for(out, cache_dir)
     done = stitching.run(fitted, out, source=source, distil=distil, overwrite=overwrite)
     about = done.card
     values = {

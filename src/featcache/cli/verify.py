@@ -34,8 +34,9 @@ def verify(
             f"compute just that again."
         )
     from featcache.extraction.repair import repair as repair_file
+    from featcache.finetuning.boundary import network_of
 
-    damage, n_computed = repair_file(path)
+    damage, n_computed = repair_file(path, of_model=network_of)
     values = {
         "path": str(path),
         "damaged": True,

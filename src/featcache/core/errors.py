@@ -37,6 +37,10 @@ class StoreError(FeatcacheError, OSError):
     """A feature file is missing, damaged, incomplete or of another format version."""
 
 
+class DiskError(FeatcacheError, OSError):
+    """A file or folder cannot be written: there is no room, or it may not be written to."""
+
+
 class HeadError(FeatcacheError, ValueError):
     """A head cannot be fitted, saved or loaded with what it was given."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,13 @@ def view_keys(digests: np.ndarray, view: int, augment: tuple[str, ...]) -> np.nd
         hashlib.blake2b(digest.tobytes() + recipe, digest_size=16).digest() for digest in digests
     ]
     return np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, 16)
+
+
+def digest_json(values: Any) -> str:
+    """Return BLAKE2b-128 of what JSON keeps of values, hex."""
+    kept = json.loads(json.dumps(values))
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def digest_file(path: Path) -> str:

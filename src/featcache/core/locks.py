@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from featcache.core import disk
+
 
 @contextmanager
 def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
@@ -21,17 +23,27 @@ def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
     ----------
     file : the empty file; its folder must exist.
     busy : called, once, where another process holds it. It may raise instead of waiting.
+
+    Raises
+    ------
+    DiskError
+        When the folder may not be written to.
     """
     lock = FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-        is_free = True
-    except Timeout:
-        is_free = False
-    if not is_free:
+    with disk.writing(file.parent):
+        is_mine = _try(lock)
+    if not is_mine:
         busy()
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _try(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.escapes import path_of
 from featcache.core.labels import Annotations
 from featcache.data import examples
 from featcache.data.sources.base import Source, as_id
@@ -172,6 +173,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         raise SourceError(
             f"The images '{text}' were given from Python; give them again from there."
         )
+    text = path_of(text)
     if not text:
         raise SpecError("The image folder's name is empty; give a folder or example:clipart.")
     text = Disk().find(text)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from featcache import store
+from featcache.core import disk
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.data.listing import Listing, Unusable
@@ -63,6 +64,18 @@ class OutputFile:
         missing[list(self.failed)] = False
         return missing
 
+    def demand_room(self, missing: np.ndarray, rows: np.ndarray) -> None:
+        """Raise DiskError where the disk has no room for all that is to be computed.
+
+        Parameters
+        ----------
+        missing : (n, views) bool.
+        rows : (m, …) some of them, as they are stored.
+        """
+        n_missing, n_images = int(missing.sum()), len(missing)
+        n_stored = n_images * (1 if self.spec.views == 1 else 1 + self.spec.views)
+        disk.demand(self.path, (n_missing + n_stored) * rows[0].nbytes)
+
     def fail_copies(self) -> None:
         """Let the copies of failed images fail with them."""
         self.failed |= copies_of_failed(self.listing, self.failed)
@@ -112,6 +125,7 @@ class OutputFile:
             "limit": source.limited_to,
             "max_pixels": self.listing.max_pixels,
             "weights": self.resolved.weights,
+            **({"model": self.resolved.model} if self.resolved.model else {}),
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),

@@ -110,11 +110,17 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
     """Compute what is missing, (n, views) bool for each output, into its parts.
 
     Whatever ends this early, finished rows are kept.
+
+    Raises
+    ------
+    DiskError
+        When there is no room for them, as soon as their size is known.
     """
     started = time.monotonic()
     networks = networks_of([one.resolved for one in outputs], how.machine)
     shards = list(shards_of(outputs[0].listing, networks, missing))
     n_images = sum(len(shard) for shard in shards)
+    roomy: set[int] = set()  # files for which there is room
     with (
         ExitStack() as stack,
         progress.bar("Extracting", n_images, "images", how.show_progress) as advance,
@@ -123,6 +129,9 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
         parts = stack.enter_context(closing(how.executor.map(run, shards)))
         for part in parts:
             output = outputs[part.file]
+            if part.file not in roomy and len(part.features):  # its rows are of this size
+                output.demand_room(missing[part.file], part.features)
+                roomy.add(part.file)
             writers[part.file].add(part.keys, part.features)
             output.computed.update(part.rows.tolist())
             output.failed.update(part.failures)

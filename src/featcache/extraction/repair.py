@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from featcache import store
-from featcache.core import progress
+from featcache.core import disk, progress
 from featcache.core.errors import StoreError
 from featcache.core.spec import MAX_PIXELS
 from featcache.data import openers
@@ -17,9 +18,17 @@ from featcache.extraction.shards import Machine, networks_of
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
 
+NetworkOf = Callable[[store.Features], backbones.Resolved]
 
-def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
+
+def repair(
+    path: Path, show_progress: bool = True, of_model: NetworkOf | None = None
+) -> tuple[store.Damage, int]:
     """Compute the damaged rows of a feature file again from its source, and publish it anew.
+
+    Parameters
+    ----------
+    of_model : gives the network of features that a fine-tuned model gave; None can repair others.
 
     Returns
     -------
@@ -36,6 +45,11 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
             f"'{path}' does not lie in the cache folder it was made for. Move it back to its "
             f"folder there, beside source.json, and verify again."
         )
+    if not disk.is_writable(path.parent):
+        raise StoreError(
+            f"'{path}' is damaged, and its folder may not be written to. Copy the cache folder to "
+            f"where it may be, and repair it there."
+        )
     cache = path.parent.parent
     with store.locked(path, True, progress.note):
         features = store.Features(path)
@@ -48,8 +62,11 @@ def repair(path: Path, show_progress: bool = True) -> tuple[store.Damage, int]:
         source = openers.reopen(provenance)
         if limit := provenance.get("limit"):
             source = source.limit(limit)
-        name, options = backbones.options_of(spec, provenance["weights"])
-        resolved = backbones.resolve(name, memo=cache / MEMO_NAME, **options)
+        if of_model is not None and provenance.get("model"):
+            resolved = of_model(features)
+        else:
+            name, options = backbones.options_of(spec, provenance["weights"])
+            resolved = backbones.resolve(name, memo=cache / MEMO_NAME, **options)
         if resolved.spec != spec:
             raise StoreError(
                 f"The weights of '{path}', {provenance['weights']}, are no longer the same. Put "

@@ -159,7 +159,9 @@ def finetune(
     described = card.read(path)
     plan.check_head(described.head)
     plans.check_for(described.task, described.output, described.head)
-    resources = boundary.Resources(Path(cache_dir), max_cache_gb, device, runtime, show_progress)
+    resources = boundary.Resources(
+        path, Path(cache_dir), max_cache_gb, device, runtime, show_progress
+    )
     boundary.check_resources(resources)
     network = load_keras(path, described)
     backbone = graph.backbone_of(network)

@@ -6,20 +6,21 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featcache import extraction, store
 from featcache.core import progress
 from featcache.core.checks import bad
-from featcache.core.errors import SourceError
+from featcache.core.errors import SourceError, StoreError
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph
 from featcache.finetuning.batches import Cached, Live
 from featcache.finetuning.plan import TrainingPlan
 from featcache.finetuning.training_images import TrainingImages
 from featcache.models import card
+from featcache.models.load import load_keras
 from featcache.networks import backbones, engines, weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ GB = 1e9
 class Resources:
     """Where and how activations are computed and kept; none of it changes the numbers."""
 
+    model: Path  # whose backbone is run
     cache_dir: Path
     max_cache_gb: float | None
     device: str
@@ -86,8 +88,10 @@ def cached(
     if at is not None:
         spec = replace(spec, layer=at.layer, pooling="none", dtype=plan.dtype)
     backbone = graph.backbone_of(network)
+    model = ""
     if changed := described.changed_layers:
-        spec = replace(spec, weights=_identity(backbone, at, changed, described))
+        spec = replace(spec, weights=_identity(backbone, at and at.tensor, changed, described))
+        model = os.path.abspath(resources.model) if spec.weights != described.spec.weights else ""
     n = len(data.images.samples)
     size = store.size_of(n, shape, spec.dtype, plan.views)
     where = at.layer if at else "the features"
@@ -101,7 +105,7 @@ def cached(
     if at is not None and not store.of_spec(resources.cache_dir, spec):
         limit = None if resources.max_cache_gb is None else int(resources.max_cache_gb * GB)
         store.check_room(resources.cache_dir, size, limit, f"{what} of {n} images", spec)
-    resolved = backbones.Resolved(spec, _weights_origin(described), backbone)
+    resolved = backbones.Resolved(spec, _weights_origin(described), backbone, model)
     features = _extract(data, resolved, resources)
     row_of = rows_in(features, data)
     used = np.concatenate([data.train, data.validation, data.test])
@@ -114,6 +118,33 @@ def cached(
             f"{reasons.get(first, 'it changed meanwhile')}. Give --dtype float32, or remove them."
         )
     return Cached(features, row_of, plan.batch_size, plan.seed, int(_free_memory() * MEMORY_SHARE))
+
+
+def network_of(features: store.Features) -> backbones.Resolved:
+    """Return the network of activations that a fine-tuned model's backbone gave.
+
+    Raises
+    ------
+    StoreError, StitchError
+        When the model is gone, cannot be loaded, or is another one by now.
+    """
+    spec, path = features.spec, Path(features.provenance["model"])
+    if not path.is_file():
+        raise StoreError(
+            f"'{features.path}' is of the model '{path}', which is gone. Put it back and verify "
+            f"again, or delete the file: `featcache finetune` computes it anew."
+        )
+    described = card.read(path)
+    backbone = graph.backbone_of(load_keras(path, described))
+    names = {layer.name for layer in backbone.layers}
+    end = backbone.get_layer(spec.layer).output if spec.layer in names else None
+    identity = _identity(backbone, end, described.changed_layers, described)
+    if identity != spec.weights:
+        raise StoreError(
+            f"'{features.path}' is of the model '{path}', which is another one by now. Put that "
+            f"back and verify again, or delete the file: `featcache finetune` computes it anew."
+        )
+    return backbones.Resolved(spec, _weights_origin(described), backbone, str(path))
 
 
 def live(
@@ -178,11 +209,13 @@ def _extract(
 
 
 def _identity(
-    backbone: keras.Model, at: graph.Point | None, changed: tuple[str, ...], described: card.Card
+    backbone: keras.Model, end: Any, changed: tuple[str, ...], described: card.Card
 ) -> str:
-    """Return what tells the weights before a boundary from those of the pretrained backbone."""
-    end = backbone.outputs[0] if at is None else at.tensor
-    before = import_keras().Model(backbone.inputs[0], end)
+    """Return what tells the weights before a tensor from those of the pretrained backbone.
+
+    `end` None is the backbone's output.
+    """
+    before = import_keras().Model(backbone.inputs[0], backbone.outputs[0] if end is None else end)
     if not {layer.name for layer in before.layers} & set(changed):
         return described.spec.weights
     return weights.digest_of(before)

@@ -1,25 +1,29 @@
 """The folder in which a run keeps what it needs to go on after an interruption.
 
-It lies beside the model that is to be written and is deleted when that is there.
+It lies beside the model that is to be written and is deleted when that is there, but for files of
+others in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featcache.core import atomic, locks
+from featcache.core import atomic, disk, locks
 from featcache.core.errors import StitchError
 from featcache.finetuning.plan import TrainingPlan
-from featcache.finetuning.training import BACKUP, WHOLE
+from featcache.finetuning.training import BACKUP, HISTORY, WHOLE
 from featcache.finetuning.training_images import TrainingImages
 from featcache.models import card
 
 REQUEST, LOCK = "request.json", "lock"
+_STAGE = r"[a-z -]+-\d+"  # folder of a stage of training
+_OURS = re.compile(rf"{REQUEST}|{_STAGE}(/{BACKUP}(/.*)?|/{HISTORY}|/best-\d+\.npz)?")
 
 
 @contextmanager
@@ -36,9 +40,12 @@ def kept(
     ------
     StitchError
         When another process trains for the same file.
+    DiskError
+        When there is no room for it, or it may not be written.
     """
     folder = target.with_name(f".{target.stem}.training")
-    folder.mkdir(exist_ok=True)
+    with disk.writing(target):
+        folder.mkdir(exist_ok=True)
 
     def busy() -> None:
         raise StitchError(
@@ -50,7 +57,8 @@ def kept(
         with locks.locked(folder / LOCK, busy):
             try:
                 _begin(folder, _request(described, plan, data), say)
-                yield folder
+                with disk.writing(folder):
+                    yield folder
                 _clear(folder)
             finally:
                 goes_on = _has_epochs(folder)
@@ -59,7 +67,8 @@ def kept(
     finally:
         if not goes_on:
             (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
+            with suppress(OSError):  # somebody's file lies there
+                folder.rmdir()
 
 
 def _begin(folder: Path, asked: str, say: Callable[[str], None]) -> None:
@@ -101,9 +110,12 @@ def _read(file: Path) -> str | None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete everything but the lock."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+    """Delete everything of ours but the lock."""
+    for inner, folders, files in os.walk(folder, topdown=False):
+        for path in (Path(inner, name) for name in (*files, *folders)):
+            is_ours = _OURS.fullmatch(path.relative_to(folder).as_posix()) is not None
+            if path.is_dir() and is_ours:
+                with suppress(OSError):  # somebody's file lies there
+                    path.rmdir()
+            elif is_ours or atomic.is_temporary(path):
+                path.unlink()

@@ -18,6 +18,7 @@ from featcache import __version__
 from featcache.core import atomic
 from featcache.core.checks import check_choice
 from featcache.core.errors import StitchError
+from featcache.core.keys import digest_json
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import DEFAULT_TASK, PROBABILITIES, SCORES, TASKS, VALUES
 from featcache.data import splits
@@ -65,11 +66,17 @@ class Card:
         if self.max_pixels == MAX_PIXELS:
             del values["max_pixels"]
         plain: dict[str, Any] = atomic.plain(values)
-        return plain
+        return plain | {"digest": _digest(plain)}
 
     def write(self, model: Path) -> None:
         """Write the card beside a model file."""
         atomic.write_json(path_of(model), self.to_dict())
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return the digest of a card's own JSON but for where things lay: they may have moved."""
+    apart = ("digest", "fingerprint", "source", "source_options", "provenance")
+    return digest_json({name: value for name, value in values.items() if name not in apart})
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +138,8 @@ def read(model: Path) -> Card:
     Raises
     ------
     StitchError
-        When the model or its card is missing, or the card is damaged or of another version.
+        When the model or its card is missing, or the card is damaged, was changed, or is of another
+        version.
     """
     if not model.is_file():
         raise StitchError(f"Model '{model}' does not exist. Run `featcache stitch` first.")
@@ -143,7 +151,9 @@ def read(model: Path) -> Card:
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        values.pop("fingerprint")
+        # cards did not always have a digest
+        found, digest = _digest(values), values.pop("digest", None)
+        fingerprint = values.pop("fingerprint")
         version = values["card_version"]
         if version != CARD_VERSION:
             raise StitchError(
@@ -152,7 +162,13 @@ def read(model: Path) -> Card:
         _check_types(values)
         values["spec"] = ExtractionSpec.from_dict(values["spec"])
         values["class_names"] = tuple(values["class_names"])
-        return Card(**values)
+        described = Card(**values)
+        if digest not in (None, found) or fingerprint != described.spec.fingerprint:
+            raise StitchError(
+                f"Card '{file}' was changed since its model was made, so it may not say what the "
+                f"model does. Put back what it said, or stitch again."
+            )
+        return described
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).rstrip(".")
         raise StitchError(f"Card '{file}' is damaged: {reason}. Stitch again.") from error

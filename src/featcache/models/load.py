@@ -38,7 +38,8 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     if described.model_digest and described.model_digest != digest_file(path):
         raise StitchError(
             f"Model '{path}' is not the file that its card '{card.path_of(path).name}' describes: "
-            f"it was changed or replaced since. Stitch again, or put the right card beside it."
+            f"it was changed or replaced since. Stitch again with --overwrite, or put the right "
+            f"card beside it."
         )
     try:
         model: keras.Model = import_keras().models.load_model(path, compile=False)

@@ -30,6 +30,7 @@ class Resolved:
     spec: ExtractionSpec
     weights: str  # imagenet, random, an absolute path, or `keras_model.ORIGIN`: their origin
     backbone: keras.Model | None = None
+    model: str = ""  # absolute path of the model that it is a part of, where that changed weights
 
 
 def resolve(

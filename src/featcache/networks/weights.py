@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +38,15 @@ def recall(memo: Path | None, name: str, weights: str | Path) -> str | None:
 
 
 def remember(memo: Path | None, name: str, weights: str | Path, digest: str) -> None:
-    """Write the digest down, unless it is there already or there is no memo."""
+    """Write the digest down, unless it is there already, there is no memo, or it cannot be."""
     if memo is None:
         return
     known = _read(memo)
     key = _key(name, weights)
     if known.get(key) != digest:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(memo, json.dumps(known | {key: digest}, indent=1, sort_keys=True))
+        with suppress(OSError):  # it costs the time to hash again, no more
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(memo, json.dumps(known | {key: digest}, indent=1, sort_keys=True))
 
 
 def _read(memo: Path | None) -> dict[str, Any]:

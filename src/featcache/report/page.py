@@ -15,9 +15,7 @@ from featcache.core import atomic
 from featcache.report import curves, material, pictures, rendering, sections
 from featcache.report.map import pairs_of, points_of
 from featcache.report.provenance import provenance
-from featcache.scoring.leaderboard import Leaderboard
-
-REPORT_FILE = "report.html"
+from featcache.scoring.leaderboard import REPORT_FILE, Leaderboard
 
 
 def write_report(

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from featcache.core import atomic
 from featcache.core.errors import HeadError, SpecError
+from featcache.core.escapes import ESCAPES
 from featcache.report import material, pictures
 from featcache.report.sections import told
 from featcache.scoring.leaderboard import Leaderboard
@@ -187,13 +188,13 @@ def _sprite(thumbnails: Sequence[Image.Image], side: int) -> Image.Image:
 def _quoted(text: str) -> str:
     """Return text as a string of a .pbtxt file: UTF-8, what is not printable ASCII in octal."""
     plain = {ord(character) for character in map(chr, range(32, 127))} - {*b"\\\"'"}
-    data = text.encode("utf-8", "backslashreplace")
+    data = text.encode("utf-8", ESCAPES)
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in data) + '"'
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with (
         atomic.replacing(path) as made,
-        made.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+        made.open("w", encoding="utf-8", errors=ESCAPES, newline="\n") as file,
     ):
         file.writelines(f"{line}\n" for line in lines)

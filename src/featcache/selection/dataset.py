@@ -38,6 +38,17 @@ class Dataset:
     rows: tuple[np.ndarray, ...]  # (n,) the chosen rows in each set's own file
     path: Path | None = None  # of the first file, as the caller named it
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the matrices of all sets."""
+        n = len(self.annotations)
+        return sum(
+            n * one.n_features * 4
+            if one.spec is None
+            else n * one.spec.views * one.n_features * np.dtype(one.spec.dtype).itemsize
+            for one in self.sets
+        )
+
 
 def of_files(files: Sequence[store.Features]) -> Dataset:
     """Return what several feature files of the same images have in common.

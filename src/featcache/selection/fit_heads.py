@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from featcache import store
-from featcache.core import atomic, progress
+from featcache.core import atomic, disk, progress
 from featcache.core.checks import check_choice, whole_number
 from featcache.core.errors import SpecError
+from featcache.core.running import DEFAULT_CACHE
 from featcache.core.tasks import TASKS
 from featcache.data import splits
 from featcache.scoring import leaderboard, metrics
@@ -56,6 +57,7 @@ def fit_heads(
     task: str | None = None,
     groups: Sequence[Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
     overwrite: bool = False,
     report: bool = True,
     show_progress: bool = True,
@@ -90,8 +92,10 @@ def fit_heads(
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
     task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
         that are never parted.
-    folder : where to save; None is beside the features, with the ending .heads; for arrays it is
-        `cache/arrays-DIGEST/arrays.heads`.
+    folder : where to save; None is beside the features, with the ending .heads. What others put
+        into it stays.
+    cache_dir : where heads are saved that have no such place: those of arrays, in
+        `arrays-DIGEST/arrays.heads`, and of features in a folder that may not be written to.
     overwrite : fit again even if nothing changed.
     report : write report.html into the folder.
 
@@ -104,6 +108,8 @@ def fit_heads(
         When a feature file cannot be read.
     SpecError
         When an option, a head's name or a parameter is wrong.
+    DiskError
+        When heads have to be fitted, and cannot be saved.
     """
     cv = whole_number("cv", cv, splits.MIN_FOLDS)
     repeats = whole_number("repeats", repeats, 1)
@@ -130,7 +136,8 @@ def fit_heads(
         seed=seed,
         dense=dense,
     )
-    folder = heads_folder.beside(dataset) if folder is None else heads_folder.checked(Path(folder))
+    cache = Path(cache_dir)
+    place = heads_folder.beside(dataset, cache) if folder is None else Path(folder)
     request = {
         "features": sorted(one.content for one in dataset.sets),
         "cv": cv,
@@ -148,28 +155,42 @@ def fit_heads(
         "versions": _versions(),
     }
     is_known = not overwrite and not any(one.is_own for one in chosen)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with heads_folder.alone(folder, show_progress):
-        board = leaderboard.load_if_same(folder, request) if is_known else None
-        if board is None:
-            comparison = Comparison(
-                task=about.task,
-                metric=metric,
-                n_outputs=len(dataset.annotations.output_names),
-                prefer=prefer,
-                seed=seed,
-                candidates=tuple(chosen),
-                calibrates=calibrate is not None,
-                moments_travel=backend == "loky",
-            )
-            board = _compare(
-                dataset, parts, comparison, request, left_out, folder, jobs, backend, show_progress
-            )
-        if report and not (folder / "report.html").exists():
-            from featcache.report import write_report
-
-            write_report(board)
+    # who only reads needs no lock, and may have no right to write
+    board = heads_folder.known(place, cache, request) if is_known else None
+    if board is None:
+        place = heads_folder.ready(place, dataset, cache) if folder is None else place
+        place = heads_folder.checked(place)
+        with heads_folder.alone(place, show_progress):
+            board = heads_folder.known(place, cache, request) if is_known else None
+            if board is None:
+                comparison = Comparison(
+                    task=about.task,
+                    metric=metric,
+                    n_outputs=len(dataset.annotations.output_names),
+                    prefer=prefer,
+                    seed=seed,
+                    candidates=tuple(chosen),
+                    calibrates=calibrate is not None,
+                    moments_travel=backend == "loky",
+                )
+                how = (jobs, backend, show_progress)
+                board = _compare(dataset, parts, comparison, request, left_out, place, *how)
+    if report and not (board.folder / leaderboard.REPORT_FILE).exists():
+        _add_report(board, show_progress)
     return board
+
+
+def _add_report(board: Leaderboard, show_progress: bool) -> None:
+    if disk.is_writable(board.folder):
+        from featcache.report import write_report
+
+        write_report(board)
+    else:
+        progress.note(
+            f"'{board.folder}' has no report and may not be written to; `featcache report --out` "
+            f"makes one elsewhere.",
+            show_progress,
+        )
 
 
 def _opened(features: Any, task: str | None, groups: Sequence[Any] | None) -> Dataset:
@@ -200,9 +221,10 @@ def _compare(
     show_progress: bool,
 ) -> Leaderboard:
     """Compare, and put the outcome in place of what was in the folder."""
+    disk.demand(folder, dataset.size_bytes)
     with (
-        atomic.replacing(folder) as made,
-        atomic.temporary(folder.with_name(f"{folder.name}.scratch")) as scratch,
+        atomic.replacing(folder, is_ours=heads_folder.own_files(folder)) as made,
+        atomic.temporary(atomic.real(folder)) as scratch,
     ):
         made.mkdir(parents=True)
         scratch.mkdir()

@@ -6,15 +6,14 @@ so that any joblib backend can hand them over in its own way.
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from featcache import heads
+from featcache.core import disk
 from featcache.core.errors import one_line
 from featcache.core.tasks import TASKS
 from featcache.heads.moments import SHARED, moments
@@ -118,9 +117,9 @@ def fit_finally(
         (head,) = _fit(views, y, folds, job, quiet=False)
         seconds = time.perf_counter() - started
     # as bytes, since a worker of a cluster may see another disk
-    with tempfile.TemporaryDirectory() as folder:
-        name = heads.save(head, Path(folder), job.candidate.name)
-        content = Path(folder, name).read_bytes()
+    with disk.scratch() as folder:
+        name = heads.save(head, folder, job.candidate.name)
+        content = (folder / name).read_bytes()
     own = head if job.candidate.is_own else None
     return name, content, seconds, head.output, _messages(caught), own
 

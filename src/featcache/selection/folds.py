@@ -6,8 +6,6 @@ memory, so that a matrix is in memory once however many processes fit heads.
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +169,6 @@ def _mapped(
                     "shape": (n, *block.shape[1:]),
                 }
                 np.lib.format.write_array_header_1_0(file, header)
-                header_end = file.tell()
             # of larger ones the squares are infinite in float32
             usable = (np.abs(block, dtype=np.float32) < LARGEST).all(axis=(1, 2))
             if not usable.all():
@@ -185,8 +182,6 @@ def _mapped(
                 )
             repeats.add(block[:, 0])
             # written, not mapped: pages of a mapping would count as this process's memory
-            np.ascontiguousarray(block).tofile(file)
+            file.write(np.ascontiguousarray(block).data)  # `tofile` would not say what failed
             start += len(block)
-            if file.tell() != header_end + start * block[0].nbytes:  # tofile does not tell
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path.parent))
     return np.asarray(np.load(path, mmap_mode="r")), repeats.count(dataset.digests)

@@ -1,25 +1,38 @@
-"""The folder that a comparison is saved in: its place, and who may write there."""
+"""The folder that a comparison is saved in: its place, who writes there, what in it is ours."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from featcache import store
-from featcache.core import locks, progress
+from featcache.core import atomic, disk, locks, progress
 from featcache.core.errors import SpecError
+from featcache.heads import CATALOGUE
 from featcache.scoring import leaderboard
+from featcache.scoring.leaderboard import Leaderboard
 from featcache.selection.dataset import Dataset
 
+_ALWAYS = (
+    leaderboard.BOARD_FILE,
+    leaderboard.CSV_FILE,
+    leaderboard.OUT_OF_FOLD_FILE,
+    leaderboard.REPORT_FILE,
+)
+_OF_A_HEAD = re.compile(rf"(\d+-)?({'|'.join(CATALOGUE)})\.(skops|keras)")
 
-def beside(dataset: Dataset) -> Path:
+
+def beside(dataset: Dataset, cache_dir: Path) -> Path:
     """Return the folder of a comparison on a dataset, where the caller names none."""
     first = dataset.sets[0]
     if dataset.path is None:
-        store.prepare(Path("cache"))
-        return Path("cache", f"arrays-{first.content[:8]}", "arrays.heads")
+        return cache_dir / f"arrays-{first.content[:8]}" / "arrays.heads"
     if len(dataset.sets) == 1:
         return dataset.path.with_suffix(".heads")
     contents = "".join(sorted(one.content for one in dataset.sets))
@@ -27,25 +40,61 @@ def beside(dataset: Dataset) -> Path:
     return dataset.path.with_name(f"{len(dataset.sets)}-files-{digest}.heads")
 
 
+def known(place: Path, cache_dir: Path, request: dict[str, Any]) -> Leaderboard | None:
+    """Return the saved comparison of the same request, if it is whole.
+
+    Where a place may not be written to, that may lie in the cache folder instead.
+    """
+    places = [place]
+    if not disk.is_writable(place.parent):
+        places.append(store.stand_in(place, cache_dir))
+    found = (leaderboard.load_if_same(one, request) for one in places)
+    return next((board for board in found if board is not None), None)
+
+
+def ready(folder: Path, dataset: Dataset, cache_dir: Path) -> Path:
+    """Return where heads are saved that belong beside their features.
+
+    Raises
+    ------
+    DiskError
+        When it may not be written there, nor in the cache folder instead.
+    """
+    if dataset.path is None:
+        with disk.writing(cache_dir):
+            store.prepare(cache_dir)
+    else:
+        folder = store.place_for(folder, cache_dir)
+    return folder
+
+
 def checked(folder: Path) -> Path:
     """Return the folder; raise SpecError where its place is taken by something else than heads."""
     folder = Path(os.path.abspath(folder)) if folder.name in ("", ".", "..") else folder
-    if not folder.exists() and not folder.is_symlink():
+    place = atomic.real(folder)
+    if not place.exists():
         return folder
-    foreign = [folder.name]
-    if folder.is_dir() and not folder.is_symlink():
-        foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
-        if not foreign and (leaderboard.is_folder(folder) or not any(folder.iterdir())):
+    others = [place.name]
+    if place.is_dir():
+        is_ours = own_files(place)
+        others = sorted(path.name for path in place.iterdir() if not is_ours(Path(path.name)))
+        if not others or leaderboard.is_folder(place):
             return folder
     raise SpecError(
-        f"'{folder}' is not a folder of heads ({', '.join(foreign[:3]) or 'no leaderboard.json'}), "
-        f"and would be replaced. Name one that does not exist."
+        f"'{folder}' is not a folder of heads ({', '.join(others[:3])}), so none are saved there. "
+        f"Name one that does not exist, or move what is there."
     )
 
 
-def _is_ours(path: Path) -> bool:
-    known = ("leaderboard.json", "leaderboard.csv", "out_of_fold.npz", "report.html")
-    return path.is_file() and (path.name in known or path.suffix in (".skops", ".keras"))
+def own_files(folder: Path) -> Callable[[Path], bool]:
+    """Return what says of a path below a folder of heads, relative to it, whether it is ours."""
+    folder = atomic.real(folder)
+    try:
+        saved = json.loads((folder / leaderboard.BOARD_FILE).read_text(encoding="utf-8"))
+        names = {str(result["file"]) for result in saved["results"]}
+    except (OSError, ValueError, KeyError, TypeError):  # nothing says which heads were saved
+        return lambda path: str(path) in _ALWAYS or bool(_OF_A_HEAD.fullmatch(str(path)))
+    return lambda path: str(path) in names.union(_ALWAYS)
 
 
 def alone(folder: Path, show_progress: bool) -> AbstractContextManager[None]:
@@ -54,4 +103,6 @@ def alone(folder: Path, show_progress: bool) -> AbstractContextManager[None]:
     def busy() -> None:
         progress.note(f"Another process fits heads into '{folder}'; waiting for it.", show_progress)
 
+    with disk.writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     return locks.locked(folder.with_name(f".{folder.name}.lock"), busy)

@@ -1,15 +1,13 @@
 """The HDF5 feature file: reading it, making it from parts, publishing it whole. See docs/format.md.
 
-Only this package knows h5py. While rows are computed they go to small part files beside the final
-one; a part, like the file itself, is written under a temporary name, flushed to disk and renamed,
-so that whatever exists under its own name is whole. Rows are found again by content digest.
+Only this package knows h5py. Whatever has its own name is whole; rows are found by content digest.
 """
 
 from featcache.store.attempts import Attempts
 from featcache.store.columns import Failure, Metadata
 from featcache.store.disk_space import check_room, size_of
 from featcache.store.features import Features
-from featcache.store.index import DamagedFileError, Parts, ReplacedFileError, Rows
+from featcache.store.index import DamagedFileError, Parts, Rows
 from featcache.store.integrity import Damage, salvage, verify
 from featcache.store.layout import (
     EMBEDDER,
@@ -18,8 +16,10 @@ from featcache.store.layout import (
     newest_heads,
     of_spec,
     owner,
+    place_for,
     prepare,
     source_folder,
+    stand_in,
 )
 from featcache.store.writing import publish
 
@@ -32,7 +32,6 @@ __all__ = [
     "Features",
     "Metadata",
     "Parts",
-    "ReplacedFileError",
     "Rows",
     "check_room",
     "locked",
@@ -40,10 +39,12 @@ __all__ = [
     "newest_heads",
     "of_spec",
     "owner",
+    "place_for",
     "prepare",
     "publish",
     "salvage",
     "size_of",
     "source_folder",
+    "stand_in",
     "verify",
 ]

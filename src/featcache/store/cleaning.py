@@ -1,12 +1,12 @@
 """What in a cache folder can go: leftovers that nothing needs, and old files where asked for.
 
 Unfinished parts are no leftovers, since the next run goes on from them; age and size reach them
-too. Heads and models are results and stay.
+too. Heads and models are results and stay, and so does whatever was not written by featcache.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.core.atomic import left_behind
+from featcache.core import atomic
 from featcache.core.errors import StoreError
-from featcache.networks.engines import MODELS_FOLDER
+from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER
 from featcache.store import hdf5
-from featcache.store.index import PARTS, Rows
+from featcache.store.features import KIND
+from featcache.store.index import PARTS, Rows, part_files
 from featcache.store.layout import OWNER_FILE, locked
 from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
 from featcache.store.strings import read_attribute
 
 MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network
 MODELS = f"{MODELS_OF_WEIGHTS}*/"
+_NAMED = re.compile(r".+-[0-9a-f]{8}(-limit\d+)?\.h5")  # as a feature file is
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,10 @@ def removable(
     """
     found = list(_leftovers(cache_dir))
     known = {one.path for one in found}
-    kept = [
-        path
-        for pattern in ("*/*.h5", f"*/*.h5{PARTS}/part-*.h5")
-        for path in cache_dir.glob(pattern)
-        if path not in known and path.is_file()
-    ]
-    kept += [path for path in cache_dir.glob(MODELS) if path not in known]
+    kept = [path for path in cache_dir.glob("*/*.h5") if path.is_file() and _is_ours(path)]
+    kept += [part for folder in cache_dir.glob(f"*/*.h5{PARTS}/") for part in part_files(folder)]
+    kept += [path for path in cache_dir.glob(MODELS) if (path / MODEL_FILES[0]).is_file()]
+    kept = [path for path in kept if path not in known]
     kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     total, now = 0, time.time()
     for path in kept:  # from the newest on
@@ -79,12 +78,15 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
         by_target.setdefault(one.target, []).append(one)
     gone = by_target.pop(None, [])
     for one in gone:
-        if one.path.is_dir():  # a converted model
-            shutil.rmtree(one.path, ignore_errors=True)
+        if one.path.is_dir() and not atomic.is_temporary(one.path):  # a converted model
+            for name in MODEL_FILES:
+                (one.path / name).unlink(missing_ok=True)
+            _remove_if_empty(one.path)
         else:
-            one.path.unlink(missing_ok=True)
-        if one.path.parent.parent.name in (MODELS_FOLDER, STAMP_FOLDER):
-            _remove_if_empty(one.path.parent, one.path.parent.parent)
+            atomic.remove(one.path)
+        if one.path.parents[1].name in (MODELS_FOLDER, STAMP_FOLDER):
+            _remove_if_empty(one.path.parents[0])
+            _remove_if_empty(one.path.parents[1])
     for target, mine in by_target.items():
         assert target is not None
         try:
@@ -107,12 +109,11 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
 
 def _leftovers(cache_dir: Path) -> Iterator[Removable]:
     for folder in (cache_dir, *cache_dir.glob("*/"), *cache_dir.glob(f"*/*{PARTS}/")):
-        for path in left_behind(folder):
-            if path.is_file():
-                yield _removable(path, "left by a process that died")
+        for path in atomic.left_behind(folder):
+            yield _removable(path, "left by a process that died")
     for pattern in (MODELS_OF_WEIGHTS, f"{STAMP_FOLDER}/*/"):
         for folder in cache_dir.glob(pattern):
-            for path in left_behind(folder):
+            for path in atomic.left_behind(folder):
                 yield _removable(path, "left by a process that died")
     for path in cache_dir.glob(f"{STAMP_FOLDER}/*/*{SUFFIX}"):
         if not (cache_dir / path.parent.name / f"{path.stem}.h5").is_file():
@@ -121,7 +122,7 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
         target = _target_of(folder)
         assert target is not None
         published = Rows([target] if target.is_file() else [])
-        for path in sorted(folder.glob("part-*.h5")):
+        for path in part_files(folder):
             try:
                 with hdf5.reading(path) as file:
                     digests, fingerprint = file["digests"][:], read_attribute(file, "fingerprint")
@@ -140,14 +141,26 @@ def _removable(path: Path, why: str) -> Removable:
 
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of the files in a folder."""
-    some = path.iterdir() if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in some)
+    some = path.rglob("*") if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in some if one.is_file())
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether an HDF5 file is a feature file; of one that cannot be read the name says so.
+
+    A cache folder may be anybody's folder.
+    """
+    try:
+        with hdf5.reading(path) as file:
+            return "kind" in file.attrs and read_attribute(file, "kind") == KIND
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return _NAMED.fullmatch(path.name) is not None
 
 
 def _target_of(path: Path) -> Path | None:
     """Return the feature file that a file is, or that it or a folder of parts is made for."""
     made = path.parent if path.parent.name.endswith(PARTS) else path
-    name, suffix, _ = made.name.partition(".h5")  # NAME.h5, NAME.h5.parts or NAME.h5.PID.tmp
+    name, suffix, _ = made.name.partition(".h5")  # NAME.h5, NAME.h5.parts or NAME.h5.….tmp
     return made.with_name(name + suffix) if suffix else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from featcache.core.errors import StoreError
 from featcache.core.spec import ExtractionSpec
-from featcache.store.index import PARTS
+from featcache.store.index import PARTS, part_files
 
 GB = 1e9
 
@@ -59,5 +59,5 @@ def check_room(
 
 
 def _bytes_in_parts(cache_dir: Path, spec: ExtractionSpec) -> int:
-    parts = cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5{PARTS}/part-*.h5")
-    return sum(path.stat().st_size for path in parts)
+    folders = cache_dir.glob(f"*/{glob.escape(spec.short_name)}*.h5{PARTS}/")
+    return sum(path.stat().st_size for folder in folders for path in part_files(folder))

@@ -136,23 +136,23 @@ def replacing(path: Path, size_bytes: int) -> Iterator[h5py.File]:
 
     Raises
     ------
-    OSError
+    DiskError, OSError
         When it cannot be written.
     """
     # what died is swept where the lock is held, see `Parts.sweep`; here it would be looked for with
     # every part
     with (
-        atomic.replacing(path, flush=True, sweeps=False) as made,
+        atomic.replacing(path, flush=True, sweeps=False, size_bytes=size_bytes) as made,
         _Out(made, "w+") as out,
     ):
         try:
             # from HDF5 1.10 on, what finds the data has checksums as well
             with h5py.File(out, "w", libver=("v110", "v110")) as file:
-                _reserve(out, size_bytes, path)  # HDF5 cuts off what it does not need
+                _reserve(out, size_bytes)  # HDF5 cuts off what it does not need
                 yield file
         finally:
             if out.error is not None:  # the cause of whatever HDF5 made of it
-                raise OSError(out.error.errno, out.error.strerror, os.fspath(path.parent))
+                raise out.error
 
 
 class _Out(FileIO):
@@ -184,12 +184,11 @@ class _Out(FileIO):
             return size or 0
 
 
-def _reserve(file: FileIO, size_bytes: int, path: Path) -> None:
+def _reserve(file: FileIO, size_bytes: int) -> None:
     """Raise OSError now if the disk has no room, not after hours of gathering."""
     if hasattr(os, "posix_fallocate") and size_bytes:
         try:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                return  # this file system cannot reserve
-            raise OSError(error.errno, error.strerror, os.fspath(path.parent)) from error
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of those that cannot reserve
+                raise

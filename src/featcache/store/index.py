@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from featcache.core import atomic
 from featcache.core.errors import StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
@@ -19,6 +20,7 @@ from featcache.store import hdf5
 from featcache.store.layout import claim, has_rows_of, mark_clean
 from featcache.store.strings import read_attribute, write_attribute
 
+_PART = re.compile(r"part-[0-9a-f]{32}\.h5")
 PARTS = ".parts"  # after the name of a feature file: the folder of its parts
 
 
@@ -40,8 +42,7 @@ class Parts:
 
     def paths(self) -> list[Path]:
         """Return the parts that can be used."""
-        paths = sorted(self.folder.glob("part-*.h5"))
-        return [path for path in paths if has_rows_of(path, self.spec)]
+        return [path for path in part_files(self.folder) if has_rows_of(path, self.spec)]
 
     def write(self, digests: np.ndarray, features: np.ndarray) -> None:
         """Keep rows: digests, or keys of other views, (b, 16) uint8 and features (b, d)."""
@@ -60,18 +61,25 @@ class Parts:
 
         So whoever wrote it is gone, also where this process has its number, as in containers.
         """
-        for path in self.target.parent.glob(f"{glob.escape(self.target.name)}.*.tmp"):
-            path.unlink(missing_ok=True)
-        for path in self.folder.glob("*.tmp"):
+        target = atomic.real(self.target)
+        for path in (
+            *atomic.temporaries(target.parent, f"{target.name}."),
+            *atomic.temporaries(self.folder),
+        ):
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete every part, also damaged and half-written ones; the target's lock is held."""
         self.sweep()
-        for path in self.folder.glob("part-*.h5"):
+        for path in part_files(self.folder):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the parts in a folder of parts, sorted; what else lies there is somebody's own."""
+    return sorted(path for path in folder.glob("part-*.h5") if _PART.fullmatch(path.name))
 
 
 class DamagedFileError(StoreError):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import h5py
 
-from featcache.core import locks
+from featcache.core import disk, locks
 from featcache.core.atomic import write_text
-from featcache.core.errors import HeadError, StoreError
+from featcache.core.errors import DiskError, HeadError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.store import hdf5
 from featcache.store.strings import read_attribute, write_attribute
@@ -61,7 +61,8 @@ def claim(folder: Path, origin: str) -> None:
     with locks.locked(_lock_folder(folder.parent) / "owners.lock", lambda: None):
         if owner(folder) not in (origin, None):
             raise FolderTakenError(folder)
-        folder.mkdir(exist_ok=True)
+        with disk.writing(folder):
+            folder.mkdir(exist_ok=True)
         write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
 
 
@@ -71,6 +72,36 @@ def prepare(cache_dir: Path) -> None:
     ignore = cache_dir / ".gitignore"
     if not ignore.exists():
         write_text(ignore, "*\n")
+
+
+def stand_in(path: Path, cache_dir: Path) -> Path:
+    """Return where in a cache folder that lies which cannot lie at `path`, beside its features."""
+    name = path.absolute().parent.name
+    return source_folder(cache_dir, name, _whose(path.parent)) / path.name
+
+
+def place_for(path: Path, cache_dir: Path) -> Path:
+    """Return `path` where it may be written, or its `stand_in`, in whose folder it may.
+
+    Raises
+    ------
+    DiskError
+        When neither may be written.
+    """
+    if disk.is_writable(path.parent):
+        return path
+    place = stand_in(path, cache_dir)
+    if not disk.is_writable(place.parent):
+        raise DiskError(
+            f"Neither '{path.parent}' nor the cache folder '{cache_dir}' may be written to. Give "
+            f"the path of what is to be read, and a --cache-dir that may be written to."
+        )
+    claim(place.parent, _whose(path.parent))
+    return place
+
+
+def _whose(folder: Path) -> str:
+    return owner(folder) or os.path.abspath(folder)
 
 
 def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -86,6 +117,8 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
     ------
     StoreError
         When another process holds it and `wait` is False.
+    DiskError
+        When the cache folder may not be written to.
     """
 
     def busy() -> None:
@@ -101,9 +134,10 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
 
 
 def _lock_folder(cache_dir: Path) -> Path:
-    prepare(cache_dir)
     folder = cache_dir / LOCK_FOLDER
-    folder.mkdir(exist_ok=True)
+    with disk.writing(cache_dir):
+        prepare(cache_dir)
+        folder.mkdir(exist_ok=True)
     return folder
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from featcache.core.errors import SourceError
+from featcache.core.escapes import escaped
 from featcache.core.labels import Annotations
 from featcache.data import levels
 from featcache.data.sources.contents import Contents, Files, Raw, Stamp
@@ -144,7 +145,5 @@ def sorted_ids(ids: Sequence[str], where: Callable[[int], str]) -> np.ndarray:
 
 
 def as_id(path: str) -> str:
-    """Return a path as valid UTF-8; bytes of a name that are none appear as \\xNN."""
-    if os.sep != "/":
-        path = path.replace(os.sep, "/")
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path as valid UTF-8, with / between folders; see `escaped`."""
+    return escaped(path if os.sep == "/" else path.replace(os.sep, "/"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.core.escapes import path_of
 from featcache.core.labels import Columns, clean, from_columns
 from featcache.core.tasks import TASKS, TargetKind, Task, names_of
 from featcache.core.text import composed
@@ -49,15 +50,17 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
         return f"line {lines[row]} of '{path.name}'"
 
     folder, disk = _folder_of(path, None if root is None else os.path.abspath(root)), Disk()
-    ids = [
+    below = [
         _id_below(folder, _cell(record, "path"), where(row), disk)
         for row, record in enumerate(rows)
     ]
+    ids = [as_id(path) for path in below]
+    paths = [os.path.join(folder, path) for path in below]
     order = sorted_ids(ids, where)
     annotations = from_columns(len(rows), columns_of(rows, target, where), where)
-    if not any(os.path.lexists(os.path.join(folder, id_)) for id_ in ids):
-        first = os.path.join(folder, ids[0])
-        also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(ids[0]) else ""
+    if not any(map(os.path.lexists, paths)):
+        first = paths[0]
+        also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(below[0]) else ""
         raise SourceError(
             f"No image of manifest '{path}' exists; the first would be '{first}'{also}. If the "
             f"paths are relative to another folder, give it (--root)."
@@ -66,8 +69,8 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
     return Source(
         name=path.stem,
         origin=os.fspath(path),
-        ids=tuple(as_id(ids[row]) for row in order.tolist()),
-        contents=Files(tuple(os.path.join(folder, ids[row]) for row in order.tolist())),
+        ids=tuple(ids[row] for row in order.tolist()),
+        contents=Files(tuple(paths[row] for row in order.tolist())),
         annotations=annotations.take(order),
         options=options | ({"target": target} if target else {}),
         notes=disk.remarks() + in_left_out(ids),
@@ -90,7 +93,8 @@ def list_manifest(path: Path, root: str | None) -> Source:
         if not isinstance(cell, str) or not cell.strip():
             raise SourceError(f"There is no path in {place}.")
         check_path(cell, place)
-        found.append((as_id(cell.strip()), disk.find(os.path.join(folder, cell.strip()))))
+        there = disk.find(path_of(os.path.join(folder, cell.strip())))
+        found.append((as_id(cell.strip()), there))
     if not found:
         raise SourceError(f"Manifest '{path}' lists no images.")
     return as_given(found, notes=disk.remarks())
@@ -172,7 +176,7 @@ def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
         raise SourceError(f"The path in {place} is no path: {cell!a}.") from None
     if "\0" in cell:
         raise SourceError(f"The path in {place} has a zero byte.")
-    found = disk.find(os.path.normpath(os.path.join(folder, cell)))
+    found = disk.find(path_of(os.path.normpath(os.path.join(folder, cell))))
     relative = os.path.relpath(os.path.normpath(found), folder)
     if relative.split(os.sep)[0] == os.pardir or os.path.isabs(relative):
         raise SourceError(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.core.escapes import path_of
 from featcache.core.labels import row_number
 from featcache.data.decoding import upright
 from featcache.data.levels import Samples
@@ -90,11 +91,12 @@ def _open_paths(paths: list[str], given: Given) -> Source:
     if given.ids is not None:
         raise SpecError("ids cannot be given for paths: the paths themselves are the ids.")
     disk = Disk()
-    whole = [disk.find(os.path.abspath(path)) for path in paths]
+    whole = [disk.find(os.path.abspath(path_of(path))) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in whole])
     ids = [as_id(os.path.relpath(path, root)) for path in whole]
     order = sorted_ids(ids, row_number)
-    listed = hashlib.blake2b("\0".join([root, *sorted(ids)]).encode(), digest_size=4).hexdigest()
+    said = "\0".join([as_id(root), *sorted(ids)])
+    listed = hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
     name = checked_name(given.name) or f"{os.path.basename(root) or 'root'}-list-{listed}"
     return Source(
         name=name,

@@ -89,7 +89,7 @@ def open_shards(
     not_taken, lost = beside or PassedOver(), Counter[str]()
     archives = sorted(archives)
     for number, archive in enumerate(archives):
-        shard = as_id(os.path.relpath(archive, root)) if root.is_dir() else Path(archive).name
+        shard = as_id(os.path.relpath(archive, root) if root.is_dir() else Path(archive).name)
         held = _read_headers(archive)
         not_taken += held.not_taken()
         lost += held.lost()

@@ -12,6 +12,7 @@ import numpy as np
 
 from featcache.core import atomic
 from featcache.core.errors import FeatcacheError, SpecError
+from featcache.core.escapes import all_escaped
 from featcache.core.tasks import TASKS
 from featcache.inference.evaluate import tables
 from featcache.models import card
@@ -68,7 +69,7 @@ class Evaluation:
     def write(self, out: Path) -> None:
         """Write all of it into a .json file, in one rename; see `check_out`."""
         check_out(out)
-        atomic.write_json(out, self.to_dict())
+        atomic.write_json(out, all_escaped(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain JSON types, None where a number is undefined."""

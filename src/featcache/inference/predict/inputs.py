@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featcache.core.errors import SourceError, SpecError
+from featcache.core.escapes import path_of
 from featcache.data import examples, openers, sources
 from featcache.data.sources.base import as_id
 from featcache.data.sources.listed import Named, as_given, check_path
@@ -42,7 +43,7 @@ def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[source
         When `root` is given and there is no manifest.
     """
     if isinstance(what, (str, os.PathLike)):
-        text = Disk().find(os.fspath(what))
+        text = Disk().find(path_of(os.fspath(what)))
         if not text.startswith(examples.PREFIX) and not os.path.lexists(text):
             raise SourceError(f"Image '{text}' does not exist.")
         paths: list[str] | None = [text]
@@ -77,7 +78,7 @@ def _paths(what: Any) -> tuple[list[str] | None, Any]:
 def _grouped(paths: Iterable[str], root: str | None) -> Iterator[sources.Source]:
     """Yield sources in the order of paths; what lies side by side on disk makes one."""
     plain, disk = _Plain(), Disk()
-    for path in paths:
+    for path in map(path_of, paths):
         if not path.startswith(examples.PREFIX):
             check_path(path, "the list of images")
         there = disk.find(path)

@@ -16,6 +16,7 @@ from typing import Any
 
 from featcache.core import atomic
 from featcache.core.errors import SpecError
+from featcache.core.escapes import ESCAPES
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind
 from featcache.data.sources.manifest import SEPARATOR
 from featcache.inference.predict.prediction import Prediction, Wanted
@@ -113,7 +114,7 @@ def _output(name: str) -> Callable[[Prediction], float | None]:
 @contextmanager
 def _csv(path: Path, wanted: Wanted) -> Iterator[Put]:
     made = columns(wanted)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors=ESCAPES) as file:
         lines = csv.writer(file)
         lines.writerow([column.name for column in made])
         yield lambda one: lines.writerow([_cell(column.value(one)) for column in made])
@@ -130,7 +131,7 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def _json_lines(path: Path, wanted: Wanted) -> Iterator[Put]:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # as JSON has it
         yield lambda one: print(json.dumps(one.to_dict(), ensure_ascii=False), file=file)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from featcache.core import atomic, progress
 from featcache.core.checks import bad, whole_number
-from featcache.core.errors import FeatcacheError, SpecError, StitchError
+from featcache.core.errors import DiskError, FeatcacheError, SpecError, StitchError
+from featcache.core.escapes import escaped
 from featcache.core.tasks import TASKS
 from featcache.models import card
 from featcache.models.export import comparing, writers
@@ -109,7 +110,8 @@ def export_all(
     there: dict[str, Exported] = {}
     for name, one in how.items():
         target = targets[name]
-        atomic.sweep(target.parent, f"{target.name}.")
+        place = atomic.real(target)
+        atomic.sweep(place.parent, f"{place.name}.")
         _check_target(target, one)
         if overwrite or not target.exists():
             continue
@@ -140,7 +142,10 @@ def export_all(
                 raise
             failed[name] = error
             continue
-        kept.add(made)
+        try:
+            kept.add(made)
+        except DiskError as error:
+            progress.note(f"The figures of {name} are not kept. {error}", show_progress)
         done.append(made)
     return done, failed
 
@@ -158,6 +163,12 @@ def _check(
 
 
 def _check_target(path: Path, one: writers.Format) -> None:
+    whole = os.path.abspath(path)
+    if escaped(whole) != whole:
+        raise SpecError(
+            f"'{path}' is or lies in a folder whose name is no UTF-8, which the libraries that "
+            f"write and run exports cannot open. Choose another --out."
+        )
     if not path.parent.is_dir():
         raise SpecError(f"Folder '{path.parent}' for '{path.name}' does not exist.")
     inside = {"saved-model": "saved_model.pb", "openvino": "model.xml"}.get(one.kind)
@@ -178,7 +189,8 @@ def _made(
 ) -> Exported:
     """Write, run, compare; the file takes its place only if it agrees."""
     how = FORMATS[name]
-    with atomic.temporary(target) as folder:
+    place = atomic.real(target)
+    with atomic.temporary(place) as folder:
         folder.mkdir()
         inside = folder / f"export{how.ending}"  # converters look at the ending
         started = time.monotonic()
@@ -194,7 +206,7 @@ def _made(
             one = comparing.ExportComparison.of(images.outputs[list(asked)], of_files, about, how)
             _demand("saved-model, given encoded files,", one, least, about)
             encoded = asdict(one) | {"n_not_applicable": len(images.images) - len(asked)}
-        atomic.put(inside, target)
+        atomic.put(inside, place, how.is_ours)
     return Exported(
         path=target,
         format=name,
@@ -203,7 +215,7 @@ def _made(
         n_ties=found.n_ties,
         largest_difference=found.largest_difference,
         mean_difference=found.mean_difference,
-        size_bytes=size_bytes(target),
+        size_bytes=size_bytes(target, how),
         seconds=seconds,
         encoded=encoded,
         scores=scores,

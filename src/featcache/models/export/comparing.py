@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featcache.core import disk
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.tasks import TASKS
 from featcache.core.tensorflow import import_tensorflow
@@ -154,12 +154,12 @@ def outputs_of(
     StitchError
         When its runtime fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "images.npy"), images)
-        Path(folder, "files.json").write_text(json.dumps(list(encoded)), encoding="utf-8")
+    with disk.scratch() as folder:
+        np.save(folder / "images.npy", images)
+        (folder / "files.json").write_text(json.dumps(list(encoded)), encoding="utf-8")
         command = [sys.executable, "-c", RUNNER.read_text(encoding="utf-8")]
         ran = subprocess.run(
-            [*command, kind, os.path.abspath(path), folder],
+            [*command, kind, os.path.abspath(path), str(folder)],
             cwd=folder,
             # the GPU is taken by this process
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
@@ -169,7 +169,7 @@ def outputs_of(
         )
         try:
             names = ("of_images.npy", "of_files.npy")
-            of_images, of_files = (np.load(Path(folder, name)) for name in names)
+            of_images, of_files = (np.load(folder / name) for name in names)
         except (OSError, ValueError) as error:
             lines = [line for line in ran.stderr.splitlines() if line.strip()]
             reason = lines[-1][:200] if lines else f"exit code {ran.returncode}"

@@ -16,6 +16,7 @@ from featcache.core import atomic
 from featcache.core.errors import SpecError
 from featcache.core.keys import digest_file
 from featcache.models import card
+from featcache.models.export.writers import FORMATS, Format
 
 _PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai-edge-litert", "openvino")
 
@@ -113,12 +114,13 @@ class ExportRecords:
 
     def is_own(self, name: str, target: Path) -> bool:
         """Return whether `target` was exported from this model's file, and not changed since."""
-        return bool(self._read().get(name, {}).get("digest") == _digest(target))
+        return bool(self._read().get(name, {}).get("digest") == _digest(target, FORMATS[name]))
 
     def add(self, made: Exported) -> None:
         """Keep the figures of an export."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        kept = {"digest": _digest(made.path), "created": now, "versions": _versions()}
+        digest = _digest(made.path, FORMATS[made.format])
+        kept = {"digest": digest, "created": now, "versions": _versions()}
         entry = made.to_dict() | {"path": made.path.name} | self.about | kept
         del entry["hit"]
         atomic.write_json(self.file, self._read() | {made.format: entry})
@@ -146,17 +148,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def size_bytes(path: Path) -> int:
-    """Return the size of a file, or of all in a folder."""
-    return sum(size for _, size in _contents(path))
+def size_bytes(path: Path, how: Format) -> int:
+    """Return the size of an export, a file or what is its own in a folder."""
+    return sum(one.stat().st_size for one in _contents(path, how))
 
 
-def _contents(path: Path) -> list[tuple[Path, int]]:
-    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(one, one.stat().st_size) for one in inside if one.is_file()]
+def _contents(path: Path, how: Format) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = (one for one in sorted(path.rglob("*")) if one.is_file())
+    return [one for one in inside if how.is_ours(one.relative_to(path))]
 
 
-def _digest(path: Path) -> str:
-    """Return a digest of a file, or of all in a folder and their names."""
-    inside = [f"{one.relative_to(path)} {digest_file(one)}" for one, _ in _contents(path)]
+def _digest(path: Path, how: Format) -> str:
+    """Return a digest of an export, of its files and their names."""
+    inside = [f"{one.relative_to(path)} {digest_file(one)}" for one in _contents(path, how)]
     return hashlib.blake2b("\n".join(inside).encode(), digest_size=16).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import process
+from featcache.core import disk, process
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.spec import ExtractionSpec
@@ -24,6 +25,11 @@ from featcache.networks import engines
 if TYPE_CHECKING:
     import keras
 
+# what is written into a folder, by its path there: whatever else it holds is somebody's own
+_OURS = {
+    "saved-model": re.compile(r"(saved_model|fingerprint)\.pb|variables/variables\..*"),
+    "openvino": re.compile(r"model\.(xml|bin)"),
+}
 OPSET = 17  # of ONNX: runtimes from 2022 on read it
 Write = Callable[["keras.Model", card.Card, Path, np.ndarray], None]
 
@@ -44,6 +50,10 @@ class Format:
     def ending(self) -> str:
         """What the name of its file ends in."""
         return Path(f"x{self.suffix}").suffix
+
+    def is_ours(self, path: Path) -> bool:
+        """Return whether an export of this kind has such a path in its folder."""
+        return _OURS[self.kind].fullmatch(path.as_posix()) is not None
 
 
 def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> None:
@@ -211,10 +221,10 @@ def write(name: str, model: keras.Model, about: card.Card, path: Path, some: np.
         # they warn of the future of what they use
         with process.stderr_caught() as caught, process.ignored():
             FORMATS[name].write(model, about, path, some)
-    except OSError:
-        raise  # the disk's fault, not the model's
     # converters raise kinds of their own
     except Exception as error:
+        if isinstance(error, OSError) or disk.cause(error, path) is not None:
+            raise  # the disk's fault, not the model's
         said = caught.said.decode("utf-8", "replace").strip()[-500:]
         text = one_line(str(error) or said or type(error).__name__, 200)
         raise StitchError(

@@ -1,6 +1,6 @@
 """Join a backbone and a fitted head into one Keras model, and prove that it is the same."""
 
-from featcache.models.stitching.api import Stitched, run, stitch
+from featcache.models.stitching.api import Stitched, read_if_same, run, stitch
 from featcache.models.stitching.building import features_of
 from featcache.models.stitching.parity import (
     BATCH_SIZE,
@@ -32,6 +32,7 @@ __all__ = [
     "measure",
     "multiply_adds",
     "n_parameters",
+    "read_if_same",
     "run",
     "save",
     "size_of",

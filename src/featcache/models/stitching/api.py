@@ -24,7 +24,7 @@ from featcache.models.stitching.parity import (
     Parity,
     check_parity,
 )
-from featcache.models.stitching.saving import check_out, labels_path, save
+from featcache.models.stitching.saving import check_out, labels_path, labels_text, save
 from featcache.models.stitching.size import ModelSize, size_of
 from featcache.scoring import leaderboard
 
@@ -47,6 +47,7 @@ def stitch(
     *,
     source: Any = None,
     distil: bool = False,
+    overwrite: bool = False,
     show_progress: bool = True,
 ) -> keras.Model:
     """Return one Keras model, images in, classes out, after its parity check.
@@ -59,6 +60,7 @@ def stitch(
         they were then.
     distil : for a head that cannot become Keras layers: a dense head learns what it says, and is
         stitched in its place. How far they agree is in the card.
+    overwrite : replace also a file that was changed since it was stitched.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def stitch(
     if not isinstance(head, leaderboard.FittedHead):
         raise SpecError(f"head must be one of a leaderboard, as `board.best`; got {head!r}.")
     if out is not None:
-        check_out(Path(out))
+        check_out(Path(out), overwrite)
     features = _features_of(head, distil)
     part = _distilled(head, features) if distil else _Part.of(head)
     model = build(part.head, part.name, features)
@@ -96,10 +98,10 @@ def run(
     **options: Any,
 ) -> Stitched:
     """Stitch into a file, unless it was already made from this very head."""
-    check_out(out)
-    if not overwrite and (known := _read_if_same(head, out, distil)) is not None:
+    check_out(out, overwrite)
+    if not overwrite and (known := read_if_same(head, out, distil)) is not None:
         return Stitched(out, known, hit=True)
-    stitch(head, out, distil=distil, **options)
+    stitch(head, out, distil=distil, overwrite=overwrite, **options)
     return Stitched(out, card.read(out), hit=False)
 
 
@@ -195,11 +197,12 @@ def _card(
     )
 
 
-def _read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> card.Card | None:
+def read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> card.Card | None:
     """Return the card of a model that was stitched from this head and not touched since."""
     try:
         known = card.read(out)
-    except StitchError:
+        labels = labels_path(out).read_text(encoding="utf-8")
+    except (StitchError, OSError, ValueError):
         return None
     # what a student was taught by stands in the card in place of its own settings
     about = known.distilled or {"params": known.params, "calibration": known.calibration}
@@ -212,7 +215,7 @@ def _read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> ca
         and about["calibration"] == fitted.result.calibration
         and known.head_digest == digest_file(fitted.path)
         and known.model_digest == digest_file(out)
-        and labels_path(out).is_file()
+        and labels == labels_text(known)
         and known.max_pixels == _max_pixels(fitted, known)
     )
     return known if same else None

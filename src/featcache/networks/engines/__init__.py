@@ -21,12 +21,14 @@ from featcache.networks.engines.choice import (
     compile_frozen,
     gpus,
 )
+from featcache.networks.engines.openvino import MODEL_FILES
 from featcache.networks.engines.openvino import write as write_openvino
 from featcache.networks.engines.parity import Closeness, agree
 from featcache.networks.engines.tensorflow import constant_graph
 
 __all__ = [
     "MODELS_FOLDER",
+    "MODEL_FILES",
     "Closeness",
     "Compiled",
     "ConversionCache",

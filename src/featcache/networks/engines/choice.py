@@ -59,6 +59,8 @@ def compile_frozen(
         When what is asked for is not to be had on this machine.
     BackboneError
         When OpenVINO is asked for and cannot convert the model.
+    DiskError
+        When OpenVINO is asked for and there is no room for its temporary files.
     """
     check_options(runtime, device, precision)
     found = [] if runtime == "openvino" else gpus(device)
@@ -68,8 +70,12 @@ def compile_frozen(
         if openvino.can_compute(precision):
             try:
                 return openvino.compile_model(model, precision, kept)
-            # OpenVINO's, protobuf's over 2 GB, and that of a full disk for temporary files
-            except (RuntimeError, ValueError, OSError) as error:
+            except OSError as error:  # of temporary files, for want of room as a rule
+                if runtime == "openvino":
+                    raise
+                say(f"Warning: taking TensorFlow instead of OpenVINO. {error}")
+            # OpenVINO's, and protobuf's over 2 GB
+            except (RuntimeError, ValueError) as error:
                 reason = one_line(error, 200)
                 if runtime == "openvino":
                     raise BackboneError(

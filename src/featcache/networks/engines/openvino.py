@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core import atomic
+from featcache.core import atomic, disk
 from featcache.networks.engines.base import Compiled, ConversionCache, Images, Outputs, padded
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ PRECISIONS = {
     "float16": ("f16", "FP16", 4),
 }
 MODEL, DIGEST = "model.xml", "digest"
+MODEL_FILES = (MODEL, "model.bin", DIGEST)  # of the folder of a kept model
 
 
 def can_compute(precision: str) -> bool:
@@ -162,7 +162,8 @@ def _kept_or_converted(model: keras.Model, kept: ConversionCache | None) -> Any:
         if (folder / DIGEST).read_bytes() == _digest(folder):
             return _core().read_model(folder / MODEL)
     network = _converted(model)
-    with suppress(OSError):  # a full or read-only disk costs the conversion next time, no more
+    # a full or read-only disk costs the conversion next time, no more; OpenVINO raises RuntimeError
+    with suppress(OSError, RuntimeError):
         _keep(network, folder)
     return network
 
@@ -201,7 +202,7 @@ def _converted(model: keras.Model) -> Any:
     """
     from featcache.networks.engines.tensorflow import constant_graph
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "frozen.pb")
+    with disk.scratch() as folder:
+        path = folder / "frozen.pb"
         path.write_bytes(constant_graph(model).graph.as_graph_def().SerializeToString())
         return _core().read_model(path)

@@ -15,12 +15,21 @@ import numpy as np
 from featcache import heads
 from featcache.core import atomic
 from featcache.core.errors import HeadError, SpecError
-from featcache.core.keys import digest_file
+from featcache.core.keys import digest_file, digest_json
 from featcache.scoring.leaderboard import printing
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
 BOARD_VERSION = 3
-OUT_OF_FOLD_FILE = "out_of_fold.npz"
+OUT_OF_FOLD_FILE, REPORT_FILE = "out_of_fold.npz", "report.html"
+
+
+def digest_of(saved: dict[str, Any]) -> str:
+    """Return the digest of what leaderboard.json says, but for the features, which have their own.
+
+    Their files may lie elsewhere by now.
+    """
+    apart = ("digest", "features")
+    return digest_json({name: value for name, value in saved.items() if name not in apart})
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ class Leaderboard:
             "request": self.request,
         }
         plain: dict[str, Any] = atomic.plain(values)
-        return plain
+        return plain | {"digest": digest_of(plain)}
 
     @property
     def remarks(self) -> tuple[str, ...]:

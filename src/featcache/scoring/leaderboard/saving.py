@@ -13,13 +13,19 @@ import numpy as np
 
 from featcache.core import atomic
 from featcache.core.errors import HeadError, SpecError
+from featcache.core.escapes import ESCAPES
 from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
-from featcache.scoring.leaderboard.board import BOARD_VERSION, OUT_OF_FOLD_FILE, Leaderboard
+from featcache.scoring.leaderboard.board import (
+    BOARD_VERSION,
+    OUT_OF_FOLD_FILE,
+    Leaderboard,
+    digest_of,
+)
 from featcache.scoring.leaderboard.printing import setting
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
-BOARD_FILE = "leaderboard.json"
+BOARD_FILE, CSV_FILE = "leaderboard.json", "leaderboard.csv"
 NoneType = type(None)
 _NUMBER = (int, float, NoneType)
 
@@ -44,6 +50,11 @@ def load(folder: str | os.PathLike[str]) -> Leaderboard:
                 f"version {BOARD_VERSION}. Run `featcache fit-heads` again."
             )
         _check_types(saved)
+        if saved.get("digest", digest_of(saved)) != digest_of(saved):  # not always there
+            raise HeadError(
+                f"'{file}' was changed since the heads were fitted, so it may not say what they "
+                f"do. Put back what it said, or run `featcache fit-heads` again."
+            )
         return Leaderboard(
             folder=folder,
             features=tuple(_feature_set(one, folder) for one in saved["features"]),
@@ -172,7 +183,7 @@ def _require(values: dict[str, Any], kinds: dict[str, Any]) -> None:
 def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:
     """Write leaderboard.json, leaderboard.csv and the out-of-fold predictions."""
     atomic.write_json(folder / BOARD_FILE, board.to_dict())
-    _write_csv(board, folder / "leaderboard.csv")
+    _write_csv(board, folder / CSV_FILE)
     arrays = {
         "rows": predictions.rows,
         "y": predictions.y,
@@ -190,7 +201,7 @@ def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:
 def _write_csv(board: Leaderboard, path: Path) -> None:
     names = ("mean", "std", "low", "high", "difference", "p_value", "is_level")
     others = [metric for metric in board.results[0].scores if metric != board.metric]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors=ESCAPES) as file:
         writer = csv.writer(file)
         tested = (f"held_out_{board.metric}", "held_out_low", "held_out_high")
         writer.writerow(["name", "setting", "metric", *names, *others, *tested, "fit_s"])
