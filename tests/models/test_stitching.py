@@ -439,6 +439,26 @@ def test_where_nothing_is_held_out_agreement_is_of_what_was_held_back(
     assert described.distilled["agreement"]["part"] == "held-back"
 
 
+def test_targets_that_float32_cannot_hold_are_not_stitched(photos, extract, tmp_path):
+    paths = sorted(photos.rglob("*.*"))
+    sources = [
+        fc.open_source(
+            np.stack([np.full((32, 32, 3), 9 * row, np.uint8) for row in range(len(paths))]),
+            targets=offset + np.arange(float(len(paths))),
+            name=f"far from {offset:g}",
+        )
+        for offset in (1e9, 1e4)
+    ]
+    far, near = (fit(extract(source).features, ["ridge"]) for source in sources)
+    said = "The target 'target_0' lies near 1,000,000,000 and varies by 6, and there float32"
+    assert far.warnings[-1].startswith(said)
+    with pytest.raises(StitchError, match=f"{said}.* has steps of 64. Subtract 1,000,000,000"):
+        fc.stitch(far["ridge"], tmp_path / "m.keras", source=sources[0], show_progress=False)
+    assert not list(tmp_path.glob("m.*"))
+    assert not near.warnings
+    fc.stitch(near["ridge"], source=sources[1], show_progress=False)
+
+
 def test_a_head_that_stitches_is_not_distilled(board, tmp_path):
     with pytest.raises(SpecError, match="logreg becomes Keras layers exactly"):
         fc.stitch(board["logreg"], tmp_path / "m.keras", distil=True)

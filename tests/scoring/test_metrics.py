@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from featcache.core.errors import SpecError
 from featcache.core.tasks import TASKS
 from featcache.scoring import metrics
+from featcache.scoring.confusion import per_target
 
 
 def classification(n=203, n_classes=4, seed=0, decimals=2):
@@ -145,7 +146,7 @@ def test_labels_that_all_or_no_rows_have():
 
 def test_regression_is_scikit_learns():
     rng = np.random.default_rng(2)
-    y = rng.standard_normal((53, 3)) * [1, 10, 0] + 4
+    y = rng.standard_normal((53, 3)) * [1, 10, 0.1] + 4
     outputs = y + rng.standard_normal((53, 3))
     found = metrics.score("regression", y, outputs, "values")
     assert found == pytest.approx(
@@ -157,6 +158,21 @@ def test_regression_is_scikit_learns():
     )
     assert metrics.score_one("r2", "regression", y, y, "values") == 1
     assert math.isnan(metrics.score_one("r2", "regression", y[:1], y[:1], "values"))
+
+
+@pytest.mark.parametrize("constant", [5.0, 0.1])  # the mean of 53 times 0.1 is another number
+def test_a_constant_target_has_no_r2(constant):
+    rng = np.random.default_rng(2)
+    y = rng.standard_normal((53, 2))
+    y[:, 1] = constant
+    outputs = y + rng.standard_normal((53, 2))
+    for said in (outputs, y):
+        assert math.isnan(metrics.score_one("r2", "regression", y[:, 1:], said[:, 1:], "values"))
+    both, one = (
+        metrics.score_one("r2", "regression", y[:, :n], outputs[:, :n], "values") for n in (2, 1)
+    )
+    assert both == one  # it is left out of the mean
+    assert math.isnan(per_target(y, outputs)[1]["r2"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import featcache as fc
 from featcache import heads, store
 from featcache.core import disk
 from featcache.core.errors import DiskError, HeadError, SpecError, StoreError
+from featcache.heads import costs
 from featcache.models import stitching
 from featcache.scoring import leaderboard
 from featcache.selection import fold_work
@@ -112,10 +113,12 @@ def test_heads_that_cannot_are_left_out_with_the_reason(features):
     assert {result.head for result in board.results} == {"dummy", "logreg"}
 
 
-def test_quick_heads_go_by_the_number_of_rows(features, monkeypatch):
-    monkeypatch.setattr(heads.CATALOGUE["knn"], "quick_rows", 5)
+def test_quick_heads_go_by_what_they_cost(features, monkeypatch):
+    monkeypatch.setitem(costs._COSTS, "knn", lambda n, d, k: 1000.0)
     board = fit(features, None)
-    assert board.left_out == {"knn": "quick up to 5 rows to learn from, here 18"}
+    never = dict.fromkeys(["dense", "rbf-svm", "random-forest"], "never in the quick set")
+    slow = {"knn": "takes about 7 min on two cores, and the quick set 60 s at most"}
+    assert board.left_out == slow | never
     names = {result.head for result in board.results}
     assert names == {"dummy", "centroid", "ridge", "lda", "logreg", "linear-svm"}
 

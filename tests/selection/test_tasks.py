@@ -10,6 +10,7 @@ import featcache as fc
 from featcache import heads
 from featcache.core.errors import HeadError, SpecError, StitchError
 from featcache.scoring import leaderboard
+from featcache.selection import nested_cv
 
 LIGHT = ["centroid", "ridge", "lda", "logreg", "knn"]
 
@@ -86,6 +87,60 @@ def test_targets(folder, n_targets):
     assert board.best.head.predict(X).shape == (120, n_targets)
     assert board["dummy"].result.p_value < 0.001
     assert not board["dummy"].result.is_level
+
+
+def test_targets_far_from_zero_are_told_apart(folder):
+    """What is learnt of 1e9 + y is what is learnt of y; float32 has steps of 64 there."""
+    X, _ = arrays(60)
+    y = np.round(X[:, 0] + X[:, 1], 3)
+    names = ["ridge", "knn", heads.CATALOGUE["random-forest"](n_estimators=5), "dense"]
+    near, far = (
+        fit(
+            (X, offset + y),
+            names,
+            folder=folder / str(offset),
+            dense={"epochs": 3, "hidden": (4,), "dropout": 0.0},
+            seed=1,
+        )
+        for offset in (0, 10**9)
+    )
+    for one in near.results:
+        other = far[one.name].result
+        # splits that part equally well are told by the last bits
+        rel, abs_ = (0.1, 2.0) if one.name == "random-forest" else (1e-3, 1e-2)
+        assert other.mean == pytest.approx(one.mean, rel=rel), one.name
+        # as they were written, and are read again
+        shipped = far[one.name].head.predict(X) - 1e9
+        assert shipped == pytest.approx(near[one.name].head.predict(X), abs=abs_), one.name
+        kept = far.out_of_fold().outputs[one.name] - 1e9
+        assert kept == pytest.approx(near.out_of_fold().outputs[one.name], abs=abs_), one.name
+
+
+def test_a_target_too_large_is_named_before_anything_is_fitted(extract, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3)).astype(np.uint8)
+    y = np.arange(12.0)
+    y[3] = 1e300
+    targets = extract(fc.open_source(pixels, targets=y, name="t")).features
+    monkeypatch.setattr(nested_cv, "search_and_fit", None)
+    with pytest.raises(HeadError, match=r"The target 1e\+300 of '03' in .* is too large to learn"):
+        fit(targets, ["ridge"])
+    with pytest.raises(HeadError, match=r"y must be finite numbers below 1e\+15, which row 3 has"):
+        fit((np.ones((12, 2)), y), ["ridge"])
+
+
+@pytest.mark.parametrize("metric", ["rmse", "r2"])
+def test_a_constant_target_says_so(folder, metric):
+    X, _ = arrays(60)
+    same = X, np.full(60, 0.1)
+    board = fit(same, ["ridge", "knn"], folder=folder, metric=metric, report=True)
+    assert board.warnings == (
+        "The target 'target 0' is 0.1 for all training images: there is nothing to learn, and R2 "
+        "is undefined.",
+    )
+    assert all(np.isnan(result.scores["r2"]).all() for result in board.results)
+    assert board.best.result.scores["rmse"][0] < 1e-8
+    assert " 1.000 " not in str(board).split("held out")[1].split("\n")[1]
+    assert (folder / "report.html").is_file()
 
 
 def test_tasks_come_from_the_feature_file(extract):
@@ -253,14 +308,15 @@ def odd(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("huge", "The features of row 17 are not all finite numbers below 1e\\+15"),
-        ("nan", "The features of row 17 are not all finite numbers"),
-        ("infinite", "The features of row 17 are not all finite numbers"),
+        *(
+            (name, r"X must be finite numbers below 1e\+15, which row 17 has not")
+            for name in ("huge", "nan", "infinite")
+        ),
         ("one sample", r"Class '3' has \d different training images?, fewer than the 3 folds"),
         ("one class", "A head needs two classes or more"),
         ("lengths", "X has 90 rows and y has 89"),
         ("one dimension", r"X must be numbers in \(n_samples, n_features\)"),
-        ("nan target", "y has values that are not finite"),
+        ("nan target", r"y must be finite numbers below 1e\+15, which row 3 has not"),
     ],
 )
 def test_odd_arrays_get_one_clear_line(name, message, folder):

@@ -120,8 +120,7 @@ def fit_heads(
     if as_json:
         result(True, board.to_dict() | {"folder": str(board.folder)}, "")
         return
-    for name, reason in (board.left_out or {}).items():
-        say(f"Left out {name}: {reason}.")
+    _say_left_out(board, names)
     for warning in board.warnings:
         say(f"Note: {one_line(warning)}")
     print_table(board)
@@ -130,6 +129,17 @@ def fit_heads(
         typer.echo(board.learning_curve["verdict"])
     page = board.folder / REPORT_FILE
     typer.echo(f"See {board.folder if no_report or not page.exists() else page}")
+
+
+def _say_left_out(board: Leaderboard, names: list[str] | None) -> None:
+    """Say which heads were left out, why, and how to have them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in (board.left_out or {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, those in by_reason.items():
+        say(f"Left out {', '.join(those)}: {reason}.")
+    if by_reason and "quick" in (names or ()):
+        say(f"To have one: --heads quick,{those[-1]}; all: --heads all.")
 
 
 def _legend(board: Leaderboard) -> str:

@@ -1,27 +1,105 @@
-"""What a parameter may be: every message names it, what is allowed and what was got."""
+"""What an argument may be: every message names it, what is allowed and what was got.
+
+Nothing that a user gives reaches NumPy, scikit-learn or Keras before it was looked at here, so that
+what they raise is never a user's first word of a mistake.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import numbers
 import operator
-from collections.abc import Iterable
-from typing import Any, SupportsIndex
+import os
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 
-from featcache.core.errors import SpecError
+from featcache.core.errors import FeatcacheError, SpecError, one_line
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LONGEST = 80  # of what is shown
+_REPR = reprlib.Repr()  # looks at the first items alone
+_REPR.maxstring = _REPR.maxother = _LONGEST
+_REPR.maxlist = _REPR.maxtuple = 3
+_PATHS = {"str", "os.PathLike[str]"}
 
 
-def bad(name: str, must: str, got: object) -> SpecError:
-    """Return the error of a parameter; `must` goes on after "NAME must"."""
-    return SpecError(f"{name} must {must}; got {got}.")
+def shown(value: object) -> str:
+    """Say what a value is on one short line; of an array its shape and type."""
+    shape = getattr(value, "shape", None)
+    if isinstance(value, (np.generic, np.ndarray)) and not shape:
+        value, shape = value.item(), None
+    if isinstance(value, type) or not isinstance(shape, tuple):
+        said = one_line(_REPR.repr(value))
+        return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+    what = "an array" if type(value) is np.ndarray else f"a {type(value).__name__}"
+    dtype = getattr(value, "dtype", None)
+    return f"{what} {shape}" + ("" if dtype is None else f" of {dtype}")
+
+
+def bad(
+    name: str, must: str, got: object, cure: str = "", kind: type[FeatcacheError] = SpecError
+) -> FeatcacheError:
+    """Return the error of an argument; `must` goes on after "NAME must"."""
+    return kind(f"{name} must {must}; got {shown(got)}.{cure and ' '}{cure}")
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str | None]) -> None:
-    """Raise SpecError unless a parameter is one of the values that are allowed."""
+    """Raise SpecError unless an argument is one of the values that are allowed."""
     known = tuple(allowed)
-    if value not in known:
-        raise bad(name, f"be one of {', '.join(map(str, known))}", f"'{value}'")
+    if not (value is None or isinstance(value, str)) or value not in known:
+        raise bad(name, f"be one of {', '.join(map(str, known))}", value)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Return what is true or false as bool; raise SpecError of anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise bad(name, "be True or False", value)
+    return bool(value)
+
+
+def check_text(name: str, value: object, must: str = "be a text") -> str:
+    """Return a text; raise SpecError of anything else."""
+    if not isinstance(value, str):
+        raise bad(name, must, value)
+    return value
+
+
+def check_texts(name: str, values: object) -> list[str]:
+    """Return several texts as list; raise SpecError of anything else, a single one too."""
+    is_one = isinstance(values, (str, bytes, Mapping)) or getattr(values, "shape", (1,)) == ()
+    if is_one or not isinstance(values, Iterable):
+        raise bad(name, "be a list of texts", values)
+    found = list(values)
+    if not all(isinstance(one, str) for one in found):
+        raise bad(name, "be a list of texts", values)
+    return found
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return a path; raise SpecError where it is none, or holds a zero byte."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise bad(name, "be a path", value)
+    where = os.fsdecode(value)
+    if "\0" in where:
+        raise bad(name, "be a path, which has no zero bytes", where)
+    return Path(where)
+
+
+def whole(value: object) -> int | None:
+    """Return a whole number of any kind, NumPy's too, as int; None of anything else."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several
+        return None
 
 
 def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -32,11 +110,29 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     SpecError
         When it is none, true or false, or lies outside `least` to `most`.
     """
-    number = _as_int(value)
-    if number is None or number < least or (most is not None and number > most):
+    found = whole(value)
+    if found is None or found < least or (most is not None and found > most):
         reach = f"{least} or more" if most is None else f"{least} to {most}"
-        raise bad(name, f"be a whole number, {reach}", repr(value) if number is None else number)
-    return number
+        raise bad(name, f"be a whole number, {reach}", value if found is None else found)
+    return found
+
+
+def check_number(name: str, value: object, must: str, holds: Callable[[float], bool]) -> float:
+    """Return a real number of any kind, NumPy's too, as float.
+
+    Raises
+    ------
+    SpecError
+        When it is none, or `holds` is not true of it; `must` says in words what that asks for.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+        try:
+            found = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            found = float("inf")
+        if holds(found):
+            return found
+    raise bad(name, must, value)
 
 
 def number_range(name: str, value: object) -> tuple[float, float]:
@@ -73,22 +169,51 @@ def picked_rows(rows: Any, n: int) -> np.ndarray:
     SpecError
         When it picks none of `n` rows, or rows that are not there.
     """
-    index = rows if isinstance(rows, slice) else np.asarray(rows)
-    if not isinstance(index, slice):
-        if not index.size:
-            index = index.astype(np.int64)  # an empty list is of floats
-        if index.dtype.kind in "iu" and (not index.size or 0 <= index.min() <= index.max() < n):
-            return index.astype(np.int64, copy=False)  # as when batches are read: no numbers of all
     try:
+        if isinstance(rows, (bool, np.bool_)):
+            raise TypeError("to NumPy it is a mask of everything")
+        index = rows if isinstance(rows, slice) else np.asarray(rows)
+        if not isinstance(index, slice):
+            if not index.size:
+                index = index.astype(np.int64)  # an empty list is of floats
+            if index.dtype.kind in "iu" and (not index.size or 0 <= index.min() <= index.max() < n):
+                return index.astype(
+                    np.int64, copy=False
+                )  # as when batches are read: no numbers of all
         return np.asarray(np.arange(n)[index])
-    except (IndexError, TypeError) as error:
+    except Exception as error:  # whatever NumPy, or what is no array, says of it
         raise bad("rows", f"be of 0 to {n - 1}, as numbers, a slice or a mask", rows) from error
 
 
-def _as_int(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:  # an array of several
-        return None
+def with_checked_arguments(function: Function) -> Function:
+    """Have a function look at its arguments that are paths, or true or false, by their annotations.
+
+    Of these the type says all that there is to say. What is allowed of others the function knows.
+
+    Raises
+    ------
+    SpecError
+        From the function, when an argument is of another type.
+    """
+    signature = inspect.signature(function)
+    checks: dict[str, Callable[[str, object], object]] = {}
+    optional = set()
+    for one in signature.parameters.values():
+        kinds = {kind.strip() for kind in str(one.annotation).split("|")}
+        if "None" in kinds:
+            optional.add(one.name)
+            kinds.discard("None")
+        if kinds == {"bool"}:
+            checks[one.name] = check_bool
+        elif kinds == _PATHS:
+            checks[one.name] = check_path
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        given = signature.bind(*arguments, **named)
+        for name, value in given.arguments.items():
+            if name in checks and not (value is None and name in optional):
+                given.arguments[name] = checks[name](name, value)
+        return function(*given.args, **given.kwargs)
+
+    return checked  # type: ignore[return-value]

@@ -11,9 +11,9 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from featcache.core.checks import check_choice, whole_number
+from featcache.core.checks import check_bool, check_choice, check_path, whole_number
 from featcache.core.errors import SpecError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -36,6 +36,11 @@ class Option:
     most: int | None
     has_several: bool  # names separated by commas, on the command line
 
+    @property
+    def is_path(self) -> bool:
+        """Whether its type, or what that is a union of, has paths."""
+        return any(hasattr(one, "__fspath__") for one in get_args(self.kind))
+
     def checked(self, value: Any) -> Any:
         """Return a value, whole numbers as int.
 
@@ -46,6 +51,10 @@ class Option:
         """
         if self.allowed is not None:
             check_choice(self.name, value, self.allowed)
+        if self.kind is bool:
+            return check_bool(self.name, value)
+        if self.is_path and not (value is None and self.default is None):
+            check_path(self.name, value)
         if self.least is not None and (value is not None or self.default is not None):
             return whole_number(self.name, value, self.least, self.most)
         return value

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Optional, Union
 
-from featcache.core.checks import bad, check_choice, number_range, range_text
+from featcache.core.checks import (
+    bad,
+    check_choice,
+    check_text,
+    check_texts,
+    number_range,
+    range_text,
+    whole_number,
+)
 from featcache.core.errors import SpecError
 from featcache.core.options import declared, option, options_of
 
@@ -51,6 +60,8 @@ class ExtractionSpec:
             "imagenet, random, or a weights file or .keras backbone.",
             "imagenet, random, or the path of a weights file or of a .keras backbone.",
             panel=PANEL,
+            kind=Union[str, os.PathLike[str]],
+            typed=str,
         )
     )
     image_size: tuple[int, int] = field(  # height, width in pixels, after resizing
@@ -151,7 +162,14 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for one in NUMBERS.values():
             one.checked(getattr(self, one.name))
-        for name in self.augment:
+        for name in ("backbone", "weights", "preprocessing", "background"):
+            check_text(name, getattr(self, name))
+        if self.layer is not None:
+            check_text("layer", self.layer, "be the name of a layer")
+        if not isinstance(self.augment, tuple):
+            raise bad("augment", "be a tuple of names", self.augment)
+        whole_number("format_version", self.format_version, 1)
+        for name in check_texts("augment", self.augment):
             check_choice("augment", name, AUGMENTATIONS)
         if self.views < 1 or (self.views > 1) != bool(self.augment):
             raise SpecError(
@@ -159,12 +177,12 @@ class ExtractionSpec:
                 f"expected 1 and nothing, or more and how to make them."
             )
         if not re.fullmatch("#[0-9a-f]{6}", self.background):
-            raise bad("background", "be a colour as #rrggbb", f"'{self.background}'")
+            raise bad("background", "be a colour as #rrggbb", self.background)
         if self.value_range is not None:
             # as floats, however they were given, so that one range has one fingerprint
             object.__setattr__(self, "value_range", number_range("value_range", self.value_range))
         sides = self.image_size
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        if not (isinstance(sides, tuple) and len(sides) == 2 and min(map(_pixels, sides)) > 0):
             raise bad("image_size", "be a positive number of pixels, or height and width", sides)
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,6 +202,8 @@ class ExtractionSpec:
         SpecError
             When a field is missing or unknown.
         """
+        if not isinstance(values, dict):
+            raise bad("values", "be what to_dict gave", values)
         names = {one.name for one in fields(cls)}
         later = {one.name for one in fields(cls) if one.metadata.get("is_later")}
         if odd_names := (names ^ set(values)) - (later - set(values)):
@@ -228,6 +248,10 @@ class ExtractionSpec:
 
 
 NUMBERS = options_of(ExtractionSpec)  # what a user may say of what changes the numbers
+
+
+def _pixels(side: object) -> int:
+    return side if isinstance(side, int) and not isinstance(side, bool) else 0
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.core.errors import SpecError, one_line
+from featcache.core.checks import bad
+from featcache.core.errors import one_line
 from featcache.core.spec import BACKGROUND, MAX_PIXELS, ExtractionSpec
 from featcache.data import damage, levels
 from featcache.data.damage import UnreadableImageError
@@ -144,6 +145,8 @@ def colour(text: str) -> str:
     SpecError
         When it is none that Pillow's `ImageColor` knows.
     """
+    if not isinstance(text, str):
+        raise bad("background", "be a colour, as white, black or '#8090a0'", text)
     if text == "white":
         return BACKGROUND  # without importing Pillow
     from PIL import ImageColor
@@ -151,6 +154,4 @@ def colour(text: str) -> str:
     try:
         return "#{:02x}{:02x}{:02x}".format(*ImageColor.getrgb(text)[:3])
     except (ValueError, AttributeError):
-        raise SpecError(
-            f"background must be a colour, as white, black or '#8090a0'; got '{text}'."
-        ) from None
+        raise bad("background", "be a colour, as white, black or '#8090a0'", text) from None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.checks import bad, check_text, with_checked_arguments
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.escapes import path_of
 from featcache.core.labels import Annotations
@@ -52,6 +53,7 @@ FILE_KINDS: dict[str, FileKind] = {
 }
 
 
+@with_checked_arguments
 def open_source(
     what: Any,
     *,
@@ -89,6 +91,8 @@ def open_source(
     SpecError
         When an option is wrong.
     """
+    if target is not None:
+        check_text("target", target, "be names of columns, separated by commas")
     try:
         columns = Given(**given)
     except TypeError:
@@ -109,11 +113,10 @@ def open_source(
         return what
     if hasattr(what, "element_spec"):
         return open_dataset(what, columns)
-    if isinstance(what, np.ndarray) or (hasattr(what, "__len__") and hasattr(what, "__getitem__")):
+    if _is_sequence(what):
         return open_images(what, columns)
-    raise SpecError(
-        f"Images must be a path, a list of paths or of images, an array or a tf.data.Dataset; got "
-        f"{type(what).__name__}."
+    raise bad(
+        "images", "be a path, a list of paths or of images, an array or a tf.data.Dataset", what
     )
 
 
@@ -208,6 +211,13 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
             f"ending in {', '.join(sorted(SUFFIXES))}{found.not_taken().instead()}."
         )
     return open_folder(path, found)
+
+
+def _is_sequence(what: Any) -> bool:
+    """Return whether something has a length and items by number, as a sparse matrix has not."""
+    is_none = isinstance(what, (bytes, Mapping, type)) or hasattr(what, "toarray")
+    has_items = hasattr(what, "__len__") and hasattr(what, "__getitem__")
+    return has_items and not is_none and getattr(what, "shape", (1,)) != ()
 
 
 def _suffix(path: str) -> str:

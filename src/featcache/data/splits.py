@@ -11,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from featcache.core.checks import bad
+from featcache.core.checks import whole_number
 from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS
@@ -62,10 +62,9 @@ def held_out(
     return np.asarray(out[unit_of])
 
 
-def check_seed(seed: int) -> None:
-    """Raise SpecError unless every random generator in use takes this seed."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise bad("seed", "be a whole number from 0 to 2**32 - 1", seed)
+def check_seed(seed: object) -> int:
+    """Return a seed as int; raise SpecError unless every random generator in use takes it."""
+    return whole_number("seed", seed, 0, 2**32 - 1)
 
 
 def parts(annotations: Annotations, digests: np.ndarray, seed: int) -> dict[str, np.ndarray]:

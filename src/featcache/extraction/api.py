@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featcache import store
 from featcache.core import progress
+from featcache.core.checks import bad
 from featcache.core.errors import SpecError, StoreError
 from featcache.core.options import taken, with_options
 from featcache.core.running import EVERY, RUNNING, Running
@@ -125,7 +126,7 @@ def run(
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
     for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
         if not requested.is_name(value, or_model=name == "backbone"):
-            raise SpecError(f"{name} must be one name; got {value!r}. For several use extract_all.")
+            raise bad(name, "be one name", value, "For several use extract_all.")
     (done,) = run_all(source, backbone, **options)
     return done
 

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featcache import store
 from featcache.core import progress
-from featcache.core.checks import bad
+from featcache.core.checks import bad, check_path
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.options import taken, with_options
 from featcache.core.running import DEFAULT_CACHE, EVERY, Running
@@ -185,11 +185,12 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         SpecError
             For what can be told without the weights.
         """
+        check_path("cache_dir", self.cache_dir)
         values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
         for name in ("backbone", "layer"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise bad(name, "be one name or None", repr(value))
+                raise bad(name, "be one name or None", value)
         size: Any = values["image_size"]
         if isinstance(size, np.integer):  # from a grid of parameters
             size = int(size)

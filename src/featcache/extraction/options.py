@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from featcache.core.checks import check_choice, whole_number
+from featcache.core.checks import check_choice, check_texts, whole_number
 from featcache.core.errors import SpecError
 from featcache.core.running import RUNNING, Running
 from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, NUMBERS
@@ -43,7 +43,7 @@ def augmentations(augment: Names, views: int) -> tuple[str, ...]:
     views = whole_number("views", views, 1, MAX_VIEWS)
     if augment is None:
         return AUGMENTATIONS if views > 1 else ()
-    names = augment.split(",") if isinstance(augment, str) else list(augment)
+    names = augment.split(",") if isinstance(augment, str) else check_texts("augment", augment)
     for name in names:
         check_choice("augment", name, AUGMENTATIONS)
     if views == 1:

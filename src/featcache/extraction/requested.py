@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from featcache.core.checks import bad
@@ -13,10 +13,11 @@ from featcache.networks import backbones, registry
 
 def _names(names: Any) -> list[Any]:
     """Return names without repetitions; None is one of them, and a model is one name."""
-    if isinstance(names, Sequence) and not all(is_name(name) for name in names):
-        raise bad("backbone and layer", "be names", repr(list(names)))
-    is_one = isinstance(names, str) or not isinstance(names, Iterable)
-    return [names] if is_one else list(dict.fromkeys(names))
+    if is_name(names):
+        return [names]
+    if not isinstance(names, (list, tuple)) or not all(is_name(name) for name in names):
+        raise bad("backbone and layer", "be names", names)
+    return list(dict.fromkeys(names))
 
 
 def is_name(name: Any, or_model: bool = True) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from featcache import extraction, report
 from featcache.core import progress
+from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import SpecError
 from featcache.extraction import options as extraction_options
 from featcache.finetuning import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import keras
 
 
+@with_checked_arguments
 def finetune(
     model: str | os.PathLike[str],
     source: Any = None,
@@ -145,7 +147,7 @@ def finetune(
         dropout=dropout,
         weight_decay=weight_decay,
         views=views,
-        augment=() if augment == "none" else _augmentations(augment, views, end_to_end),
+        augment=_augmentations(augment, views, end_to_end),
         dtype=dtype,
         end_to_end=end_to_end,
         refit=refit,
@@ -189,6 +191,8 @@ def finetune(
 
 
 def _augmentations(augment: Any, views: int, end_to_end: bool) -> tuple[str, ...]:
+    if isinstance(augment, str) and augment == "none":
+        return ()
     # a new view in every epoch is more than one
     return extraction_options.augmentations(augment, 2 if end_to_end else views)
 

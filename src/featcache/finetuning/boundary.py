@@ -12,7 +12,7 @@ import numpy as np
 
 from featcache import extraction, store
 from featcache.core import progress
-from featcache.core.checks import bad
+from featcache.core.checks import check_number
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.finetuning import graph
@@ -46,9 +46,13 @@ def check_resources(resources: Resources) -> None:
     """Raise SpecError where this machine has not what is asked for."""
     engines.check_options(resources.runtime, resources.device, "float32")
     engines.gpus(resources.device)
-    limit = resources.max_cache_gb
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise bad("max_cache_gb", "be a number above 0", limit)
+    if resources.max_cache_gb is not None:
+        check_number(
+            "max_cache_gb",
+            resources.max_cache_gb,
+            "be a number above 0",
+            lambda x: 0 < x < math.inf,
+        )
 
 
 def features_of(

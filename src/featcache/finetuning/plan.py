@@ -6,7 +6,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Union
 
-from featcache.core.checks import bad, check_choice, whole_number
+from featcache.core.checks import (
+    bad,
+    check_choice,
+    check_number,
+    check_text,
+    shown,
+    whole,
+    whole_number,
+)
 from featcache.core.errors import SpecError, StitchError
 from featcache.core.spec import AUGMENTATIONS, DTYPES, MAX_VIEWS
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind
@@ -49,22 +57,21 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for stage in self.stages:
-            if isinstance(stage, bool) or (isinstance(stage, int) and stage < 0):
+            if isinstance(stage, int) and stage < 0:
                 raise bad("unfreeze", "be 0 or more layers, or all", stage)
         for name, most in (("epochs", None), ("batch_size", None), ("views", MAX_VIEWS)):
-            number = whole_number(name, getattr(self, name), 1, most)
-            object.__setattr__(self, name, number)  # NumPy's numbers have no place in JSON
-        if self.patience is not None and self.patience < 1:
+            count = whole_number(name, getattr(self, name), 1, most)
+            object.__setattr__(self, name, count)  # NumPy's numbers have no place in JSON
+        if self.patience is not None and (whole(self.patience) or 0) < 1:
             must = "be 1 or more epochs, or None (0 on the command line) for any number"
             raise bad("patience", must, self.patience)
-        if not 0 < self.learning_rate < 1:
-            raise bad("learning_rate", "lie between 0 and 1", self.learning_rate)
-        if not 0 < self.lr_decay <= 1:
-            raise bad("lr_decay", "lie in 0 to 1, 0 excluded", self.lr_decay)
+        check_number(
+            "learning_rate", self.learning_rate, "lie between 0 and 1", lambda x: 0 < x < 1
+        )
+        check_number("lr_decay", self.lr_decay, "lie in 0 to 1, 0 excluded", lambda x: 0 < x <= 1)
         for name in ("warmup", "label_smoothing", "dropout", "weight_decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value < 1):
-                raise bad(name, "lie in 0 to 1, 1 excluded", value)
+            must = "lie in 0 to 1, 1 excluded"
+            check_number(name, getattr(self, name), must, lambda x: 0 <= x < 1)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("class_weight", self.class_weight, (None, "balanced"))
         check_choice("dtype", self.dtype, DTYPES)
@@ -75,7 +82,7 @@ class TrainingPlan:
                 f"end_to_end makes new views of the images in every epoch, so there are none to "
                 f"keep; leave views out (got {self.views})."
             )
-        splits.check_seed(self.seed)
+        object.__setattr__(self, "seed", splits.check_seed(self.seed))
 
     def check_for(self, task: str, output: str, head: str) -> None:
         """Raise SpecError where an option has no meaning for a model."""
@@ -109,6 +116,7 @@ def stages_of(
     if not named:
         return None
     if unfreeze_from is not None:
+        check_text("unfreeze_from", unfreeze_from, "be the name of a layer")
         if unfreeze_from == "all" or unfreeze_from.isdecimal():
             raise SpecError(
                 f"unfreeze_from must be the name of a layer; got '{unfreeze_from}'. A number of "
@@ -119,20 +127,22 @@ def stages_of(
     if isinstance(every, str):
         every = [one.strip() for one in every.split(",")]
     found: list[Unfreeze] = []
-    for one in every:
-        if one == "all":
+    for one in every if isinstance(every, (list, tuple)) else [every]:
+        if isinstance(one, str) and one == "all":
             found.append("all")
-        elif isinstance(one, int) or (isinstance(one, str) and one.removeprefix("-").isdecimal()):
+        elif isinstance(one, str) and one.removeprefix("-").isdecimal():
             found.append(int(one))
+        elif (n_layers := whole(one)) is not None and n_layers < 2**31:
+            found.append(n_layers)
         else:
             raise SpecError(
                 f"{named[0]} must be a number of layers or all, separated by commas for several "
-                f"stages; got {one!r}."
+                f"stages; got {shown(one)}."
             )
     if not found:
         raise SpecError("stages names nothing. Give numbers of layers, as in 10,30,all.")
-    numbers = [math.inf if one == "all" else float(one) for one in found]
-    if numbers != sorted(set(numbers)):
+    sizes = [math.inf if one == "all" else one for one in found]
+    if sizes != sorted(set(sizes)):
         raise SpecError(
             f"Each stage must unfreeze more than the one before; got {', '.join(map(str, found))}."
         )

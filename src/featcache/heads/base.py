@@ -16,7 +16,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from featcache.core.checks import check_choice
+from featcache.core import arrays
+from featcache.core.checks import bad, check_choice, whole_number
 from featcache.core.errors import HeadError
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads import preprocessing
@@ -25,6 +26,13 @@ from featcache.heads.training_rows import TrainingRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_TARGETS = {  # what `y` must be, its dimensions, and the kinds of its dtype
+    TargetKind.CLASS: ("be class indices (n_samples,), 0 or more", 1, "iu"),
+    TargetKind.LABELS: ("be 0 and 1 in (n_samples, n_labels)", 2, arrays.NUMBERS),
+    TargetKind.NUMBERS: ("be numbers in (n_samples, n_targets)", 2, arrays.NUMBERS),
+}
 
 
 class Head(BaseEstimator, ABC):  # type: ignore[misc]
@@ -38,7 +46,6 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
 
     tasks: ClassVar[tuple[str, ...]]  # the names of those it can learn
     suffix: ClassVar[str]  # of its file
-    quick_rows: ClassVar[int | None]  # up to so many rows it is quick; None: always, 0: never
     halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
     stitches: ClassVar[bool] = True  # it can become Keras layers
     has_gradients: ClassVar[bool] = True  # those layers can be trained
@@ -76,13 +83,28 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         """Name of the Keras layer whose values depend continuously on the features."""
         return self.output
 
-    @abstractmethod
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         """Fit to features (n, d) and what is to be learnt.
 
         `groups` (n,) int says which rows are views of one image: a head that holds rows back to
         judge itself never parts them.
+
+        Raises
+        ------
+        SpecError
+            When a parameter is wrong.
+        HeadError
+            When `X` or `y` is not what this head learns from.
         """
+        self.check()
+        X = arrays.features(X)
+        if groups is not None:
+            groups = np.array(arrays.entries("groups", groups, len(X), "rows"))
+        return self._fit(X, self._checked_targets(y, len(X)), groups)
+
+    @abstractmethod
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        """Fit to what `fit` checked."""
 
     @abstractmethod
     def outputs(self, X: np.ndarray) -> np.ndarray:
@@ -114,9 +136,38 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(self.classes_[what]) if self.target_kind is TargetKind.CLASS else what
 
     def check(self) -> None:
-        """Raise SpecError where a parameter that all heads share is wrong."""
+        """Raise SpecError where a parameter is wrong; here those that all heads share."""
         check_choice("task", self.task, self.tasks)
         check_choice("class_weight", self.class_weight, (None, "balanced"))
+        whole_number("seed", self.seed, 0, 2**32 - 1)
+
+    def _features(self, X: Any) -> np.ndarray:
+        """Return features as this fitted head takes them; raise HeadError where they are none."""
+        if not hasattr(self, "n_features_in_"):
+            raise HeadError(f"This {type(self).__name__} is not fitted; call fit(X, y) first.")
+        return arrays.features(X, self.n_features_in_)
+
+    def _checked_targets(self, y: Any, n: int) -> np.ndarray:
+        """Return what is to be learnt of `n` rows; raise HeadError where it is not of this kind."""
+        must, n_dimensions, kinds = _TARGETS[self.target_kind]
+        found = arrays.array("y", y, must)
+        if found.ndim != n_dimensions or found.dtype.kind not in kinds or not found.size:
+            raise bad("y", must, found, kind=HeadError)
+        if len(found) != n:
+            raise HeadError(
+                f"X has {n} rows and y has {len(found)}; they must have the same number."
+            )
+        if self.target_kind is TargetKind.NUMBERS:
+            arrays.check_usable("y", found)
+        elif self.target_kind is TargetKind.LABELS and not np.isin(found, (0, 1)).all():
+            raise bad("y", must, np.unique(found), kind=HeadError)
+        elif self.target_kind is TargetKind.CLASS:
+            least, most = found.min(), found.max()
+            if least < 0:
+                raise bad("y", must, least, kind=HeadError)
+            if least == most:
+                raise HeadError(f"A head needs two classes or more; y has only class {least}.")
+        return found
 
 
 def load_trusted(file: Path, trusted: tuple[str, ...] = (), advice: str = "") -> Any:
@@ -156,8 +207,7 @@ class SklearnHead(Head):
     def make_estimator(self, n_features: int) -> Any:
         """Return the unfitted scikit-learn estimator."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
         # never half precision: scaling in it overflows
         X = np.asarray(X, self.precision)
         step = preprocessing.make(self.preprocessing, *X.shape)
@@ -170,13 +220,19 @@ class SklearnHead(Head):
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, n_outputs) scores; for two classes scikit-learn's score and its negative."""
-        scores = np.asarray(self.pipeline_.decision_function(np.asarray(X, self.precision)))
+        X = self._features(X)
+        if not hasattr(self.pipeline_, "decision_function"):
+            raise HeadError(f"A {type(self).__name__} has no scores; call outputs(X).")
+        scores = np.asarray(self.pipeline_.decision_function(X))
         if self.target_kind is TargetKind.LABELS:
             return scores.reshape(len(scores), -1)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.decision_function(X)
+
+    def _features(self, X: Any) -> np.ndarray:
+        return np.asarray(super()._features(X), self.precision)
 
     def save(self, file: Path) -> None:
         from skops import io

@@ -32,7 +32,6 @@ class Dummy(SklearnHead):
     """
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
-    quick_rows = None
     preprocessing = NONE
 
     def __init__(self, task: str = DEFAULT_TASK, class_weight: str | None = None, seed: int = 0):
@@ -51,7 +50,7 @@ class Dummy(SklearnHead):
         y = np.repeat(rows.y[rows.chosen], rows.views.shape[1], axis=0)
         nothing = np.broadcast_to(np.float32(0), (len(y), rows.views.shape[2]))
         for params in settings:
-            yield cls(**params).fit(nothing, y)
+            yield cls(**params)._fit(nothing, y, None)
 
     @property
     def output(self) -> str:
@@ -62,9 +61,7 @@ class Dummy(SklearnHead):
             return dummy.DummyClassifier(strategy="prior")
         return dummy.DummyRegressor(strategy="mean")  # the mean of a label is its frequency
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
-        y = np.asarray(y)
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
         # scikit-learn wants features, and looks at none; these take no memory
         nothing = np.broadcast_to(0.0, (len(y), X.shape[1]))
         estimator = self.make_estimator(X.shape[1]).fit(nothing, y)
@@ -72,7 +69,7 @@ class Dummy(SklearnHead):
         return self.describe()
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        return np.tile(self._constant(), (len(X), 1))
+        return np.tile(self._constant(), (len(self._features(X)), 1))
 
     def to_keras_layers(self, features: Any) -> Any:
         layers = import_keras().layers

@@ -69,6 +69,9 @@ class Calibrated(Head):
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         raise HeadError("A calibrated head is made from out-of-fold outputs: fit_heads(calibrate=)")
 
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        return self.fit(X, y, groups)
+
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return np.asarray(self.calibrator.transform(self.head.outputs(X)))
 

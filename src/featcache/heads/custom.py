@@ -35,7 +35,6 @@ class Own(Head):
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     suffix = ".skops"
-    quick_rows = None
     stitches = False
 
     @classmethod
@@ -69,8 +68,7 @@ class Own(Head):
                 f"{type(self.estimator).__name__} is no {kind}, which a {self.task} task needs."
             )
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
         self.estimator_ = clone(self.estimator)
         with self._named_errors():
             self.estimator_.fit(np.asarray(X, np.float64), y[:, 0] if self._is_one(y) else y)
@@ -93,6 +91,7 @@ class Own(Head):
             raise HeadError(f"Your {type(self.estimator).__name__} failed: {reason}") from error
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
+        X = self._features(X)
         with self._named_errors():
             return self._outputs(X)
 

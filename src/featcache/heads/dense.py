@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core.checks import bad
+from featcache.core.arrays import array
+from featcache.core.checks import bad, check_bool, check_number, whole, whole_number
 from featcache.core.errors import HeadError
+from featcache.core.float32 import is_too_coarse
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads.base import Head
@@ -54,7 +57,6 @@ class Dense(Head):
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     suffix = ".keras"
-    quick_rows = 0
     halves = True
 
     def __init__(
@@ -99,9 +101,8 @@ class Dense(Head):
     def output(self) -> str:
         return TASKS[self.task].output
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
-        X, y = np.asarray(X), np.asarray(y)
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        self.exact_ = False  # whether the last layer computes in float64
         self.n_features_in_ = X.shape[1]
         wanted = self._prepare(y)
         rng = np.random.default_rng(self.seed)
@@ -109,7 +110,7 @@ class Dense(Head):
         if TASKS[self.task].is_stratified:
             strata = wanted.y.argmax(axis=1) if wanted.are_soft else wanted.y
         fit_rows, val_rows = split_off(strata, self.validation_fraction, rng, groups)
-        self.mean_, self.scale_ = mean_and_scale(X)
+        self.mean_, self.scale_ = (part.astype(np.float32) for part in mean_and_scale(X))
         training = trainer(
             *(X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task),
             wanted.are_soft,
@@ -128,17 +129,36 @@ class Dense(Head):
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.dropout < 1:
-            raise bad("dropout", "lie in 0 to 1, 1 excluded", self.dropout)
-        if any(units < 1 for units in self.hidden):
+        for name in ("dropout", "validation_fraction"):
+            must = "lie in 0 to 1, 1 excluded"
+            check_number(name, getattr(self, name), must, lambda share: 0 <= share < 1)
+        check_number(
+            "learning_rate", self.learning_rate, "be a number above 0", lambda x: 0 < x < math.inf
+        )
+        for name in ("epochs", "patience", "batch_size"):
+            whole_number(name, getattr(self, name), 1)
+        check_bool("batch_norm", self.batch_norm)
+        if not isinstance(self.hidden, (list, tuple)) or not all(
+            0 < (whole(one) or 0) < 2**31 for one in self.hidden
+        ):
             raise bad("hidden", "be positive numbers of units", self.hidden)
+
+    def _checked_targets(self, y: Any, n: int) -> np.ndarray:
+        must = "be what this task learns, or probabilities, 0 to 1, in (n_samples, n_outputs)"
+        found = array("y", y, must)
+        are_soft = found.ndim == 2 and found.dtype.kind == "f"
+        if not are_soft or self.target_kind is TargetKind.NUMBERS:
+            return super()._checked_targets(found, n)
+        if len(found) != n or not found.size or not ((found >= 0) & (found <= 1 + 1e-6)).all():
+            raise bad("y", must, found, kind=HeadError)
+        return found
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, n_outputs)."""
         return self.outputs(X)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
-        keras = import_keras()
+        keras, X = import_keras(), self._features(X)
         outputs = np.empty((len(X), self.n_outputs_))
         for start in range(0, len(X), BLOCK):
             some = np.asarray(X[start : start + BLOCK], np.float32)
@@ -155,7 +175,12 @@ class Dense(Head):
             mean=self.mean_, variance=self.scale_**2, name="standardised"
         )(inputs)
         layers = layers_of(
-            self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task, self.dropout
+            self.n_outputs_,
+            tuple(self.hidden),
+            self.batch_norm,
+            self.task,
+            self.dropout,
+            self.exact_,
         )
         for layer in layers:
             x = layer(x)
@@ -220,17 +245,13 @@ class Dense(Head):
                 self.classes_, numbers = np.unique(y, return_inverse=True)
                 wanted, share = numbers.astype(np.int32), np.bincount(numbers) / len(y)
             k = self.n_outputs_ = len(self.classes_)
-            if k < 2:
-                raise HeadError(
-                    f"The dense head needs samples of two classes or more; got only class "
-                    f"{self.classes_[0]}."
-                )
             weights = 1 / (k * share) if balanced else np.ones(k)
             return Supervision.of(wanted, weights, np.log(share * weights))
         self.n_outputs_ = y.shape[1]
         y, weights = np.asarray(y, np.float64), np.ones((2, self.n_outputs_))
         if self.target_kind is TargetKind.NUMBERS:
             self.target_mean_, self.target_scale_ = mean_and_scale(y)
+            self.exact_ = bool(is_too_coarse(y).any())
             y = (y - self.target_mean_) / self.target_scale_
             return Supervision.of(y.astype(np.float32), weights, np.zeros(self.n_outputs_))
         least = 0.5 / len(y)  # half a row, where a label is always there, or never

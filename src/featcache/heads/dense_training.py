@@ -55,9 +55,14 @@ class Schedule:
 
 
 def layers_of(
-    n_outputs: int, hidden: tuple[int, ...], batch_norm: bool, task: str, dropout: float
+    n_outputs: int,
+    hidden: tuple[int, ...],
+    batch_norm: bool,
+    task: str,
+    dropout: float,
+    exact: bool = False,
 ) -> list[Any]:
-    """Return the layers behind the standardisation, unbuilt."""
+    """Return the layers behind the standardisation, unbuilt; if `exact`, values are of float64."""
     layers = import_keras().layers
     stack: list[Any] = []
     for number, units in enumerate(hidden, start=1):
@@ -71,7 +76,8 @@ def layers_of(
         stack.append(layers.Dropout(dropout, name="dropout"))
     activation, output = TASKS[task].activation, TASKS[task].output
     if activation == LINEAR:
-        return [*stack, layers.Dense(n_outputs, name=output)]
+        dtype = "float64" if exact else None
+        return [*stack, layers.Dense(n_outputs, name=output, dtype=dtype)]
     last = layers.Softmax if activation == SOFTMAX else layers.Activation
     options = {} if activation == SOFTMAX else {"activation": activation}
     return [*stack, layers.Dense(n_outputs, name="logits"), last(name=output, **options)]

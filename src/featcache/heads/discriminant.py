@@ -8,6 +8,7 @@ import numpy as np
 from scipy import linalg, special
 from sklearn import discriminant_analysis, neighbors
 
+from featcache.core.checks import check_number
 from featcache.core.tasks import DEFAULT_TASK, PROBABILITIES, SCORES, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads.moments import MomentsHead, Problem
@@ -15,6 +16,9 @@ from featcache.heads.preprocessing import L2, NONE, STANDARDISE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_NOISE = 1e-9  # part of the features' variance that differences of sums may leave within classes
 
 
 class LDA(MomentsHead):
@@ -53,6 +57,10 @@ class LDA(MomentsHead):
         self.class_weight = class_weight
         self.seed = seed
 
+    def check(self) -> None:
+        super().check()
+        check_number("shrinkage", self.shrinkage, "lie in 0 to 1", lambda share: 0 <= share <= 1)
+
     def make_estimator(self, n_features: int) -> Any:
         return discriminant_analysis.LinearDiscriminantAnalysis(
             solver="lsqr", shrinkage=self.shrinkage
@@ -62,6 +70,8 @@ class LDA(MomentsHead):
         present, means, counts = _class_means(problem)
         within = (problem.scatter - (means.T * counts) @ means) / problem.n
         spread = np.trace(within) / problem.n_features
+        if spread < _NOISE * np.trace(problem.scatter) / (problem.n * problem.n_features):
+            spread, within = 0.0, np.zeros_like(within)  # of rounding, as with one row a class
         covariance = (1 - self.shrinkage) * within
         # classes without any spread: what is nearest then decides
         covariance.flat[:: len(covariance) + 1] += self.shrinkage * spread or 1e-6

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn import ensemble
 
+from featcache.core.checks import check_number, whole_number
 from featcache.core.errors import HeadError, StitchError
+from featcache.core.float32 import is_too_coarse
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, names_of
 from featcache.heads.base import SklearnHead
 from featcache.heads.preprocessing import NONE
@@ -37,7 +39,6 @@ class RandomForest(SklearnHead):
     """
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
-    quick_rows = 0
     halves = True
     stitches = False
     trusted_types = (_TREE,)
@@ -67,6 +68,14 @@ class RandomForest(SklearnHead):
         max_features = 0.1 if TASKS[task].kind is TargetKind.NUMBERS else "sqrt"
         return tuple({"min_samples_leaf": rows, "max_features": max_features} for rows in (5, 2))
 
+    def check(self) -> None:
+        super().check()
+        whole_number("n_estimators", self.n_estimators, 1)
+        whole_number("min_samples_leaf", self.min_samples_leaf, 1)
+        if not isinstance(self.max_features, str) or self.max_features != "sqrt":
+            must = "be a part above 0 and up to 1, or sqrt"
+            check_number("max_features", self.max_features, must, lambda part: 0 < part <= 1)
+
     @property
     def output(self) -> str:
         return TASKS[self.task].output
@@ -83,15 +92,22 @@ class RandomForest(SklearnHead):
             return ensemble.RandomForestRegressor(**options)
         return ensemble.RandomForestClassifier(class_weight=self.class_weight, **options)
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        y = np.asarray(y)
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        # far from zero a tree's sums of squares lose what it is to part: then about the mean
+        mean = np.zeros(1)
+        if self.target_kind is TargetKind.NUMBERS and is_too_coarse(y).any():
+            mean = y.mean(axis=0)
+            y = y - mean
         # scikit-learn warns of a single column
-        return super().fit(X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y)
+        super()._fit(X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, groups)
+        for tree in self.pipeline_[-1].estimators_ if mean.any() else ():
+            tree.tree_.value[...] += mean[:, None]  # (nodes, targets, 1)
+        return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the mean over the trees of the frequencies in the leaf, (n, n_outputs)."""
         forest = self.pipeline_[-1]
-        frequencies = forest.predict_proba(np.asarray(X, self.precision))
+        frequencies = forest.predict_proba(self._features(X))
         if self.target_kind is TargetKind.CLASS:
             return np.asarray(frequencies)
         if not isinstance(frequencies, list):  # one label
@@ -108,8 +124,8 @@ class RandomForest(SklearnHead):
     def outputs(self, X: np.ndarray) -> np.ndarray:
         if self.target_kind is not TargetKind.NUMBERS:
             return self.predict_proba(X)
-        values = self.pipeline_[-1].predict(np.asarray(X, self.precision))
-        return np.asarray(values.reshape(len(X), -1))
+        values = self.pipeline_[-1].predict(self._features(X))
+        return np.asarray(values.reshape(len(values), -1))
 
     def restore(self, file: Path) -> Self:
         """Read what `save` wrote; trees are followed unchecked, so they are checked here."""

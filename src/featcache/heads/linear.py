@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from featcache.core import process
+from featcache.core.checks import check_number
 from featcache.core.tasks import (
     DEFAULT_TASK,
     PROBABILITIES,
@@ -32,16 +34,22 @@ if TYPE_CHECKING:
 class LinearHead(SklearnHead):
     """A linear classifier of scikit-learn; of several labels one classifier each."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
+    C: float  # inverse strength of the penalty
+
+    def check(self) -> None:
+        super().check()
+        check_number("C", self.C, "be a number above 0", lambda C: 0 < C < math.inf)
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
         # a label that all or none of these rows have is answered with a constant
         with process.ignored("Label .* is present in all training examples"):
-            return super().fit(X, y, groups)
+            return super()._fit(X, y, groups)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         if self.target_kind is TargetKind.CLASS:
             return super().decision_function(X)
         weights, bias = one_vs_rest(self.pipeline_[-1])
-        X = self.pipeline_[:-1].transform(np.asarray(X, self.precision))
+        X = self.pipeline_[:-1].transform(self._features(X))
         return np.asarray(X @ weights.T + bias, np.float64)
 
 
@@ -56,7 +64,6 @@ class LogisticRegression(LinearHead):
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS)
     output = PROBABILITIES
-    quick_rows = 50_000
     precision = np.float32  # half the time of float64, and the shipped weights are float32
 
     @classmethod
@@ -119,7 +126,7 @@ class LogisticRegression(LinearHead):
         """Return probabilities (n, n_outputs)."""
         if self.target_kind is TargetKind.LABELS:
             return np.asarray(special.expit(self.decision_function(X)))
-        return np.asarray(self.pipeline_.predict_proba(np.asarray(X, self.precision)), np.float64)
+        return np.asarray(self.pipeline_.predict_proba(self._features(X)), np.float64)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.predict_proba(X)
@@ -150,7 +157,6 @@ class LinearSVM(LinearHead):
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS)
     output = SCORES
-    quick_rows = 3_000
 
     @classmethod
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:

@@ -1,6 +1,6 @@
 """Heads that need no more of the rows than their moments: what they solve, and what they share.
 
-A fit is a linear problem in as many unknowns as there are features or rows, whichever are fewer,
+A fit is a linear problem in as many unknowns as there are features, or rows where they are few,
 and every strength of a penalty is solved from the same sums. Nothing the size of the features is
 copied, so these heads learn from files that fill the memory.
 """
@@ -50,7 +50,6 @@ class Problem:
 class MomentsHead(SklearnHead):
     """A linear head that is solved from moments; `pipeline_` holds scikit-learn's estimator."""
 
-    quick_rows = None
     weighs_rows: ClassVar[bool] = False  # class weights multiply the terms of the sums
 
     @classmethod
@@ -80,8 +79,8 @@ class MomentsHead(SklearnHead):
     def linear_map(self) -> tuple[np.ndarray, np.ndarray]:
         """Return weights (k, d) and bias (k,) behind the preprocessing."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        rows = TrainingRows.of(X, np.asarray(y))
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        rows = TrainingRows.of(X, y)
         (fitted,) = type(self).path([self.get_params()], rows)
         assert isinstance(fitted, type(self))
         self.pipeline_ = fitted.pipeline_
@@ -95,12 +94,20 @@ class MomentsHead(SklearnHead):
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return (n, k): the linear map of the preprocessed features."""
-        X = np.asarray(X, np.float64)
+        X = self._features(X)
         before, affine = preprocessing.parted(self.pipeline_[0])
         for step in before:
             X = step.transform(X)
         kernel, bias = preprocessing.folded(affine, *self.linear_map())
         return np.asarray(X @ kernel + bias)
+
+
+def are_few(n_rows: int, n_features: int) -> bool:
+    """Return whether rows are so few that to solve in their span is less work than with moments.
+
+    An eigendecomposition takes some ten times as long as a solution of as many equations.
+    """
+    return 2 * n_rows < n_features
 
 
 def targets_of(y: np.ndarray, task: str, n_targets: int) -> np.ndarray:
@@ -144,7 +151,7 @@ def _problem(rows: TrainingRows, kind: str, task: str, balanced: bool, n_targets
     if balanced:
         counts = np.bincount(rows.y[rows.chosen], minlength=n_targets)
         class_weights = len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    if len(rows) * rows.views.shape[1] < rows.views.shape[2]:
+    if are_few(len(rows) * rows.views.shape[1], rows.views.shape[2]):
         return _from_few_rows(rows, kind, task, n_targets, class_weights)
     sums = moments(rows, task, shared, n_targets, rows.near_mean(), class_weights)
     return _from_moments(sums, kind)

@@ -52,7 +52,6 @@ class Neighbours(SklearnHead):
     """
 
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
-    quick_rows = 20_000
     has_gradients = False  # the rows that are remembered are no weights to train
     precision = np.float32
     parity_layer = "nearest"  # who the last neighbour is can hang on rounding; how near it is not
@@ -107,11 +106,9 @@ class Neighbours(SklearnHead):
                 searches[kind] = NeighbourSearch.over(X, *kind, most[kind])
             yield head._take(searches[kind], y)
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
-        return self._take(
-            NeighbourSearch.over(X, self.preprocessing, self.metric, self.k + 1), np.asarray(y)
-        )
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
+        search = NeighbourSearch.over(X, self.preprocessing, self.metric, self.k + 1)
+        return self._take(search, y)
 
     def check(self) -> None:
         super().check()
@@ -150,7 +147,7 @@ class Neighbours(SklearnHead):
 
         Or the two best classes have as good as equal votes.
         """
-        nearest, _ = self.search_.nearest(X)
+        nearest, _ = self.search_.nearest(self._features(X))
         tied = np.zeros(len(nearest), bool)
         if nearest.shape[1] > self.k:
             tied |= nearest[:, self.k - 1] - nearest[:, self.k] < tolerance
@@ -200,7 +197,7 @@ class Neighbours(SklearnHead):
 
     def _nearest(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return similarities and places (n, k) of the neighbours, the nearest first."""
-        nearest, places = self.search_.nearest(X)
+        nearest, places = self.search_.nearest(self._features(X))
         return nearest[:, : self.k], places[:, : self.k]
 
     def _take(self, search: NeighbourSearch, y: np.ndarray) -> Self:

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from featcache.core.errors import SpecError
+from featcache.core.checks import bad
 from featcache.core.tensorflow import import_keras
 
 NONE, STANDARDISE, L2, PRINCIPAL = "none", "standardise", "l2", "pca"
@@ -27,12 +27,13 @@ N_COMPONENTS = 128  # principal components kept, or as many as there are
 
 def check(preprocessing: str) -> None:
     """Raise SpecError unless it is none, or steps joined by +."""
-    steps = preprocessing.split("+") if isinstance(preprocessing, str) else [preprocessing]
-    if steps != [NONE] and not all(one in STEPS for one in steps):
-        raise SpecError(
-            f"preprocessing must be one of {NONE}, {', '.join(STEPS)}, or several of these steps "
-            f"joined by +, in the order in which they apply; got '{preprocessing}'."
+    steps = preprocessing.split("+") if isinstance(preprocessing, str) else []
+    if not steps or (steps != [NONE] and not all(one in STEPS for one in steps)):
+        must = (
+            f"be one of {NONE}, {', '.join(STEPS)}, or several of these steps joined by +, in the "
+            f"order in which they apply"
         )
+        raise bad("preprocessing", must, preprocessing)
 
 
 def make(preprocessing: str, n_samples: int, n_features: int) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import linalg
 from sklearn import linear_model
 
+from featcache.core.checks import check_number
 from featcache.core.tasks import DEFAULT_TASK, SCORES, VALUES, TargetKind, names_of
 from featcache.heads.moments import MomentsHead, Problem
 from featcache.heads.preprocessing import L2, STANDARDISE
@@ -50,6 +52,12 @@ class Ridge(MomentsHead):
         self.task = task
         self.class_weight = class_weight
         self.seed = seed
+
+    def check(self) -> None:
+        super().check()
+        check_number(
+            "alpha", self.alpha, "be a number, 0 or more", lambda alpha: 0 <= alpha < math.inf
+        )
 
     @property
     def output(self) -> str:

@@ -9,6 +9,7 @@ scikit-learn's SVC, and what it learnt is kept in one.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from sklearn import svm
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
 
+from featcache.core.checks import check_number
 from featcache.core.tasks import DEFAULT_TASK, SCORES, TargetKind, names_of
 from featcache.core.tensorflow import import_keras
 from featcache.heads import preprocessing
@@ -45,7 +47,6 @@ class RbfSVM(SklearnHead):
 
     tasks = names_of(TargetKind.CLASS)
     output = SCORES
-    quick_rows = 0
     halves = True
     has_gradients = False  # votes are steps
     precision = np.float32  # the solver's is scikit-learn's float64, or intelex's
@@ -78,6 +79,13 @@ class RbfSVM(SklearnHead):
             {"C": 10.0, "gamma": 1.0, "preprocessing": PRINCIPAL},
         )
 
+    def check(self) -> None:
+        super().check()
+        for name in ("C", "gamma"):
+            check_number(
+                name, getattr(self, name), "be a number above 0", lambda x: 0 < x < math.inf
+            )
+
     def make_estimator(self, n_features: int) -> Any:
         # The votes and their tie-break are ours, below, so that both sides compute the same.
         return svm.SVC(
@@ -88,8 +96,7 @@ class RbfSVM(SklearnHead):
             cache_size=500,
         )
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
-        self.check()
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Self:
         X = np.asarray(X, self.precision)
         step = preprocessing.make(self.preprocessing, *X.shape)
         z = X if step == "passthrough" else step.fit_transform(X)
@@ -106,8 +113,8 @@ class RbfSVM(SklearnHead):
 
     def parity_values(self, X: np.ndarray) -> np.ndarray:
         """Return the decision of each pair of classes, (n, n_pairs); above zero the first wins."""
+        X = self._features(X)
         step, svc = self.pipeline_
-        X = np.asarray(X, self.precision)
         vectors = svc.support_vectors_.astype(np.float32)
         coefficients = svc.dual_coef_.T
         gamma, norms = svc._gamma, np.einsum("ij,ij->i", vectors, vectors)

@@ -123,14 +123,17 @@ class TrainingRows:
 
 
 def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation (k,) float32 of columns; a constant's deviation counts as 1."""
+    """Return mean and deviation (k,) float64 of columns; a constant's deviation counts as 1.
+
+    What rounding leaves of a constant, in the type of the values, is no deviation.
+    """
     mean = values.mean(axis=0, dtype=np.float64)
     squares = np.zeros_like(mean)
     for start in range(0, len(values), BLOCK):
         squares += ((values[start : start + BLOCK] - mean) ** 2).sum(axis=0)
     deviation = np.sqrt(squares / len(values))
-    constant = deviation <= 1e-7 * np.abs(mean)
-    return mean.astype(np.float32), np.where(constant, 1.0, deviation).astype(np.float32)
+    constant = deviation <= np.finfo(np.promote_types(values.dtype, np.float32)).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, deviation)
 
 
 def split_off(

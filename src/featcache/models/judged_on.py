@@ -182,7 +182,8 @@ def choose(
     samples = images.samples
     progress.notes(samples.remarks, show_progress)
     is_own = samples.origin == described.source
-    split = split or ("test" if is_own else "all")
+    if split is None:
+        split = "test" if is_own else "all"
     check_choice("split", split, SPLITS)
     about = samples.annotations
     known = about.is_known

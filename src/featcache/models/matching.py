@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from featcache.core.arrays import LARGEST
 from featcache.core.errors import SourceError
 from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS, TargetKind
@@ -32,7 +33,7 @@ def matched(
     Raises
     ------
     SourceError
-        When the task is another, or names do not fit.
+        When the task is another, names do not fit, or a target is too large a number.
     """
     if about.task != described.task:
         raise SourceError(
@@ -53,7 +54,13 @@ def matched(
     place = {name: column for column, name in enumerate(described.class_names)}
     columns = np.array([place.get(name, -1) for name in given], int)
     if are_numbers:
-        return about.y[:, [given.index(name) for name in described.class_names]], absent
+        targets = about.y[:, [given.index(name) for name in described.class_names]]
+        if len(large := targets[np.abs(targets) >= LARGEST]):
+            raise SourceError(
+                f"'{origin}' has a target of {large[0]:.6g}, and {LARGEST:.0e} is the limit. Mend "
+                f"it, or leave it empty."
+            )
+        return targets, absent
     if task.kind is TargetKind.CLASS:
         return np.where(about.labels >= 0, columns[about.labels], -1), absent
     y = np.where(about.is_known[:, None], 0, np.full(len(described.class_names), -1))

@@ -6,6 +6,8 @@ import json
 from importlib import resources
 from typing import Any
 
+from featcache.core import atomic
+
 Values = dict[str, Any]  # what a template shows: plain types, numbers as text
 
 
@@ -38,8 +40,9 @@ def rendered(template: str, content: Values) -> str:
 
 
 def as_data(value: Any) -> str:
-    """Return JSON that can stand inside a script element, whatever its texts are."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Return JSON that can stand inside a script element, whatever its texts are; NaN is null."""
+    plain = atomic.plain(value)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

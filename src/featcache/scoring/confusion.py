@@ -70,12 +70,13 @@ def per_target(y: np.ndarray, values: np.ndarray) -> list[dict[str, float]]:
     found = []
     for truth, value in zip(y.T.astype(np.float64), values.T.astype(np.float64), strict=True):
         residual = value - truth
+        varies = (truth != truth[0]).any()
         spread = ((truth - truth.mean()) ** 2).sum()
         found.append(
             {
                 "mae": float(np.abs(residual).mean()),
                 "rmse": float(np.sqrt((residual**2).mean())),
-                "r2": float(1 - (residual**2).sum() / spread) if spread > 0 else float("nan"),
+                "r2": float(1 - (residual**2).sum() / spread) if varies else float("nan"),
                 "bias": float(residual.mean()),
             }
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from featcache.core.errors import SpecError
+from featcache.core.checks import bad
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, first_of
 
 LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
@@ -34,8 +34,8 @@ def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: st
     """Return one metric of a task; arguments as for `score`.
 
     A class or label without both positive and negative rows has no roc-auc or average precision
-    and is left out of the mean; without any there is none. Fewer than two rows have no r2. log-loss
-    and ece are undefined for scores.
+    and is left out of the mean, and so is a target of a single value from that of r2; without any
+    there is none. log-loss and ece are undefined for scores.
     """
     if not len(y) or (name in NEEDS_PROBABILITIES and kind != PROBABILITIES):
         return float("nan")
@@ -58,10 +58,8 @@ def check(name: str | None, task: str) -> str:
     if name is None:
         return TASKS[task].default_metric
     known = TASKS[task].metrics
-    if name not in known:
-        raise SpecError(
-            f"metric must be one of {', '.join(known)} for a {task} task; got '{name}'."
-        )
+    if not isinstance(name, str) or name not in known:
+        raise bad("metric", f"be one of {', '.join(known)} for a {task} task", name)
     return name
 
 
@@ -209,13 +207,16 @@ def _rmse(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
 
 
 def _r2(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
-    """Return 1 - residual / total; of a constant target 1 where it is hit and 0 elsewhere."""
-    if len(y) < 2:
+    """Return the mean of 1 - residual / total over the targets that vary; of a constant it is 0/0.
+
+    scikit-learn calls a constant that is hit 1, and otherwise 0, as if it had been explained.
+    """
+    varies = (y != y[0]).any(axis=0)
+    if not varies.any():
         return float("nan")
+    y, outputs = y[:, varies], outputs[:, varies]
     residual, total = ((outputs - y) ** 2).sum(axis=0), ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    varies = total > 0
-    ratio = residual / np.where(varies, total, 1.0)
-    return float(np.mean(1 - np.where(varies, ratio, residual > 0)))
+    return float(np.mean(1 - residual / total))
 
 
 # (y, outputs, what they are) -> score; a task names those of its kind that it is judged by

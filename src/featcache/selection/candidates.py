@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sklearn.base import clone
-
 from featcache import heads
+from featcache.core.checks import bad, shown
 from featcache.core.errors import SpecError, one_line
-from featcache.core.tasks import TASKS, TargetKind
-from featcache.heads.base import SklearnHead
 from featcache.heads.custom import Own
 from featcache.scoring import metrics
+from featcache.selection import quick
 
 ALL = "all"
 QUICK = "quick"
@@ -41,7 +38,7 @@ def choose(
     names: str | Sequence[Any] | None,
     *,
     task: str,
-    n_rows: int,
+    size: tuple[int, int, int],
     metric: str,
     class_weight: str | None,
     calibrate: str | None,
@@ -52,35 +49,33 @@ def choose(
 
     Parameters
     ----------
-    names : None or "quick" for the heads that are quick with so many rows, "all", or a list of
-        names, heads of the catalogue with settings of their own (instead of its grid; several of
-        one kind are all tried), scikit-learn estimators, (name, estimator) pairs and
-        "module:factory" texts.
-    n_rows : rows to fit to, views counted.
+    names : None or "quick" for the heads that there is time for, see `quick`; "all"; or a list
+        of names, "quick" among them, heads of the catalogue with settings of their own (instead of
+        its grid; several of one kind are all tried), scikit-learn estimators, (name, estimator)
+        pairs and "module:factory" texts.
+    size : rows to fit to, views counted; features; outputs.
 
     Raises
     ------
     SpecError
         When a name or a parameter is wrong, or no head is left.
     """
-    wanted = _wanted(names, dense)
-    left_out: dict[str, str] = {}
-    if names is None or names == QUICK:
-        for name in list(wanted):
-            limit = heads.CATALOGUE[name].quick_rows
-            asked_for = name == "dense" and dense
-            if limit is not None and n_rows > limit and not asked_for:
-                del wanted[name]
-                if limit:
-                    left_out[name] = f"quick up to {limit:,} rows to learn from, here {n_rows:,}"
-    chosen = []
+    if dense is not None and not isinstance(dense, dict):
+        raise bad("dense", "be a dict of parameters, as {'hidden': (256,)}", dense)
+    wanted, asked = _wanted(names, dense)
     shared = {"task": task, "class_weight": class_weight, "seed": seed}
-    for name, given in wanted.items():
+    left_out = {}
+    for name in wanted:
         kind = heads.CATALOGUE.get(name, Own)
-        reason = _unfit(kind, name, task, metric, calibrate, shared)
-        if reason:
+        if reason := _unfit(kind, name, task, metric, calibrate, shared):
             left_out[name] = reason
+    able = [name for name in wanted if name not in left_out]
+    left_out |= quick.no_time_for(able, asked, task, size)
+    chosen = []
+    for name, given in wanted.items():
+        if name in left_out:
             continue
+        kind = heads.CATALOGUE.get(name, Own)
         settings: Sequence[dict[str, Any]]
         if kind is Own:
             settings = ({"estimator": given},)
@@ -95,39 +90,46 @@ def choose(
     return chosen, left_out
 
 
-def _wanted(names: str | Sequence[Any] | None, dense: dict[str, Any] | None) -> dict[str, Any]:
-    """Return name -> estimator of the user's own; or, of the catalogue, settings or None."""
-    if names is None or names in (ALL, QUICK):
-        return dict.fromkeys(heads.CATALOGUE)
-    wanted: dict[str, Any] = {heads.FLOOR: None}  # the floor is always shown
+def _wanted(
+    names: str | Sequence[Any] | None, dense: dict[str, Any] | None
+) -> tuple[dict[str, Any], Collection[str]]:
+    """Return name -> estimator of the user's own; or, of the catalogue, settings or None.
+
+    And those that were asked for by more than "quick".
+    """
+    every = dict.fromkeys(heads.CATALOGUE)
+    names = QUICK if names is None else names
     is_one = isinstance(names, str) or not isinstance(names, Sequence)
     given: list[Any] = []
     for one in [names] if is_one else names:
         given += from_factory(one) if isinstance(one, str) and ":" in one else [one]
+    asked: dict[str, Any] = {}
     for one in given:
-        if isinstance(one, str) and one == ALL:
-            wanted = dict.fromkeys(heads.CATALOGUE) | wanted
-        elif isinstance(one, str) and one == QUICK:
-            raise SpecError("quick cannot be mixed with other heads; name those you want, or all.")
-        elif isinstance(one, str):
+        if isinstance(one, str) and one in (ALL, QUICK):
+            continue
+        if isinstance(one, str):
             heads.check_names([one])
-            wanted.setdefault(one, None)
+            asked.setdefault(one, None)
         elif (name := _name_of(one)) is not None:
             params = _settings(name, one)
-            wanted[name] = [*(wanted.get(name) or ()), params]
+            asked[name] = [*(asked.get(name) or ()), params]
         else:
             (name,) = named = _named(one)
-            if name in wanted:
+            if name in asked:
                 raise SpecError(
                     f"There are two heads '{name}'; give them as (name, estimator) pairs."
                 )
-            wanted |= named
+            asked |= named
+    words = {one for one in given if isinstance(one, str) and one in (ALL, QUICK)}
+    if dense and words:
+        asked.setdefault("dense", None)
+    elif dense and "dense" not in asked:
+        raise SpecError("Options of the dense head are given, but dense is not among the heads.")
+    wanted = (every if words else {heads.FLOOR: None}) | asked  # the floor is always shown
     # from simple to flexible, however they were named; the user's own last
     order = [*heads.CATALOGUE, *wanted]
     wanted = dict(sorted(wanted.items(), key=lambda item: order.index(item[0])))
-    if dense and "dense" not in wanted:
-        raise SpecError("Options of the dense head are given, but dense is not among the heads.")
-    return wanted
+    return wanted, wanted if ALL in words or not words else asked
 
 
 def _name_of(one: Any) -> str | None:
@@ -138,28 +140,18 @@ def _name_of(one: Any) -> str | None:
 def _settings(name: str, head: heads.Head) -> dict[str, Any]:
     """Return the settings of a head of the catalogue that it does not share with all others."""
     params: dict[str, Any] = head.get_params()
-    head.check()
-    if isinstance(head, SklearnHead):
-        _try(name, head)
+    _check(name, head)
     for shared in ("task", "class_weight", "seed"):  # the comparison says them, for all heads
         del params[shared]
     return params
 
 
-def _try(name: str, head: heads.Head) -> None:
-    """Raise SpecError where scikit-learn rejects the settings of a head."""
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    given = {
-        TargetKind.CLASS: y,
-        TargetKind.LABELS: y[:, None],
-        TargetKind.NUMBERS: y[:, None] * 1.0,
-    }
+def _check(name: str, head: heads.Head) -> None:
+    """Raise SpecError where a setting of a head is wrong."""
     try:
-        clone(head).fit(rng.normal(size=(60, 4)), given[TASKS[head.task].kind])
-    except Exception as error:  # of kinds of its own
-        reason = one_line(error, 300)
-        raise SpecError(f"Head '{name}' cannot be fitted with these settings: {reason}") from error
+        head.check()
+    except SpecError as error:
+        raise SpecError(f"Head '{name}' cannot be fitted with these settings: {error}") from error
 
 
 def _named(one: Any) -> dict[str, Any]:
@@ -173,7 +165,7 @@ def _named(one: Any) -> dict[str, Any]:
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         raise SpecError(
             f"A head must be a name, a head of the catalogue, a scikit-learn estimator or a (name, "
-            f"estimator) pair; got {one!r}."
+            f"estimator) pair; got {shown(one)}."
         )
     if name in heads.CATALOGUE:
         raise SpecError(f"'{name}' is a head of the catalogue; give your estimator another name.")
@@ -235,6 +227,7 @@ def _check_params(name: str, kind: type[heads.Head], settings: Sequence[dict[str
         for key in params:
             if key not in known:
                 raise SpecError(
-                    f"Head '{name}' has no parameter '{key}'; it has {', '.join(sorted(known))}."
+                    f"Head '{name}' has no parameter {shown(key)}; it has "
+                    f"{', '.join(sorted(known))}."
                 )
-        kind(**params).check()
+        _check(name, kind(**params))

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from featcache import store
-from featcache.core.errors import HeadError, SpecError
+from featcache.core import arrays
+from featcache.core.checks import bad, check_choice, whole
+from featcache.core.errors import HeadError
 from featcache.core.labels import UNLABELLED, Annotations
 from featcache.core.tasks import TASKS, TargetKind, Task
 from featcache.scoring.leaderboard import FeatureSet
 
 BLOCK = 4096
-LARGEST = 1e15  # of a feature or target
+TARGETS = "be classes, 0 and 1 with a column per label, or numeric targets, for each row of X"
 
 Reader = Callable[[], Iterator[np.ndarray]]  # gives blocks (m, v, d) of a set's chosen rows
 
@@ -81,6 +83,9 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
     if not len(rows[0]):
         raise _nothing_labelled(first)
     _check_same_labels(files, rows)
+    about = first.annotations.take(rows[0])
+    ids = tuple(first.ids[row] for row in rows[0].tolist())
+    _check_targets(about, ids, first)
     names = _names([_name_of(file, files) for file in files])
     return Dataset(
         sets=tuple(
@@ -88,9 +93,9 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
             for name, file in zip(names, files, strict=True)
         ),
         readers=tuple(_reader(file, part) for file, part in zip(files, rows, strict=True)),
-        annotations=first.annotations.take(rows[0]),
+        annotations=about,
         digests=first.digests[rows[0]],
-        ids=tuple(first.ids[row] for row in rows[0].tolist()),
+        ids=ids,
         rows=rows,
         path=first.path,
     )
@@ -108,21 +113,17 @@ def of_arrays(
     task : name of one of `TASKS`; None goes by `y`.
     groups : (n,), rows of one group are never parted.
     """
-    X = np.asarray(X)
-    if X.ndim != 2 or not len(X) or X.dtype.kind not in "fiub":
-        raise HeadError(f"X must be numbers in (n_samples, n_features); got {X.dtype} {X.shape}.")
+    X = arrays.features(X)
     if X.dtype not in (np.float16, np.float32):
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            X = X.astype(np.float32)
+        X = X.astype(np.float32)
     about = _learnt(y, task)
     if len(about) != len(X):
         raise HeadError(
             f"X has {len(X)} rows and y has {len(about)}; they must have the same number."
         )
     if groups is not None:
-        if len(groups) != len(X):
-            raise HeadError(f"X has {len(X)} rows and groups {len(groups)}.")
-        named = ("" if one is None or one != one else str(one) for one in groups)
+        given = arrays.entries("groups", groups, len(X), "rows")
+        named = ("" if arrays.is_missing(one) else str(one) for one in given)
         about = replace(about, groups=tuple(named))
     joined = b"".join(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in X)
     digests = np.frombuffer(joined, np.uint8).reshape(len(X), 16)
@@ -189,6 +190,18 @@ def _check_same_labels(files: Sequence[store.Features], rows: tuple[np.ndarray, 
             )
 
 
+def _check_targets(about: Annotations, ids: tuple[str, ...], file: store.Features) -> None:
+    """Raise HeadError where a target is a number that is too large to learn from."""
+    if TASKS[about.task].kind is not TargetKind.NUMBERS or (fits := arrays.usable(about.y)).all():
+        return
+    row = int(np.flatnonzero(~fits)[0])
+    raise HeadError(
+        f"The target {about.y[row, np.abs(about.y[row]).argmax()]:.6g} of '{ids[row]}' in "
+        f"'{file.path}' is too large to learn from; the limit is {arrays.LARGEST:.0e}. Mend it or "
+        f"leave it empty, or give all targets in a larger unit, and extract again."
+    )
+
+
 def _name_of(file: store.Features, files: Sequence[store.Features]) -> str:
     backbones = [other.spec.backbone for other in files]
     if backbones.count(file.spec.backbone) == 1:
@@ -220,38 +233,60 @@ def _nothing_labelled(file: store.Features) -> HeadError:
 
 
 def _learnt(y: Any, task: str | None) -> Annotations:
-    y = np.asarray(y)
-    if y.dtype.kind == "f" and not (np.abs(y) < LARGEST).all():
-        raise HeadError(
-            f"y has values that are not finite numbers below {LARGEST:.0e}. Leave those rows out."
-        )
-    if task is not None and task not in TASKS:
-        *others, last = TASKS
-        raise SpecError(f"task must be {', '.join(others)} or {last}; got '{task}'.")
+    check_choice("task", task, (None, *TASKS))
+    y = _plain(arrays.array("y", y, TARGETS))
     learnt = TASKS[task] if task is not None else _recognised(y)
-    if learnt is None or (learnt.kind is TargetKind.LABELS and y.ndim != 2):
-        raise HeadError(f"y of {y.dtype} {y.shape} holds neither classes nor labels nor targets.")
+    if learnt is None or not y.size or y.ndim > 2:
+        raise bad("y", TARGETS, y, kind=HeadError)
     unknown = np.full(len(y), UNLABELLED, np.int64)
     if learnt.kind is TargetKind.NUMBERS:
+        if y.dtype.kind not in arrays.NUMBERS:
+            raise bad(
+                "y", "be numbers in (n_samples,) or (n_samples, n_targets)", y, kind=HeadError
+            )
         targets = y.astype(np.float64).reshape(len(y), -1)
         names = tuple(f"target {number}" for number in range(targets.shape[1]))
         return Annotations(unknown, targets=targets, target_names=names, task=learnt.name)
     if learnt.kind is TargetKind.LABELS:
-        if not np.isin(y, (0, 1)).all():
-            raise HeadError("y of several labels must be 0 and 1, one column per label.")
+        if y.ndim != 2 or not np.isin(y, (0, 1)).all():
+            raise bad("y", "be 0 and 1, one column per label, of several labels", y, kind=HeadError)
         names = tuple(str(number) for number in range(y.shape[1]))
         return Annotations(y.astype(np.int64), names, task=learnt.name)
     if y.ndim != 1:
-        raise HeadError(f"y of classes must have one dimension; got {y.shape}.")
+        raise bad("y", "have one dimension where it holds classes", y, kind=HeadError)
     classes, labels = np.unique(y, return_inverse=True)
     return Annotations(labels.astype(np.int64), tuple(map(str, classes)), task=learnt.name)
+
+
+def _plain(y: np.ndarray) -> np.ndarray:
+    """Return an array of numbers or texts as one; raise HeadError of any other, and of gaps."""
+    if y.dtype.kind == "O":
+        values = y.ravel().tolist()
+        gaps = [place for place, value in enumerate(values) if arrays.is_missing(value)]
+        if gaps:
+            row = gaps[0] // (y.size // len(y))
+            raise HeadError(
+                f"y says nothing of row {row} ({values[gaps[0]]}), and of {len(gaps)} in all. "
+                f"Leave those rows out."
+            )
+        are_texts = all(isinstance(value, str) for value in values)
+        if are_texts or all(
+            whole(value) is not None or isinstance(value, float) for value in values
+        ):
+            y = np.array(values).reshape(y.shape)
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8", "backslashreplace")
+    if y.dtype.kind not in arrays.NUMBERS + "U":
+        raise bad("y", TARGETS, y, kind=HeadError)
+    arrays.check_usable("y", y)
+    return y
 
 
 def _recognised(y: np.ndarray) -> Task | None:
     """Return the task of plain targets, as scikit-learn sees them; None of anything else."""
     from sklearn.utils.multiclass import type_of_target
 
-    if not len(y):
+    if not y.size:
         return None
     found = type_of_target(y)
     return next((task for task in TASKS.values() if found in task.target_types), None)

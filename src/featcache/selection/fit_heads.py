@@ -15,7 +15,7 @@ from typing import Any
 
 from featcache import store
 from featcache.core import atomic, disk, progress
-from featcache.core.checks import check_choice, whole_number
+from featcache.core.checks import bad, check_choice, whole_number, with_checked_arguments
 from featcache.core.errors import SpecError
 from featcache.core.running import DEFAULT_CACHE
 from featcache.core.tasks import TASKS
@@ -28,17 +28,18 @@ from featcache.selection import (
     heads_folder,
     learning_curve,
     nested_cv,
+    parallel,
     ranking,
 )
 from featcache.selection.comparison import Comparison, as_json
 from featcache.selection.dataset import Dataset, of_arrays, of_files
-from featcache.selection.parallel import processes
 from featcache.selection.preference import LEVEL, PREFERENCES
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
 CLASS_WEIGHTS = (None, "balanced")
 
 
+@with_checked_arguments
 def fit_heads(
     features: Any,
     names: str | Sequence[Any] | None = None,
@@ -71,8 +72,9 @@ def fit_heads(
     features : a feature file or its path; several of them, for backbones x heads on the same folds
         of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
         0 and 1, or float targets.
-    names : "quick" (None) for the heads that are quick with so many rows, "all", or a list of
-        names of the catalogue, heads of it with settings of their own instead of its grid (as
+    names : "quick" (None) for the heads that a minute has time for, by rows, features and outputs
+        (see `quick`); "all"; or a list of "quick", names of the catalogue, heads of it with
+        settings of their own instead of its grid (as
         `heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`), scikit-learn estimators,
         (name, estimator) pairs and "module:factory" texts.
     cv : outer folds, 3 or more; the inner folds of one are the others.
@@ -113,11 +115,11 @@ def fit_heads(
     """
     cv = whole_number("cv", cv, splits.MIN_FOLDS)
     repeats = whole_number("repeats", repeats, 1)
-    seed = whole_number("seed", seed, 0)
     check_choice("prefer", prefer, PREFERENCES)
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
-    splits.check_seed(seed)
+    seed = splits.check_seed(seed)
+    jobs = parallel.check(jobs, backend)
     dataset = _opened(features, task, groups)
     about = dataset.annotations
     metric = metrics.check(metric, about.task)
@@ -129,7 +131,11 @@ def fit_heads(
     chosen, left_out = candidates.choose(
         names,
         task=about.task,
-        n_rows=int((parts["train"] | parts["val"]).sum()) * n_views,
+        size=(
+            int((parts["train"] | parts["val"]).sum()) * n_views,
+            max(one.n_features for one in dataset.sets),
+            len(about.output_names),
+        ),
         metric=metric,
         class_weight=class_weight,
         calibrate=calibrate,
@@ -201,6 +207,9 @@ def _opened(features: Any, task: str | None, groups: Sequence[Any] | None) -> Da
     if task is not None or groups is not None:
         raise SpecError("task and groups are for plain arrays; a feature file has its own.")
     several = features if isinstance(features, (list, tuple)) else [features]
+    if not all(isinstance(one, (str, os.PathLike, store.Features)) for one in several):
+        must = "be a feature file or its path, a list of them, or two arrays (X, y)"
+        raise bad("features", must, features)
     opened = [one if isinstance(one, store.Features) else store.Features(one) for one in several]
     if not opened:
         raise SpecError("No feature file was given.")
@@ -233,7 +242,7 @@ def _compare(
         )
         total = nested_cv.n_calls(data, comparison)
         with (
-            processes(jobs, backend) as run,
+            parallel.processes(jobs, backend) as run,
             progress.bar("Fitting", total, "fits", show_progress) as advance,
         ):
             found = nested_cv.search_and_fit(data, comparison, made, run, advance)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from featcache import heads
-from featcache.core import disk
+from featcache.core import disk, float32
 from featcache.core.errors import one_line
-from featcache.core.tasks import TASKS
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.outputs import outputs_of
 from featcache.heads.training_rows import Moments, TrainingRows, total
@@ -84,7 +84,7 @@ def predict_fold(
         warnings.simplefilter("always")
         (head,) = _fit(views, y, folds, job, quiet=False)
     (outputs,) = outputs_of([head], views, np.flatnonzero(folds == job.without[0]), job.n_outputs)
-    return outputs.astype(np.float32), head.output, _messages(caught)
+    return outputs.astype(_kept_as(job.task, y)), head.output, _messages(caught)
 
 
 def predict_pair(
@@ -122,6 +122,12 @@ def fit_finally(
         content = (folder / name).read_bytes()
     own = head if job.candidate.is_own else None
     return name, content, seconds, head.output, _messages(caught), own
+
+
+def _kept_as(task: str, y: np.ndarray) -> type:
+    """Return the type of outputs to score: float32, as a model gives, where that can hold them."""
+    numbers = TASKS[task].kind is TargetKind.NUMBERS
+    return np.float64 if numbers and float32.is_too_coarse(y).any() else np.float32
 
 
 def _messages(caught: list[warnings.WarningMessage]) -> list[str]:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from featcache.core import arrays, float32
 from featcache.core.errors import HeadError
+from featcache.core.labels import Annotations
 from featcache.core.repeats import Repeats, sentence
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.text import counted
 from featcache.data import splits
 from featcache.scoring.leaderboard import FeatureSet
 from featcache.scoring.near_duplicates import near_duplicates
-from featcache.selection.dataset import LARGEST, Dataset, Reader
+from featcache.selection.dataset import Dataset, Reader
 
 SMALL_CLASS, IMBALANCE = 10, 20.0  # from here a warning says that classes are small or uneven
 SHOWN_PAIRS = 3
@@ -93,6 +95,8 @@ def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[
             )
         elif counts[least] < SMALL_CLASS:
             found.append(f"{smallest}: what is said of it is uncertain.")
+    if TASKS[about.task].kind is TargetKind.NUMBERS:
+        found += _warnings_of_targets(about.take(np.flatnonzero(parts["train"] | parts["val"])))
     if about.groups is not None and about.splits is not None:
         sides: dict[str, set[bool]] = {}
         for group, split in zip(about.groups, about.splits, strict=True):
@@ -119,6 +123,18 @@ def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[
             name = f"{one.name}: " if len(dataset.sets) > 1 else ""
             found.append(f"{name}{sentence(n_same, len(about))}")
     return tuple(found)
+
+
+def _warnings_of_targets(learnt: Annotations) -> list[str]:
+    found = [
+        f"The target '{name}' is {column[0]:g} for all training images: there is nothing to learn, "
+        f"and R2 is undefined."
+        for name, column in zip(learnt.output_names, learnt.y.T, strict=True)
+        if (column == column[0]).all()
+    ]
+    if rounded := float32.complaint(learnt.output_names, learnt.y):
+        found.append(f"{rounded}: as it is, heads are scored as they are, and not stitched.")
+    return found
 
 
 def warnings_of_features(dataset: Dataset, data: FoldedData, features: int) -> tuple[str, ...]:
@@ -169,15 +185,14 @@ def _mapped(
                     "shape": (n, *block.shape[1:]),
                 }
                 np.lib.format.write_array_header_1_0(file, header)
-            # of larger ones the squares are infinite in float32
-            usable = (np.abs(block, dtype=np.float32) < LARGEST).all(axis=(1, 2))
-            if not usable.all():
-                row = start + int(np.flatnonzero(~usable)[0])
+            fits = arrays.usable(block)
+            if not fits.all():
+                row = start + int(np.flatnonzero(~fits)[0])
                 what = f"'{dataset.ids[row]}'" if dataset.ids else f"row {row}"
                 where = f" in '{one.path}'" if one.path else ""
                 raise HeadError(
                     f"The features of {what}{where} are not all finite numbers below "
-                    f"{LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
+                    f"{arrays.LARGEST:.0e}, so nothing can be learnt from them. Leave it out, or "
                     f"mend what made them."
                 )
             repeats.add(block[:, 0])

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from featcache.core.progress import Advance
-from featcache.heads.moments import SHARED
+from featcache.heads.moments import SHARED, are_few
 from featcache.heads.training_rows import Moments, TrainingRows
 from featcache.selection import fold_work
 from featcache.selection.comparison import Comparison, Fitted, job_of, uses_moments
@@ -60,7 +60,7 @@ def _fold_moments(
     calls = []
     for number, views in enumerate(data.views):
         n_fit = len(data.train) * views.shape[1] * (data.n_folds - 2) // data.n_folds
-        if n_fit < views.shape[2]:
+        if are_few(n_fit, views.shape[2]):
             continue  # then the rows themselves are the smaller problem
         shift = TrainingRows(views, data.y, data.train).near_mean()
         for repeat, folds in enumerate(data.folds):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.core import process
-from featcache.core.checks import check_choice
+from featcache.core.checks import bad, check_choice, whole
 from featcache.core.errors import SpecError
 from featcache.heads.dense_training import limit_threads
 
@@ -39,6 +39,14 @@ class Caller:
 RunCalls = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
 
 
+def check(jobs: object, backend: object) -> int:
+    """Return the number of processes; raise SpecError where it or the backend is wrong."""
+    check_choice("backend", backend, BACKENDS)
+    if not (number := whole(jobs)):
+        raise bad("jobs", "be a number of processes, or -1 for one per core", jobs)
+    return number
+
+
 @contextmanager
 def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
     """Yield a function that runs calls and yields (key, result) as they finish.
@@ -56,13 +64,11 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
     """
     import joblib
 
-    if jobs == 0:
-        raise SpecError("jobs must be a number of processes, or -1 for one per core; got 0.")
-    check_choice("backend", backend, BACKENDS)
+    number = check(jobs, backend)
     options = {"inner_max_num_threads": 1} if backend == "loky" else {}
     # workers of a cluster may be doing something else, too
     caller = Caller(os.getpid(), process.is_own() and backend == "loky")
-    with _cluster(backend, jobs), joblib.parallel_config(backend, n_jobs=jobs, **options):
+    with _cluster(backend, number), joblib.parallel_config(backend, n_jobs=number, **options):
 
         def run(calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
             # arrays are arguments of their own, not inside others: so Dask sends each once

@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.core.checks import picked_rows, whole_number
-from featcache.core.errors import SpecError, StoreError, one_line
+from featcache.core import checks
+from featcache.core.errors import StoreError, one_line
 from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.data import splits
@@ -40,6 +40,7 @@ class Features:
         When it is missing, truncated, no feature file, or of another format version.
     """
 
+    @checks.with_checked_arguments
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         try:
@@ -188,6 +189,7 @@ class Features:
 
     def blocks(self, name: str = "features") -> Iterator[np.ndarray]:
         """Yield `features` or `views` in file order, a chunk at a time, keeping none in memory."""
+        checks.check_choice("name", name, ("features", "views")[: 1 + (self.spec.views > 1)])
         with self._open() as file:
             self._check_same(file)
             size = file[name].chunks[0] if file[name].chunks else len(self)
@@ -218,8 +220,8 @@ class Features:
         StoreError
             When a checksum does not match, or another file took this one's place.
         """
-        picked = picked_rows(rows, len(self))
-        view = whole_number("view", view, 0, self.spec.views - 1)
+        picked = checks.picked_rows(rows, len(self))
+        view = checks.whole_number("view", view, 0, self.spec.views - 1)
         return self._read_in_order(picked.reshape(-1), view).reshape(*picked.shape, *self.shape[1:])
 
     def _read_in_order(self, rows: np.ndarray, view: int) -> np.ndarray:
@@ -263,8 +265,8 @@ class Features:
         """
         if part is None:
             return np.flatnonzero(self.annotations.is_known)
-        if part not in SPLIT_NAMES:
-            raise SpecError(f"split must be one of {', '.join(SPLIT_NAMES)}; got '{part}'.")
+        checks.check_choice("split", part, SPLIT_NAMES)
+        seed = splits.check_seed(seed)
         return np.flatnonzero(splits.parts(self.annotations, self.digests, seed)[part])
 
     def arrays(self, part: str | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from featcache.core.checks import picked_rows, whole_number
 from featcache.core.errors import SourceError
 from featcache.core.escapes import escaped
 from featcache.core.labels import Annotations
@@ -76,7 +77,7 @@ class Source:
         OSError
             When it cannot be had.
         """
-        return self.contents.get(row)
+        return self.contents.get(whole_number("row", row, 0, len(self) - 1))
 
     def stamp(self, row: int) -> Stamp | None:
         """Return size, times and inode of a file; None where there is no such thing.
@@ -86,10 +87,17 @@ class Source:
         OSError
             When it is gone or is no regular file.
         """
-        return self.contents.stamp(row)
+        return self.contents.stamp(whole_number("row", row, 0, len(self) - 1))
 
     def take(self, rows: np.ndarray) -> Source:
-        """Return the source with only these rows, in their given (ascending) order."""
+        """Return the source with only these rows, in their given (ascending) order.
+
+        Raises
+        ------
+        SpecError
+            When there are no such rows.
+        """
+        rows = picked_rows(rows, len(self)).reshape(-1)
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows.tolist()),
@@ -100,6 +108,7 @@ class Source:
 
     def limit(self, n: int) -> Source:
         """Return `n` samples spread evenly over the sorted ids: every class keeps its share."""
+        n = whole_number("n", n, 1)
         if n >= len(self):
             return replace(self, limited_to=n)
         rows = np.linspace(0, len(self) - 1, n).round().astype(np.int64)

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core import arrays
+from featcache.core.checks import bad, check_text, check_texts, whole
 from featcache.core.errors import SpecError
 from featcache.core.labels import Annotations, Columns, clean, from_columns, row_number
 from featcache.data.sources.base import DIGEST_BYTES, Source, sorted_ids
 from featcache.data.sources.contents import Contents
 
+LABELS = "be class indices or names, one per image, or rows of 0 and 1 or of names"
 PREFIX = "memory:"  # of the origin of a source that only the caller can give again
 
 
@@ -40,10 +43,10 @@ def in_order(
 ) -> Source:
     """Sort by id; without ids the images are numbered."""
     n = len(digests)
-    if given.ids is not None and len(given.ids) != n:
-        raise SpecError(f"ids has {len(given.ids)} entries for {n} images.")
     width = len(str(n - 1))
-    ids = [clean(str(id_)) for id_ in given.ids or ()] or [f"{row:0{width}d}" for row in range(n)]
+    ids = [f"{row:0{width}d}" for row in range(n)]
+    if given.ids is not None:
+        ids = [clean(str(id_)) for id_ in arrays.entries("ids", given.ids, n)]
     order = sorted_ids(ids, row_number)
     # unnamed images get a name by content, so that two collections never share a feature file
     said = repr((ids, about.y.tolist(), about.splits, about.groups))
@@ -61,6 +64,8 @@ def in_order(
 
 def checked_name(name: str | None) -> str | None:
     """Return a collection's name; raise SpecError unless it can be a folder's."""
+    if name is not None:
+        check_text("name", name)
     if name is not None and (not name or name.startswith(".") or set(name) & set('/\\:\0"<>|?*')):
         raise SpecError(f"name becomes a folder's name in the cache; '{name}' cannot.")
     return name
@@ -68,33 +73,60 @@ def checked_name(name: str | None) -> str | None:
 
 def annotated(n: int, given: Given) -> Annotations:
     """Return what is said of `n` images, checked."""
-    columns = Columns(
-        split=None if given.splits is None else [str(name) for name in given.splits],
-        group=None if given.groups is None else [clean(str(name)) for name in given.groups],
-        class_names=None if given.class_names is None else list(given.class_names),
-    )
-    for name in ("labels", "targets", "splits", "groups"):
-        value = getattr(given, name)
-        if value is not None and len(value) != n:
-            raise SpecError(f"{name} has {len(value)} entries for {n} images.")
+    columns = Columns()
+    if given.splits is not None:
+        columns.split = [str(name) for name in arrays.entries("splits", given.splits, n)]
+    if given.groups is not None:
+        groups = arrays.entries("groups", given.groups, n)
+        columns.group = ["" if arrays.is_missing(name) else clean(str(name)) for name in groups]
+    if given.class_names is not None:
+        columns.class_names = check_texts("class_names", given.class_names)
     if given.targets is not None:
-        targets = np.asarray(given.targets, np.float64).reshape(n, -1)
+        targets = _targets(given.targets, n)
         columns.targets = targets.tolist()
-        names = given.target_names or [f"target_{i}" for i in range(targets.shape[1])]
+        names = [f"target_{i}" for i in range(targets.shape[1])]
+        if given.target_names is not None:
+            names = check_texts("target_names", given.target_names)
         if len(names) != targets.shape[1]:
             raise SpecError(f"target_names has {len(names)} names for {targets.shape[1]} targets.")
         columns.target_names = tuple(names)
+    elif given.target_names is not None:
+        raise SpecError("target_names are those of targets; give targets too, or leave them out.")
     if given.labels is not None:
-        _set_labels(columns, given.labels)
+        _set_labels(columns, given.labels, n)
+    elif given.class_names is not None:
+        raise SpecError("class_names are those of labels; give labels too, or leave them out.")
     return from_columns(n, columns)
 
 
-def _set_labels(columns: Columns, labels: Any) -> None:
+def _targets(given: Any, n: int) -> np.ndarray:
+    """Return targets as (n, n_targets) float64, NaN where nothing is said."""
+    must = f"be numbers, ({n},) or ({n}, n_targets), NaN where unknown"
+    found = arrays.array("targets", given, must, SpecError)
+    if found.dtype.kind == "O":  # with None, or of whole numbers that no type holds
+        try:
+            found = found.astype(np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise bad("targets", must, given) from error
+    if found.dtype.kind not in arrays.NUMBERS or found.ndim > 2 or not found[:1].size:
+        raise bad("targets", must, given)
+    _check_count("targets", found, n)
+    return found.astype(np.float64).reshape(n, -1)
+
+
+def _set_labels(columns: Columns, labels: Any, n: int) -> None:
     """Put labels into columns as names: one per row, or several where rows are sequences."""
-    if any(isinstance(row, (list, tuple, set)) and _is_words(row) for row in labels):
+    if isinstance(labels, (list, tuple)) and any(
+        isinstance(row, (list, tuple, set)) and _are_words(row) for row in labels
+    ):
+        _check_count("labels", labels, n)
+        odd = [row for row in labels if row is not None and not _are_words(row)]
+        if odd:
+            raise bad("labels", "be lists of names, or None where unknown", odd[0])
         columns.labels = [None if row is None else sorted(row) for row in labels]
         return
-    values = np.asarray(labels)
+    values = arrays.array("labels", labels, LABELS, SpecError)
+    _check_count("labels", values, n)
     if values.ndim == 1 and values.dtype.kind in "iu":
         known = columns.class_names or [str(n) for n in sorted(set(values[values >= 0].tolist()))]
         if columns.class_names is None:
@@ -105,8 +137,8 @@ def _set_labels(columns: Columns, labels: Any) -> None:
             columns.label = [None if v < 0 else known[v] for v in values.tolist()]
         columns.class_names = known
     elif values.ndim == 1 and values.dtype.kind in "OUS":
-        columns.label = [None if v is None else str(v) for v in values.tolist()]
-    elif values.ndim == 2 and np.isin(values, (0, 1)).all():
+        columns.label = [_name(row, value) for row, value in enumerate(values.tolist())]
+    elif values.ndim == 2 and values.shape[1] and np.isin(values, (0, 1)).all():
         names = columns.class_names or [str(n) for n in range(values.shape[1])]
         if len(names) != values.shape[1]:
             raise SpecError(f"class_names has {len(names)} names for {values.shape[1]} columns.")
@@ -117,14 +149,27 @@ def _set_labels(columns: Columns, labels: Any) -> None:
         else:
             columns.labels = hot
     else:
-        raise SpecError(
-            f"labels must be class indices or names, one per image, or rows of 0 and 1 or of "
-            f"names; got an array {values.shape} of {values.dtype}. Numbers to predict are targets."
-        )
+        raise bad("labels", LABELS, values, "Numbers to predict are targets.")
 
 
-def _is_words(row: Any) -> bool:
-    return all(isinstance(name, str) for name in row)
+def _name(row: int, value: Any) -> str | None:
+    """Return the name of a class that an array of objects has in a row; None where unknown."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if whole(value) is None:
+        raise bad(f"labels[{row}]", "be the name of a class, or None where it is unknown", value)
+    return str(value)
+
+
+def _are_words(row: Any) -> bool:
+    return isinstance(row, (list, tuple, set)) and all(isinstance(name, str) for name in row)
+
+
+def _check_count(name: str, values: Any, n: int) -> None:
+    if len(values) != n:
+        raise SpecError(f"{name} has {len(values)} entries for {n} images.")
 
 
 def as_row(value: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.arrays import array
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.escapes import path_of
 from featcache.core.labels import row_number
@@ -117,7 +118,7 @@ def _check_arrays(images: Any) -> None:
             f"into a list; repeat grey values three times."
         )
     for row in [0] if shape is not None else range(len(images)):
-        image = np.asarray(images[row])
+        image = array(f"Image {row}", images[row], "be (height, width, 3)", SourceError)
         if image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
             raise SourceError(
                 f"Image {row} must be (height, width, 3); got {image.shape}, {image.dtype}."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core import progress
+from featcache.core.checks import check_number, with_checked_arguments
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import splits
@@ -25,6 +26,7 @@ from featcache.models.load import read_card
 from featcache.models.taught import parts_of_model
 
 
+@with_checked_arguments
 def evaluate(
     model: str | os.PathLike[str],
     source: Any = None,
@@ -114,8 +116,9 @@ def _check_floor(at_least: float | None, task: str) -> None:
             "A model of targets has no accuracy to ask for; evaluate prints its errors, and --json "
             "gives them."
         )
-    if not 0 <= at_least <= 1:
-        raise SpecError(f"The accuracy to ask for must be from 0 to 1; got {at_least:g}.")
+    check_number(
+        "The accuracy to ask for", at_least, "be from 0 to 1", lambda share: 0 <= share <= 1
+    )
 
 
 def _run(

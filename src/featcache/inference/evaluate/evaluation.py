@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core import atomic
+from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import FeatcacheError, SpecError
 from featcache.core.escapes import all_escaped
 from featcache.core.tasks import TASKS
@@ -66,10 +68,11 @@ class Evaluation:
                 f"images of '{self.source}'."
             )
 
-    def write(self, out: Path) -> None:
+    @with_checked_arguments
+    def write(self, out: str | os.PathLike[str]) -> None:
         """Write all of it into a .json file, in one rename; see `check_out`."""
-        check_out(out)
-        atomic.write_json(out, all_escaped(self.to_dict()))
+        check_out(Path(out))
+        atomic.write_json(Path(out), all_escaped(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain JSON types, None where a number is undefined."""

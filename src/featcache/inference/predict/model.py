@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core import progress
+from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import SourceError
 from featcache.data import sources
 from featcache.data.listing import Listing
@@ -63,6 +64,7 @@ class Model:
         When an option is wrong, or this machine has not what it asks for.
     """
 
+    @with_checked_arguments
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -91,6 +93,7 @@ class Model:
         """
         return list(self.stream(what, show_progress=show_progress, **wanted))
 
+    @with_checked_arguments
     def stream(
         self,
         what: Any,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core import atomic, progress
-from featcache.core.checks import bad, whole_number
+from featcache.core.checks import check_number, whole_number, with_checked_arguments
 from featcache.core.errors import DiskError, FeatcacheError, SpecError, StitchError
 from featcache.core.escapes import escaped
 from featcache.core.tasks import TASKS
@@ -27,6 +27,7 @@ from featcache.models.load import load_keras, read_card
 MAX_IMAGES = 500  # to compare on
 
 
+@with_checked_arguments
 def export(
     model: str | os.PathLike[str],
     format: str,
@@ -95,7 +96,7 @@ def export_all(
     `stop` raises the first failure instead.
     """
     path = Path(model)
-    how = {name: writers.check(name) for name in dict.fromkeys(formats)}
+    how = {name: writers.check(name) for name in formats}
     _check(how, out, min_agreement, max_images)
     about = read_card(path)
     kept = ExportRecords(path, about, source)
@@ -155,8 +156,8 @@ def _check(
 ) -> None:
     if not how:
         raise SpecError(f"format names nothing. Name one of {', '.join(FORMATS)}, or all.")
-    if min_agreement is not None and not 0 <= min_agreement <= 1:
-        raise bad("min_agreement", "lie in 0 to 1", min_agreement)
+    if min_agreement is not None:
+        check_number("min_agreement", min_agreement, "lie in 0 to 1", lambda share: 0 <= share <= 1)
     whole_number("max_images", max_images, 1)
     if out is not None and len(how) > 1:
         raise SpecError(f"out names one file, and {len(how)} formats are asked for; leave it out.")

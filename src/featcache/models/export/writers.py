@@ -196,8 +196,8 @@ def check(name: str) -> Format:
     SpecError
         When there is none of that name, or what it needs is not installed.
     """
-    if name not in FORMATS:
-        raise bad("format", f"be one of {', '.join(FORMATS)}, or all", f"'{name}'")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise bad("format", f"be one of {', '.join(FORMATS)}, or all", name)
     for module in FORMATS[name].needs:
         if importlib.util.find_spec(module) is None:
             extra = "cpu" if module == "openvino" else "export"

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache import heads, store
-from featcache.core.errors import SpecError, StitchError, StoreError
+from featcache.core import float32
+from featcache.core.checks import bad, with_checked_arguments
+from featcache.core.errors import StitchError, StoreError
 from featcache.core.keys import digest_file
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import sources, splits
@@ -41,6 +43,7 @@ class Stitched:
     hit: bool  # the file was there already, made from the same head
 
 
+@with_checked_arguments
 def stitch(
     head: leaderboard.FittedHead,
     out: str | os.PathLike[str] | None = None,
@@ -71,7 +74,7 @@ def stitch(
         the model does not predict what the head predicts, or the images are gone.
     """
     if not isinstance(head, leaderboard.FittedHead):
-        raise SpecError(f"head must be one of a leaderboard, as `board.best`; got {head!r}.")
+        raise bad("head", "be one of a leaderboard, as `board.best`", head)
     if out is not None:
         check_out(Path(out), overwrite)
     features = _features_of(head, distil)
@@ -151,6 +154,11 @@ def _features_of(fitted: leaderboard.FittedHead, distil: bool) -> store.Features
             f"(fingerprint then {known.spec.fingerprint}, now {features.fingerprint}). "
             f"Run `featcache fit-heads` again."
         )
+    about = features.annotations
+    if TASKS[board.task].kind is TargetKind.NUMBERS:
+        said = float32.complaint(about.output_names, about.y[about.is_known])
+        if said:
+            raise StitchError(f"{said}; extract again, which computes nothing anew, and fit heads.")
     return features
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache import heads, store
-from featcache.core import progress
+from featcache.core import float32, progress
 from featcache.core.errors import SourceError, StitchError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind
@@ -32,7 +32,7 @@ MAX_PARITY_IMAGES = 2000
 # precision are of another network, so to speak: the class must be the same, the values only near.
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 BATCH_SIZE = 32
-_LEAST_SPREAD = 1e-2  # of a target, as a part of its largest value, see `compare`
+_STEPS = 8  # of float32, that rounding may cost a target: its layer adds up large and small
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def compare(
     Same is an image of the same class; of the same labels; or, of targets, one whose every value
     is within the tolerance. Classes and labels may differ where what is said hangs on a difference
     within the tolerance. That is relative to the largest value, at least 1; of targets to each
-    one's standard deviation over the images, or a hundredth of its largest value where that is
-    more, because float32 has seven digits.
+    one's standard deviation over the images, and never less than eight steps of float32 at its
+    largest value, which rounding may cost.
     """
     ties = functools.partial(TASKS[task].close_calls, expected, output)
     return _judged(
@@ -191,9 +191,10 @@ def _judged(
     n_left_out: int,
 ) -> Parity:
     of_targets = TASKS[task].kind is TargetKind.NUMBERS
-    scale = _scale(expected.values, of_targets and layer == output)
+    scale = _scale(expected.values, of_targets and layer == output, tolerance)
     if of_targets:
-        difference = np.abs(expected.outputs - outputs) / _scale(expected.outputs, of_targets)
+        scale_of_each = _scale(expected.outputs, of_targets, tolerance)
+        difference = np.abs(expected.outputs - outputs) / scale_of_each
         same = (difference <= tolerance).all(axis=1)
     else:
         said = TASKS[task].said
@@ -211,12 +212,12 @@ def _judged(
     )
 
 
-def _scale(values: np.ndarray, of_targets: bool) -> np.ndarray:
+def _scale(values: np.ndarray, of_targets: bool, tolerance: float) -> np.ndarray:
     """Return what differences are relative to, as `compare` says: (k,) of targets, else (1,)."""
     if not of_targets:
         return np.array([max(1.0, float(np.abs(values).max()))])
-    scale = np.maximum(values.std(axis=0), _LEAST_SPREAD * np.abs(values).max(axis=0))
-    return np.where(scale > 0, scale, 1.0)
+    rounding = _STEPS * float32.step_at(np.abs(values).max(axis=0))
+    return np.asarray(np.maximum(values.std(axis=0), rounding / tolerance))
 
 
 def _run(

@@ -14,6 +14,7 @@ import numpy as np
 
 from featcache import heads
 from featcache.core import atomic
+from featcache.core.checks import shown
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.keys import digest_file, digest_json
 from featcache.scoring.leaderboard import printing
@@ -96,10 +97,10 @@ class Leaderboard:
 
     def __getitem__(self, name: str) -> FittedHead:
         for result in self.results:
-            if name in (result.name, result.head):
+            if isinstance(name, str) and name in (result.name, result.head):
                 return FittedHead(self, result)
         known = ", ".join(result.name for result in self.results)
-        raise SpecError(f"There is no head '{name}' in '{self.folder}'; it has {known}.")
+        raise SpecError(f"There is no head {shown(name)} in '{self.folder}'; it has {known}.")
 
     def out_of_fold(self) -> OutOfFold:
         """Return the predictions that the scores were computed from.

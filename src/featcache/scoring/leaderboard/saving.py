@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core import atomic
+from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.escapes import ESCAPES
 from featcache.core.keys import digest_file
@@ -30,6 +31,7 @@ NoneType = type(None)
 _NUMBER = (int, float, NoneType)
 
 
+@with_checked_arguments
 def load(folder: str | os.PathLike[str]) -> Leaderboard:
     """Return the leaderboard that `fit_heads` saved.
 
@@ -184,17 +186,18 @@ def write(board: Leaderboard, predictions: OutOfFold, folder: Path) -> None:
     """Write leaderboard.json, leaderboard.csv and the out-of-fold predictions."""
     atomic.write_json(folder / BOARD_FILE, board.to_dict())
     _write_csv(board, folder / CSV_FILE)
+    kept = predictions.outputs[board.results[0].name].dtype
     arrays = {
         "rows": predictions.rows,
         "y": predictions.y,
         "folds": predictions.folds,
         "test_rows": predictions.test_rows,
-        "test_outputs": predictions.test_outputs.astype(np.float32),
+        "test_outputs": predictions.test_outputs.astype(kept),
     }
     for number, result in enumerate(board.results):
-        arrays[f"o{number}"] = predictions.outputs[result.name].astype(np.float32)
+        arrays[f"o{number}"] = predictions.outputs[result.name]
         if result.name in predictions.calibrated:
-            arrays[f"c{number}"] = predictions.calibrated[result.name].astype(np.float32)
+            arrays[f"c{number}"] = predictions.calibrated[result.name]
     np.savez(folder / OUT_OF_FOLD_FILE, allow_pickle=False, **arrays)
 
 
