@@ -319,9 +319,10 @@ def leftovers(cache: Path) -> list[str]:
     """Return what lies in a cache folder and should not."""
     source = feature_file(cache).parent
     wanted = {
-        *(cache / name for name in (".gitignore", ".locks", ".models", ".weights.json")),
+        *(cache / name for name in (".gitignore", ".locks", ".models", ".stamps", ".weights.json")),
         *(cache / ".locks").glob("*.lock"),
         *(path for path in (cache / ".models").rglob("*") if ".tmp" not in path.name),
+        *(path for path in (cache / ".stamps").rglob("*") if ".tmp" not in path.name),
         source,
         source / "source.json",
         feature_file(cache),

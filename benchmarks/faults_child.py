@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from featcache import extraction, store
+from featcache.core import process
 from featcache.core.errors import FeatcacheError
 from featcache.core.tensorflow import import_keras
 from featcache.extraction import repair as repairing
@@ -35,7 +36,8 @@ PART_ROWS = 16  # small, so that a few hundred images make many parts
 CHUNK_ROWS = 64  # and several chunks
 BATCH_SIZE = 4
 
-import_keras()
+with process.owned():  # else the command would begin with what TensorFlow says
+    import_keras()
 
 
 def serve(function: str, options: dict[str, Any], reply: Connection) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
+
+from featcache.core.errors import FeatcacheError
 
 
 class NoArray:
@@ -15,8 +19,26 @@ class NoArray:
         raise RuntimeError("no array here")
 
 
-def values(n: int, d: int, folder: Path) -> dict[str, object]:
-    """Return bad values by name, as wide and long as features (n, d) where they have a shape."""
+N, D = 36, 4  # rows and columns of those that have a shape
+
+
+def check(call: Callable[[Any], object], good: Collection[str], folder: Path) -> None:
+    """Assert that a call refuses all bad values but those good for it, each in one line."""
+    for kind, value in values(folder).items():
+        if kind in good:
+            continue
+        said = None
+        try:
+            call(value)
+        except FeatcacheError as error:
+            said = str(error)
+        assert said is not None, f"{kind} was taken"
+        assert "\n" not in said, f"{kind}: {said}"
+        assert len(said) < 500, f"{kind}: {said}"
+
+
+def values(folder: Path, n: int = N, d: int = D) -> dict[str, object]:
+    """Return bad values by name."""
     X = np.linspace(0, 1, n * d).reshape(n, d)
     return {
         "None": None,
@@ -54,7 +76,7 @@ def values(n: int, d: int, folder: Path) -> dict[str, object]:
         "infinite": np.full((n, d), np.inf),
         "masked": np.ma.masked_array(X, mask=X > 0.5),
         "structured": np.zeros(n, [("a", float), ("b", int)]),
-        "huge": [10**400] * n,
+        "huge": [10**320] * n,
         "object": object(),
         "function": len,
         "class": int,

@@ -18,6 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import coverage as of_intervals
 import extract as bench
 import finetune
+import head_costs
 import page
 import photos as made
 import scaling
@@ -114,6 +115,11 @@ def test_fine_tuning_both_ways(two_backbones):
     assert found["loss_difference"] < 1e-3
     assert found["prediction_difference"] < 1e-3
     json.dumps(found)
+
+
+@pytest.mark.parametrize("name", ["centroid", "logreg"])
+def test_what_a_head_costs(name):
+    assert head_costs.measured(name, 90, 6, 3) > 0
 
 
 @pytest.mark.parametrize("kind", [of_intervals.ALONE, of_intervals.COPIES, of_intervals.GROUPS])

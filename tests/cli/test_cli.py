@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from conftest import make_photos, parse_single_json, wrap_runs
 
 from featcache import cli, extraction, store
 from featcache.cli import options
+from featcache.cli.fit_heads import _say_left_out
 from featcache.core import atomic
 from featcache.models import stitching
 from featcache.scoring import leaderboard
@@ -243,6 +245,19 @@ def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
     assert not list(tmp_path.glob("cache/*/[!.]*.heads*"))  # a lock may stay, it means nothing
 
 
+def test_what_the_quick_set_leaves_out_is_said(capsys):
+    reasons = {"logreg": "takes about 2 min", "dense": "never", "random-forest": "never"}
+    board = types.SimpleNamespace(left_out=reasons)
+    _say_left_out(board, ["quick"])
+    assert capsys.readouterr().err.splitlines() == [
+        "Left out logreg: takes about 2 min.",
+        "Left out dense, random-forest: never.",
+        "To have one: --heads quick,random-forest; all: --heads all.",
+    ]
+    _say_left_out(board, ["lda"])
+    assert "--heads" not in capsys.readouterr().err
+
+
 def test_fit_heads_with_its_options_and_the_report_again(photos, tiny_backbone, cli, tmp_path):
     cli("extract", photos, "--weights", tiny_backbone)
     done = cli(
@@ -360,7 +375,7 @@ def test_a_read_only_cache_serves_whoever_only_reads(
     board = leaderboard.load(mine / heads.name)
     assert [result.name for result in board.results] == ["lda", "dummy"]
     assert board.features[0].path == file
-    monkeypatch.setattr("featcache.selection.fit_heads.processes", None)  # nothing is fitted again
+    monkeypatch.setattr("featcache.selection.parallel.processes", None)  # nothing is fitted again
     assert (
         cli("fit-heads", file, "--heads", "lda", "--cv", "3", "--cache-dir", "mine").returncode == 0
     )

@@ -88,6 +88,14 @@ def test_a_link_is_written_through(tmp_path, name, is_there):
     assert names(tmp_path) == ["elsewhere", name]
 
 
+def test_a_link_to_where_no_folder_is_says_so(tmp_path):
+    (tmp_path / "f.txt").symlink_to("nowhere/g.txt")
+    message = f"'{tmp_path}/nowhere/g.txt' cannot be written: its folder does not exist"
+    with pytest.raises(DiskError, match=message):
+        atomic.write_text(tmp_path / "f.txt", "x")
+    assert (tmp_path / "f.txt").is_symlink()
+
+
 def test_what_others_put_into_a_folder_stays_when_it_is_made_anew(tmp_path, capsys):
     path = tmp_path / "made"
     write(path, "old")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_image
 from PIL import Image
 
 import featcache as fc
@@ -153,7 +155,7 @@ def test_targets(extract):
         (ARRAYS, {"name": "a/b"}, "name becomes a folder's name"),
         (ARRAYS, {"label": LABELS}, "knows no 'label'; it knows labels"),
         ("example:digits", {"labels": LABELS}, "says itself what is known"),
-        (7, {}, "got int"),
+        (7, {}, "an array or a tf.data.Dataset; got 7"),
     ],
 )
 def test_what_is_wrong_is_said(images, given, message):
@@ -244,3 +246,15 @@ def test_a_source_is_returned_as_it_is(photos):
     assert fc.open_source(source) is source
     assert isinstance(source, fc.Source)
     assert Path(source.origin) == photos
+
+
+def test_threads_that_share_a_pillow_image_load_it_one_after_the_other(tmp_path):
+    paths = [make_image(tmp_path / f"{n}.png", (9, 90, 9), n, (60, 60)) for n in range(20)]
+    images = [Image.open(path) for path in paths]
+
+    def digests(_):
+        return openers.open_source(images).digests
+
+    with ThreadPoolExecutor(8) as pool:
+        every = list(pool.map(digests, range(8)))
+    assert all(np.array_equal(one, every[0]) for one in every)

@@ -66,7 +66,7 @@ def test_one_that_diverges_says_so():
 
 def test_one_class_is_nothing_to_learn():
     X, y = data()
-    with pytest.raises(HeadError, match="two classes or more; got only class 2"):
+    with pytest.raises(HeadError, match="two classes or more; y has only class 2"):
         Dense().fit(X[y == 2], y[y == 2])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import linalg
 from sklearn import linear_model
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
@@ -17,8 +18,8 @@ from featcache.heads.moments import SHARED, moments, targets_of
 from featcache.heads.training_rows import total
 
 STEPS = {"standardise": StandardScaler(), "l2": Normalizer(), "none": "passthrough"}
-# more rows than features, and fewer: then the problem is solved in the span of the rows
-SHAPES = [(200, 17), (60, 300)]
+# more rows than features, fewer, and few: then the problem is solved in the span of the rows
+SHAPES = [(200, 17), (200, 300), (60, 300)]
 
 
 def data(n, d, n_classes, seed=0):
@@ -127,6 +128,16 @@ def test_known_moments_take_the_place_of_rows():
             kind.path(settings, every), kind.path(settings, blind), strict=True
         ):
             np.testing.assert_allclose(unseen.outputs(X_new), seen.outputs(X_new), atol=1e-9)
+
+
+@pytest.mark.parametrize("preprocessing", STEPS)
+@pytest.mark.parametrize("d", [17, 30, 300])
+def test_one_row_a_class_leaves_only_rounding_within_classes(d, preprocessing, monkeypatch):
+    """Solving for that would take minutes with 1,000 classes, and say nothing."""
+    X, y, _ = data(40, d, 40)
+    monkeypatch.setattr(linalg, "lstsq", None)
+    head = CATALOGUE["lda"](shrinkage=0.1, preprocessing=preprocessing).fit(X, y)
+    np.testing.assert_array_equal(head.predict(X), y)
 
 
 def test_targets_are_a_column_a_class():

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tarfile
 
+import bad_values
 import numpy as np
 import pytest
 from conftest import CLASSES, make_image, parse_single_json
@@ -383,7 +384,7 @@ def test_bad_requests(model_path, photos, tmp_path, monkeypatch):
         (tmp_path / "no.csv", {}, SourceError, "lists no images"),
         (tmp_path / "hole.csv", {}, SourceError, "no path in line 2"),
         (tmp_path / "no.csv", {"root": tmp_path / "x"}, SourceError, "Root folder"),
-        (5, {}, SpecError, "Images must be"),
+        (5, {}, SpecError, "images must be"),
         (["gone.jpg", "gone too.jpg"], {}, SourceError, "None of the 2 images could be read"),
     ):
         with pytest.raises(kind, match=message) as caught:
@@ -420,3 +421,28 @@ def test_what_fails_leaves_the_file_that_was_there(model_path, tmp_path, cli, na
     assert "None of the 1 images could be read; the first, 'x.jpg'" in done.stderr
     assert (tmp_path / name).read_text() == "earlier"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_given_by_mistake(model_path, tmp_path):
+    """As in test_arguments.py, of a model that is there."""
+    loaded = fc.load(model_path, **NO_CACHE)
+    (folder := tmp_path / "empty").mkdir()
+    image = make_image(tmp_path / "a.png", (200, 60, 40), 0, (40, 40))
+    calls = {  # what is called, and the values that are good for it
+        "predict": (loaded.predict, set()),
+        "predict([])": (lambda value: loaded.predict([value]), {"text"}),
+        **{
+            name: (lambda value, name=name: loaded.predict(image, **{name: value}), good)
+            for name, good in {"top": {"None", "int"}, "probabilities": {"true"}}.items()
+        },
+        "root": (lambda value: loaded.predict(image, root=value), {"None"}),
+        "split": (lambda value: fc.evaluate(model_path, str(folder), split=value), set()),
+        "at_least": (lambda value: fc.evaluate(model_path, at_least=value), {"None"}),
+        "device": (lambda value: fc.load(model_path, device=value), set()),
+        "cache_dir": (
+            lambda value: fc.load(model_path, cache_dir=value),
+            {"None", "text", "directory"},
+        ),
+    }
+    for call, good in calls.values():
+        bad_values.check(call, good, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -396,6 +397,30 @@ def test_the_card_of_another_model_is_not_written_into(model):
     with pytest.raises(SpecError, match="the card of another model"):
         quietly(model, "onnx")
     assert other.read_bytes() == before
+    for text in ('{"mine": 1}', "[1]", "mine"):
+        other.write_text(text)
+        with pytest.raises(SpecError, match="which says something else"):
+            quietly(model, "onnx")
+        assert other.read_text() == text
+
+
+def test_a_folder_that_is_no_text_is_refused_where_runtimes_cannot_open_it(model, tmp_path):
+    out = tmp_path / os.fsdecode(b"f\xe9") / "m.onnx"
+    with pytest.raises(SpecError, match="in a folder whose name is no UTF-8"):
+        quietly(model, "onnx", out=out)
+
+
+def test_where_nothing_may_be_written_beside_the_model_its_figures_are_not_kept(
+    model, tmp_path, read_only, capsys
+):
+    folder = tmp_path / "of somebody"
+    folder.mkdir()
+    for file in model.parent.glob("flowers.*"):
+        shutil.copy(file, folder)
+    read_only(folder)
+    done = fc.export(folder / "flowers.keras", "onnx", out=tmp_path / "m.onnx")
+    assert (done.agreement, done.path.is_file()) == (1, True)
+    assert "The figures of onnx are not kept. '" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_not_the_fault_of_the_model(model, monkeypatch):

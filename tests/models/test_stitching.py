@@ -450,12 +450,12 @@ def test_targets_that_float32_cannot_hold_are_not_stitched(photos, extract, tmp_
         for offset in (1e9, 1e4)
     ]
     far, near = (fit(extract(source).features, ["ridge"]) for source in sources)
-    said = "The target 'target_0' lies near 1,000,000,000 and varies by 6, and there float32"
-    assert far.warnings[-1].startswith(said)
+    said = "The target 'target_0' lies near 1,000,000,000 and varies by"
+    assert any(warning.startswith(said) for warning in far.warnings)
     with pytest.raises(StitchError, match=f"{said}.* has steps of 64. Subtract 1,000,000,000"):
         fc.stitch(far["ridge"], tmp_path / "m.keras", source=sources[0], show_progress=False)
     assert not list(tmp_path.glob("m.*"))
-    assert not near.warnings
+    assert not any(warning.startswith("The target") for warning in near.warnings)
     fc.stitch(near["ridge"], source=sources[1], show_progress=False)
 
 

@@ -83,7 +83,12 @@ def test_features_alone(tmp_path):
 def test_what_lies_there_stays_and_ours_is_replaced(tmp_path):
     (tmp_path / "events.out").write_text("mine")
     (tmp_path / "mine.1.tmp").write_text("mine")
-    (tmp_path / "tensors.tsv").write_text("old")
+    for name in ("tensors.tsv", "projector_config.pbtxt"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(SpecError, match=f"{name}' was not written by featcache"):
+            projector.write(tmp_path, X)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
     projector.write(tmp_path, X)
     projector.write(tmp_path, X[:2])
     assert (tmp_path / "events.out").read_text() == (tmp_path / "mine.1.tmp").read_text() == "mine"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import bad_values
 import h5py
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from featcache import store
 from featcache.core.errors import DiskError, SpecError, StoreError
 from featcache.core.labels import Annotations
 from featcache.core.spec import ExtractionSpec
-from featcache.store.index import ReplacedFileError
+from featcache.store.index import DamagedFileError, ReplacedFileError
 from featcache.store.layout import claim
 
 SPEC = ExtractionSpec(
@@ -94,6 +96,19 @@ def test_arrays(published):
     assert published.arrays()[0].shape == (N, 5)
     with pytest.raises(SpecError, match="split must be one of train, val, test"):
         published.arrays("dev")
+
+
+def test_what_is_given_by_mistake(published, tmp_path):
+    """As in test_arguments.py."""
+    for call, good in (
+        (published.rows, {"None"}),
+        (published.arrays, {"None"}),
+        (functools.partial(published.rows, "train"), {"int"}),
+        (published.read_rows, {"int", "tuple", "empty", "no rows", "no columns"}),
+        (functools.partial(published.read_rows, 0), set()),
+        (lambda value: list(published.blocks(value)), set()),
+    ):
+        bad_values.check(call, good, tmp_path)
 
 
 def test_no_temporary_file_is_left(published):
@@ -332,10 +347,10 @@ def test_a_file_with_data_in_another_one_is_refused(published, name, how):
 def test_it_lends_nothing(published, features):
     rows = store.Rows([published.path])
     put_elsewhere(published.path, "features", "external storage")
-    with pytest.raises(store.ReplacedFileError):
+    with pytest.raises(ReplacedFileError):
         rows.read(np.array([0]))
     rows = store.Rows([published.path])
-    with pytest.raises(store.DamagedFileError, match="it is external storage"):
+    with pytest.raises(DamagedFileError, match="it is external storage"):
         rows.read(np.array([0]))
 
 

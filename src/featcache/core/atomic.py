@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core import disk, progress
+from featcache.core.errors import DiskError
 from featcache.core.escapes import ESCAPES
 
 IsOurs = Callable[[Path], bool]  # of a path relative to a folder
@@ -81,8 +82,13 @@ def temporary(
     Raises
     ------
     DiskError
-        When there is no room for it, or it may not be written.
+        When there is no room for it, it may not be written, or its folder does not exist.
     """
+    if not path.parent.is_dir():
+        raise DiskError(
+            f"'{path}' cannot be written: its folder does not exist. Make that, or choose another "
+            f"place (--cache-dir, --out)."
+        )
     stem = path.name.removesuffix(ending)
     if sweeps:
         sweep(path.parent, f"{stem}.")
@@ -223,7 +229,7 @@ def remove(path: Path) -> None:
     """Delete a file, or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif os.path.lexists(path):  # on a read-only disk to delete what is not there is an error, too
         path.unlink(missing_ok=True)
 
 

@@ -169,20 +169,21 @@ def picked_rows(rows: Any, n: int) -> np.ndarray:
     SpecError
         When it picks none of `n` rows, or rows that are not there.
     """
+    must = f"be of 0 to {n - 1}, as numbers, a slice or a mask"
+    if isinstance(rows, (bool, np.bool_)):  # to NumPy a mask of everything
+        raise bad("rows", must, rows)
     try:
-        if isinstance(rows, (bool, np.bool_)):
-            raise TypeError("to NumPy it is a mask of everything")
         index = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(index, slice):
             if not index.size:
                 index = index.astype(np.int64)  # an empty list is of floats
-            if index.dtype.kind in "iu" and (not index.size or 0 <= index.min() <= index.max() < n):
-                return index.astype(
-                    np.int64, copy=False
-                )  # as when batches are read: no numbers of all
+            there = not index.size or 0 <= index.min() <= index.max() < n
+            if index.dtype.kind in "iu" and there:
+                # as when batches are read: no numbers of all
+                return index.astype(np.int64, copy=False)
         return np.asarray(np.arange(n)[index])
     except Exception as error:  # whatever NumPy, or what is no array, says of it
-        raise bad("rows", f"be of 0 to {n - 1}, as numbers, a slice or a mask", rows) from error
+        raise bad("rows", must, rows) from error
 
 
 def with_checked_arguments(function: Function) -> Function:
@@ -213,7 +214,9 @@ def with_checked_arguments(function: Function) -> Function:
         given = signature.bind(*arguments, **named)
         for name, value in given.arguments.items():
             if name in checks and not (value is None and name in optional):
-                given.arguments[name] = checks[name](name, value)
+                as_meant = checks[name](name, value)
+                if checks[name] is check_bool:  # a path stays as it was given
+                    given.arguments[name] = as_meant
         return function(*given.args, **given.kwargs)
 
     return checked  # type: ignore[return-value]

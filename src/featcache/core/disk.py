@@ -31,7 +31,8 @@ def cause(error: Exception, path: Path) -> OSError | None:
         return error
     if isinstance(error, OSError) and error.errno in REFUSED:
         # another file that may not be read is no matter of what is written
-        is_own = error.filename is None or os.fspath(path) in str(error.filename)
+        named = error.filename
+        is_own = named is None or os.path.abspath(path) in os.path.abspath(str(named))
         return error if is_own else None
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if free_bytes(path) < _NOTHING else None
 

@@ -3,7 +3,7 @@
 In somebody else's process featcache is a guest. Descriptors, streams and the filters of warnings
 are shared by all threads there: whoever swaps them takes them from the others, and where two swap
 at once, what is put back last is what the first one had put in. Our own process is that of the
-command line, and its workers.
+command line, or a worker that does one call at a time.
 """
 
 from __future__ import annotations

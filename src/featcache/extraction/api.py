@@ -32,7 +32,7 @@ from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
 from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
-from featcache.store.layout import FolderTakenError, claim
+from featcache.store.layout import FolderTakenError, claimed
 
 if TYPE_CHECKING:
     import keras
@@ -182,6 +182,18 @@ def _make_files(
     started: float,
 ) -> list[Extraction]:
     """Have the feature files of resolved networks: those that are there, and the rest made."""
+    try:
+        return _made_in_folder(source, every, asked, started)
+    except FolderTakenError:  # by a source of the same name, after it was looked up
+        return _made_in_folder(source, every, asked, started)
+
+
+def _made_in_folder(
+    source: sources.Source,
+    every: Sequence[backbones.Resolved],
+    asked: Running,
+    started: float,
+) -> list[Extraction]:
     stop = asked.on_error == "stop"
     path_suffix = f"-limit{source.limited_to}" if source.limited_to else ""
     folder = store.source_folder(asked.cache, source.name, source.origin)
@@ -204,13 +216,10 @@ def _make_files(
             todo.append(output)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
-    if todo:
-        try:
-            claim(folder, source.origin)
-        except FolderTakenError:  # another source of this name was quicker
-            return _make_files(source, every, asked, started)
     how = Making(Inline(), machine_of(asked), stop, asked.show_progress)
     with ExitStack() as stack:
+        if todo:
+            stack.enter_context(claimed(folder, source.origin))
         # always in the same order: two runs that want each other's files must not wait for ever
         for path in sorted(output.path for output in todo):
             say = functools.partial(progress.note, show=asked.show_progress)

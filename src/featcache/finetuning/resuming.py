@@ -44,7 +44,7 @@ def kept(
         When there is no room for it, or it may not be written.
     """
     folder = target.with_name(f".{target.stem}.training")
-    with disk.writing(target):
+    with disk.writing(target.parent):
         folder.mkdir(exist_ok=True)
 
     def busy() -> None:

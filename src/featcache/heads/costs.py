@@ -21,6 +21,7 @@ from featcache.heads.moments import are_few
 
 Formula = Callable[[float, float, float], float]  # of thousands of rows, features and outputs
 _TWO_CORES = 0.4
+_SCORED = 1.0  # for outputs, thousands of rows times thousands: all metrics, in one process
 _INNER_ROWS = 0.6  # part of the rows that an inner fit learns from
 
 
@@ -57,10 +58,10 @@ _OF_LABELS: dict[str, Formula] = {  # one after the other
 }
 
 
-def seconds(
+def cpu_s(
     name: str, kind: TargetKind, n_rows: int, n_features: int, n_outputs: int
 ) -> float | None:
-    """Return how long a comparison of a head takes on two cores, about; None: it is never quick.
+    """Return the CPU time of a comparison of a head by its formula; None where there is none.
 
     Parameters
     ----------
@@ -71,4 +72,15 @@ def seconds(
     formulas = _COSTS | _OF_LABELS if kind is TargetKind.LABELS else _COSTS
     if name not in formulas:
         return None
-    return _TWO_CORES * formulas[name](n_rows / 1000, n_features / 1000, n_outputs / 1000)
+    return formulas[name](n_rows / 1000, n_features / 1000, n_outputs / 1000)
+
+
+def seconds(
+    name: str, kind: TargetKind, n_rows: int, n_features: int, n_outputs: int
+) -> float | None:
+    """Return how long a comparison of a head takes on two cores, about; None: it is never quick.
+
+    Arguments are those of `cpu_s`.
+    """
+    cost = cpu_s(name, kind, n_rows, n_features, n_outputs)
+    return None if cost is None else _TWO_CORES * (cost + _SCORED * n_rows * n_outputs / 1e6)

@@ -110,7 +110,7 @@ class Dense(Head):
         if TASKS[self.task].is_stratified:
             strata = wanted.y.argmax(axis=1) if wanted.are_soft else wanted.y
         fit_rows, val_rows = split_off(strata, self.validation_fraction, rng, groups)
-        self.mean_, self.scale_ = (part.astype(np.float32) for part in mean_and_scale(X))
+        self.mean_, self.scale_ = mean_and_scale(X)
         training = trainer(
             *(X.shape[1], self.n_outputs_, tuple(self.hidden), self.batch_norm, self.task),
             wanted.are_soft,
@@ -250,7 +250,7 @@ class Dense(Head):
         self.n_outputs_ = y.shape[1]
         y, weights = np.asarray(y, np.float64), np.ones((2, self.n_outputs_))
         if self.target_kind is TargetKind.NUMBERS:
-            self.target_mean_, self.target_scale_ = mean_and_scale(y)
+            self.target_mean_, self.target_scale_ = mean_and_scale(y, np.float64)
             self.exact_ = bool(is_too_coarse(y).any())
             y = (y - self.target_mean_) / self.target_scale_
             return Supervision.of(y.astype(np.float32), weights, np.zeros(self.n_outputs_))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,18 +123,20 @@ class TrainingRows:
         return np.asarray(X.mean(axis=0, dtype=np.float64))
 
 
-def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation (k,) float64 of columns; a constant's deviation counts as 1.
+def mean_and_scale(
+    values: np.ndarray, precision: type[np.floating[Any]] = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation (k,) of columns, in a precision; a constant's deviation is 1.
 
-    What rounding leaves of a constant, in the type of the values, is no deviation.
+    What rounding to this precision leaves of a constant is no deviation.
     """
     mean = values.mean(axis=0, dtype=np.float64)
     squares = np.zeros_like(mean)
     for start in range(0, len(values), BLOCK):
         squares += ((values[start : start + BLOCK] - mean) ** 2).sum(axis=0)
     deviation = np.sqrt(squares / len(values))
-    constant = deviation <= np.finfo(np.promote_types(values.dtype, np.float32)).eps * np.abs(mean)
-    return mean, np.where(constant, 1.0, deviation)
+    constant = deviation <= np.finfo(precision).eps * np.abs(mean)
+    return mean.astype(precision), np.where(constant, 1.0, deviation).astype(precision)
 
 
 def split_off(

@@ -41,8 +41,9 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
             f"it was changed or replaced since. Stitch again with --overwrite, or put the right "
             f"card beside it."
         )
+    models = import_keras().models
     try:
-        model: keras.Model = import_keras().models.load_model(path, compile=False)
+        model: keras.Model = models.load_model(path, compile=False)
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error

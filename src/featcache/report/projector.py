@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from featcache.core import atomic
+from featcache.core import atomic, disk
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.escapes import ESCAPES
 from featcache.report import material, pictures
@@ -32,6 +32,7 @@ METADATA = "metadata.tsv"
 SPRITE = "sprite.png"
 MAX_SPRITE = 8192  # pixels; the largest texture that browsers can be counted on to show
 MAX_THUMBNAIL = 100  # pixels
+_TENSOR_PATH = f'tensor_path: "{TENSORS}"'  # in every config that is written here
 EMPTY = "-"  # the projector passes over empty lines, and later names would be other images'
 _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -72,7 +73,7 @@ def write(
 ) -> Path:
     """Write features for `tensorboard --logdir FOLDER`, and return the path of its config.
 
-    Files of these names are replaced, whole and the config last; all others stay.
+    Files of an earlier call are replaced, whole and the config last; all others stay.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def write(
     Raises
     ------
     SpecError
-        When features are not a finite matrix, or anything does not have one entry per row.
+        When features are not a finite matrix, anything does not have one entry per row, or the
+        folder has files of these names that were not written here.
     OSError
         When the folder cannot be written.
 
@@ -101,7 +103,9 @@ def write(
     columns = {title: [str(value) for value in some] for title, some in (metadata or {}).items()}
     _check(features, columns, thumbnails)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_is_ours(folder)
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / TENSORS, _rows(features))
     fields = [("tensor_name", name), ("tensor_path", TENSORS)]
     if columns:
@@ -149,6 +153,22 @@ def _check(
             )
     if thumbnails is not None and len(thumbnails) != n:
         raise SpecError(f"There are {len(thumbnails)} thumbnails for {n} rows of features.")
+
+
+def _check_is_ours(folder: Path) -> None:
+    """Raise SpecError where files of our names are not of an earlier call."""
+    there = [name for name in (CONFIG, TENSORS, METADATA, SPRITE) if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        is_ours = _TENSOR_PATH in (folder / CONFIG).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        is_ours = False
+    if not is_ours:
+        raise SpecError(
+            f"'{folder / there[0]}' was not written by featcache, and would be replaced. Choose "
+            f"another folder, or delete it."
+        )
 
 
 def _rows(features: np.ndarray) -> Iterator[str]:

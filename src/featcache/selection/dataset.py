@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from featcache import store
 from featcache.core import arrays
-from featcache.core.checks import bad, check_choice, whole
+from featcache.core.checks import bad, check_choice
 from featcache.core.errors import HeadError
 from featcache.core.labels import UNLABELLED, Annotations
 from featcache.core.tasks import TASKS, TargetKind, Task
@@ -245,6 +246,7 @@ def _learnt(y: Any, task: str | None) -> Annotations:
                 "y", "be numbers in (n_samples,) or (n_samples, n_targets)", y, kind=HeadError
             )
         targets = y.astype(np.float64).reshape(len(y), -1)
+        arrays.check_usable("y", targets)
         names = tuple(f"target {number}" for number in range(targets.shape[1]))
         return Annotations(unknown, targets=targets, target_names=names, task=learnt.name)
     if learnt.kind is TargetKind.LABELS:
@@ -266,13 +268,10 @@ def _plain(y: np.ndarray) -> np.ndarray:
         if gaps:
             row = gaps[0] // (y.size // len(y))
             raise HeadError(
-                f"y says nothing of row {row} ({values[gaps[0]]}), and of {len(gaps)} in all. "
-                f"Leave those rows out."
+                f"y must say something of every row, and does not of {len(gaps)}, first of row "
+                f"{row} ({values[gaps[0]]}). Leave those rows out."
             )
-        are_texts = all(isinstance(value, str) for value in values)
-        if are_texts or all(
-            whole(value) is not None or isinstance(value, float) for value in values
-        ):
+        if any(all(isinstance(value, kind) for value in values) for kind in (str, numbers.Real)):
             y = np.array(values).reshape(y.shape)
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8", "backslashreplace")

@@ -33,7 +33,7 @@ class Caller:
     """What a worker has to know of who has it work."""
 
     pid: int
-    has_own_workers: bool  # see `process.is_own`
+    has_own_workers: bool  # see `process.is_own`; those of a cluster may do something else, too
 
 
 RunCalls = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
@@ -66,8 +66,7 @@ def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
 
     number = check(jobs, backend)
     options = {"inner_max_num_threads": 1} if backend == "loky" else {}
-    # workers of a cluster may be doing something else, too
-    caller = Caller(os.getpid(), process.is_own() and backend == "loky")
+    caller = Caller(os.getpid(), has_own_workers=backend == "loky")
     with _cluster(backend, number), joblib.parallel_config(backend, n_jobs=number, **options):
 
         def run(calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
@@ -90,11 +89,13 @@ def _one_thread(
     from joblib.externals.loky import process_executor
     from threadpoolctl import threadpool_limits
 
-    if os.getpid() != caller.pid:  # it would last for all that the caller does afterwards
+    is_worker = os.getpid() != caller.pid
+    if is_worker:  # it would last for all that the caller does afterwards
         limit_threads()
         # loky takes mapped features, and TensorFlow, for a leak and restarts the process
         process_executor._USE_PSUTIL = False
-    with threadpool_limits(1), process.owned() if caller.has_own_workers else nullcontext():
+    own = process.owned() if is_worker and caller.has_own_workers else nullcontext()
+    with threadpool_limits(1), own:
         return key, function(*arguments)
 
 

@@ -20,7 +20,7 @@ from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER
 from featcache.store import hdf5
 from featcache.store.features import KIND
 from featcache.store.index import PARTS, Rows, part_files
-from featcache.store.layout import OWNER_FILE, locked
+from featcache.store.layout import locked, release
 from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
 from featcache.store.strings import read_attribute
 
@@ -101,9 +101,7 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
             stamps = path_of(target)
             stamps.unlink(missing_ok=True)
             _remove_if_empty(stamps.parent, stamps.parent.parent)
-        if [path.name for path in target.parent.iterdir()] == [OWNER_FILE]:
-            (target.parent / OWNER_FILE).unlink()
-            _remove_if_empty(target.parent)
+        release(target.parent)
     return gone
 
 

@@ -24,7 +24,6 @@ from featcache.store.columns import Failure, Metadata, checked_attributes, read_
 from featcache.store.strings import read_attribute
 
 KIND = "featcache features"
-SPLIT_NAMES = ("train", "val", "test")
 
 
 class Features:
@@ -265,7 +264,7 @@ class Features:
         """
         if part is None:
             return np.flatnonzero(self.annotations.is_known)
-        checks.check_choice("split", part, SPLIT_NAMES)
+        checks.check_choice("split", part, ("train", "val", "test"))
         seed = splits.check_seed(seed)
         return np.flatnonzero(splits.parts(self.annotations, self.digests, seed)[part])
 

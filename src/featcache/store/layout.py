@@ -6,8 +6,8 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -58,12 +58,35 @@ def claim(folder: Path, origin: str) -> None:
     """
     if folder.is_dir() and owner(folder) == origin:
         return
-    with locks.locked(_lock_folder(folder.parent) / "owners.lock", lambda: None):
+    with _owners(folder.parent):
         if owner(folder) not in (origin, None):
             raise FolderTakenError(folder)
         with disk.writing(folder):
             folder.mkdir(exist_ok=True)
         write_text(folder / OWNER_FILE, json.dumps({"origin": origin}))
+
+
+@contextmanager
+def claimed(folder: Path, origin: str) -> Iterator[None]:
+    """Claim a source's folder, and leave none where nothing was put into it."""
+    claim(folder, origin)
+    try:
+        yield
+    finally:
+        release(folder)
+
+
+def release(folder: Path) -> None:
+    """Remove a source's folder if there is nothing in it but whose it is."""
+    with suppress(OSError), _owners(folder.parent):  # it is gone, or cannot be written
+        if [path.name for path in folder.iterdir()] == [OWNER_FILE]:
+            (folder / OWNER_FILE).unlink()
+            folder.rmdir()
+
+
+def _owners(cache_dir: Path) -> AbstractContextManager[None]:
+    """Hold the lock of whose the folders are."""
+    return locks.locked(_lock_folder(cache_dir) / "owners.lock", lambda: None)
 
 
 def prepare(cache_dir: Path) -> None:

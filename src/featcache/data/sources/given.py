@@ -64,9 +64,10 @@ def in_order(
 
 def checked_name(name: str | None) -> str | None:
     """Return a collection's name; raise SpecError unless it can be a folder's."""
-    if name is not None:
-        check_text("name", name)
-    if name is not None and (not name or name.startswith(".") or set(name) & set('/\\:\0"<>|?*')):
+    if name is None:
+        return None
+    check_text("name", name)
+    if not name or name.startswith(".") or set(name) & set('/\\:\0"<>|?*'):
         raise SpecError(f"name becomes a folder's name in the cache; '{name}' cannot.")
     return name
 
@@ -116,14 +117,14 @@ def _targets(given: Any, n: int) -> np.ndarray:
 
 def _set_labels(columns: Columns, labels: Any, n: int) -> None:
     """Put labels into columns as names: one per row, or several where rows are sequences."""
-    if isinstance(labels, (list, tuple)) and any(
-        isinstance(row, (list, tuple, set)) and _are_words(row) for row in labels
-    ):
-        _check_count("labels", labels, n)
-        odd = [row for row in labels if row is not None and not _are_words(row)]
+    is_list = isinstance(labels, (list, tuple)) or getattr(labels, "ndim", 0) == 1
+    rows = list(labels) if is_list else []
+    if any(map(_are_words, rows)):
+        _check_count("labels", rows, n)
+        odd = [row for row in rows if row is not None and not _are_words(row)]
         if odd:
             raise bad("labels", "be lists of names, or None where unknown", odd[0])
-        columns.labels = [None if row is None else sorted(row) for row in labels]
+        columns.labels = [None if row is None else sorted(row) for row in rows]
         return
     values = arrays.array("labels", labels, LABELS, SpecError)
     _check_count("labels", values, n)

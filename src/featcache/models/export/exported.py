@@ -95,6 +95,11 @@ class ExportRecords:
                 f"What is known of exports would overwrite '{self.file}', the card of another "
                 f"model. Give one of the two models another name."
             )
+        if self.file.exists() and not self._is_ours():
+            raise SpecError(
+                f"What is known of exports would overwrite '{self.file}', which says something "
+                f"else. Move it, or give the model another name."
+            )
         self.about = {
             "model_digest": digest_file(model),
             "class_names": list(about.class_names),
@@ -124,6 +129,13 @@ class ExportRecords:
         entry = made.to_dict() | {"path": made.path.name} | self.about | kept
         del entry["hit"]
         atomic.write_json(self.file, self._read() | {made.format: entry})
+
+    def _is_ours(self) -> bool:
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+            return all("digest" in entry for entry in found.values())
+        except (OSError, ValueError, TypeError, AttributeError):
+            return False
 
     def _read(self) -> dict[str, Any]:
         try:
