@@ -725,7 +725,8 @@ def no_room(
 def file_size_limit(lab: Lab, limits: list[int] | None = None) -> Row:
     """Limit the size of a file: while parts are written, when room is reserved, half-way."""
     row = Row("no room: file-size limit")
-    whole, part = feature_file(lab.whole).stat().st_size, parts(lab.in_parts)[0].stat().st_size
+    whole = feature_file(lab.whole).stat().st_size
+    part = max(one.stat().st_size for one in parts(lab.in_parts))
     somewhere = int(lab.rng.integers(whole // 2, whole))
     for limit in limits or [part // 8, part // 2, part - 1, 2 * part, somewhere, whole - 1]:
         cache = lab.new_cache()
