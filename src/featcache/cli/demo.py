@@ -60,7 +60,7 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
 
     stage = time.monotonic()
     _command(console, f"featcache fit-heads {features.path}")
-    board = fit_heads(features, jobs=jobs)
+    board = fit_heads(features, jobs=jobs, cache_dir=cache_dir)
     console.print(board)
     console.print(
         f"Nested scores with 95 % intervals; = is statistically level with the first. "
