@@ -20,7 +20,7 @@ from featcache.core.keys import digest_file, digest_json
 from featcache.scoring.leaderboard import printing
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
-BOARD_VERSION = 3
+BOARD_VERSION = 4
 OUT_OF_FOLD_FILE, REPORT_FILE = "out_of_fold.npz", "report.html"
 
 
