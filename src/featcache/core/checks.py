@@ -85,7 +85,7 @@ def check_texts(name: str, values: object) -> list[str]:
 def check_path(name: str, value: object) -> Path:
     """Return a path; raise SpecError where it is none, or holds a zero byte."""
     if not isinstance(value, (str, os.PathLike)):
-        raise bad(name, "be a path", value)
+        raise bad(name, "be a path, as text or pathlib.Path", value)
     where = os.fsdecode(value)
     if "\0" in where:
         raise bad(name, "be a path, which has no zero bytes", where)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featcache import heads
-from featcache.core.errors import FeatcacheError, SourceError, StitchError, one_line
+from featcache.core.errors import SourceError, SpecError, StitchError, one_line
 from featcache.core.tensorflow import import_keras
 from featcache.finetuning.boundary import rows_in
 from featcache.finetuning.training_images import TrainingImages
@@ -48,15 +48,14 @@ def with_head_of(
     params = {k: tuple(v) if isinstance(v, list) else v for k, v in described.params.items()}
     try:
         head = heads.CATALOGUE[described.head](**params)
-        head.fit(X, data.y[rows], data.groups[rows])
-    except FeatcacheError:
-        raise
-    except Exception as error:  # whatever scikit-learn says of a card that was edited
+        head.check()
+    except (KeyError, TypeError, SpecError) as error:  # of a card that was edited
         reason = one_line(error, 200)
         raise StitchError(
             f"The head '{described.head}' cannot be fitted again with the settings in the model's "
             f"card: {reason}. Stitch it again."
         ) from error
+    head.fit(X, data.y[rows], data.groups[rows])
     if described.calibration is not None:
         head = heads.Calibrated(head, from_dict(described.calibration))
     outputs = head.to_keras_layers(stitching.features_of(network))
