@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import bad_values
 import h5py
@@ -128,7 +127,7 @@ def test_a_disk_that_fills_while_writing_is_an_error_and_never_a_crash(
     limit = int(published.path.stat().st_size * share)
     code = f"""
 import resource, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {sys.path!r}
 import test_store
 from featcache.core.errors import DiskError
 from featcache.store import hdf5

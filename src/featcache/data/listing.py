@@ -110,6 +110,7 @@ def list_images(
         np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 4), -1)
     )
     unreadable: dict[int, str] = {}
+    contents = source.contents  # of a source's own rows, which need no check
 
     def listing() -> Listing:
         columns = (found.digests, found.orientations, found.stamps)
@@ -126,9 +127,9 @@ def list_images(
     def look(row: int) -> str:
         """Fill in one row; return why that was not possible."""
         try:
-            if (stamp := source.stamp(row)) is not None:
+            if (stamp := contents.stamp(row)) is not None:
                 found.stamps[row] = stamp
-            raw = source.get(row)
+            raw = contents.get(row)
         except OSError as error:
             return error.strerror or str(error)
         found.digests[row] = np.frombuffer(digest(raw), np.uint8)
@@ -161,7 +162,7 @@ def _is_known(source: Source, row: int, known: Known, found: _Columns) -> bool:
     if seen is None:
         return False
     try:
-        stamp = source.stamp(row)
+        stamp = source.contents.stamp(row)
     except OSError:
         return False
     if stamp is None or not looks_same(stamp, seen[0]):

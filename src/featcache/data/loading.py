@@ -149,7 +149,7 @@ def pixels(
         When its file is gone or cannot be decoded.
     """
     try:
-        raw = source.get(row)
+        raw = source.contents.get(row)
     except OSError as error:
         raise VanishedImageError(error.strerror or str(error)) from error
     side = max(spec.image_size) if spec.decode_scale else None
@@ -213,7 +213,7 @@ def _read(
     """Yield rows with orientation and bytes; what cannot be read any more is left out."""
     for row, orientation in zip(rows.tolist(), orientations.tolist(), strict=True):
         try:
-            yield row, orientation, source.get(row)
+            yield row, orientation, source.contents.get(row)
         except OSError:
             continue
 
@@ -260,6 +260,6 @@ def _in_threads(
 
 def _is_deep(source: Source, row: int) -> bool:
     try:
-        return levels.is_deep(source.get(row))
+        return levels.is_deep(source.contents.get(row))
     except OSError:  # gone since it was decoded
         return False

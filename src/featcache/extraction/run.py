@@ -206,11 +206,11 @@ def _unusable(listing: Listing, rows: np.ndarray, embeddings: np.ndarray) -> dic
 def _is_unchanged(listing: Listing, row: int) -> bool:
     source, then = listing.source, listing.stamp(row)
     try:
-        now = source.stamp(row)
+        now = source.contents.stamp(row)
         if now is None or then is None or now[:2] != then[:2]:
             return now == then
         # a link or another mode changes the rest as well as another file does: its bytes tell
-        return now == then or digest(source.get(row)) == listing.digests[row].tobytes()
+        return now == then or digest(source.contents.get(row)) == listing.digests[row].tobytes()
     except OSError:
         return False
 

@@ -24,8 +24,8 @@ N_DIRECTIONS = 128  # of the first comparison; a cosine there is off by 0.1 at m
 LEAST = 0.65  # cosine there of what is compared in full
 MAX_LOOKED_AT = 1000  # held-out images whose cosines are computed in full
 MAX_PAIRS = 2_000_000_000  # of a first comparison: of more, so many held-out images are drawn
-BLOCK = 4096
-BLOCK_BYTES = 64 << 20  # of cosines at a time
+BLOCK = 1024  # rows to learn from at a time
+BLOCK_BYTES = 8 << 20  # of cosines at a time
 
 Read = Callable[[np.ndarray], np.ndarray]  # row numbers (m,) -> features (m, d)
 
@@ -109,15 +109,19 @@ def _most_similar(
     """Return the held-out rows that seem to have a row to learn from near them, ascending."""
     axes = rng.standard_normal((len(mean), N_DIRECTIONS)).astype(np.float32)
 
-    def seen(rows: np.ndarray) -> np.ndarray:
-        parts = [(block - mean).astype(np.float32) @ axes for _, block in _blocks(read, rows)]
-        return _unit(np.concatenate(parts))
+    def seen(block: np.ndarray) -> np.ndarray:
+        return _unit((block - mean).astype(np.float32) @ axes)
 
-    theirs, ours = seen(train).T, seen(test)
-    nearest = np.empty(len(test), np.float32)
-    size = max(1, BLOCK_BYTES // (4 * len(train)))
-    for start in range(0, len(test), size):
-        nearest[start : start + size] = (ours[start : start + size] @ theirs).max(axis=1)
+    ours = np.empty((len(test), N_DIRECTIONS), np.float32)
+    for start, block in _blocks(read, test):
+        ours[start : start + len(block)] = seen(block)
+    nearest = np.full(len(test), -1.0, np.float32)
+    size = BLOCK_BYTES // (4 * BLOCK)
+    for _, block in _blocks(read, train):
+        theirs = seen(block).T
+        for start in range(0, len(test), size):
+            some = slice(start, start + size)
+            np.maximum(nearest[some], (ours[some] @ theirs).max(axis=1), out=nearest[some])
     order = np.argsort(-nearest, kind="stable")[:MAX_LOOKED_AT]
     return test[np.sort(order[nearest[order] >= LEAST])]
 

@@ -51,14 +51,12 @@ def walk(root: str) -> Found:
                 above[path] = chain | {identity}
                 kept.append(name)
         subfolders[:] = kept
+        taken = passed_over.images_among(files)
+        found.images += [os.path.join(folder, name) for name in files if name in taken]
         for name in files:
-            path = os.path.join(folder, name)
-            if passed_over.is_image(name):
-                found.images.append(path)
-            elif passed_over.is_archive(name):
-                found.archives.append(path)
-            else:
-                found.others.append(path)
+            if name not in taken:
+                kind = found.archives if passed_over.is_archive(name) else found.others
+                kind.append(os.path.join(folder, name))
     return found
 
 

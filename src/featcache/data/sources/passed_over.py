@@ -63,9 +63,17 @@ def left_out_of(path: str) -> str:
     return ""
 
 
+def images_among(names: Iterable[str]) -> set[str]:
+    """Return which files are images, by their names."""
+    suffix = os.path.splitext
+    return {
+        name for name in names if not name.startswith(".") and suffix(name)[1].lower() in SUFFIXES
+    }
+
+
 def is_image(name: str) -> bool:
     """Return whether a file of this name is an image."""
-    return not name.startswith(".") and ending(name) in SUFFIXES
+    return bool(images_among((name,)))
 
 
 def is_archive(name: str) -> bool:
