@@ -149,8 +149,7 @@ def one_draw(
             return metrics.score_one(name, TASK, y, outputs, PROBABILITIES)
 
         of_each = np.array([score(y[of_rows == k], outputs[of_rows == k]) for k in range(CV)])
-        statistic = jackknife.mean_score(name, TASK, y, [(outputs, PROBABILITIES)])
-        left_out = jackknife.without_groups(statistic, units[train])
+        left_out = jackknife.replicates(name, TASK, y, [(outputs, PROBABILITIES)], units[train])
         fewer = float(np.mean([score(y[rows], said) for rows, said in without_two]))
         by_folds = intervals.of_folds(
             name, TASK, y, outputs, units[train], of_each, left_out, CV, fewer

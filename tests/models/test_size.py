@@ -48,3 +48,12 @@ def test_weights_that_are_shared_count_once():
     dense = keras.layers.Dense(4)
     dense.build((None, 4))
     assert stitching.n_parameters([*dense.weights, *dense.weights]) == 20
+
+
+def test_of_a_network_of_any_size_it_is_not_known():
+    """Its layers do not say at how many positions they run; one each would be far too few."""
+    images = keras.Input((None, None, 3))
+    anywhere = keras.Model(images, keras.layers.Conv2D(4, 3)(images))
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalMaxPooling2D()(anywhere(inputs))
+    assert stitching.multiply_adds(keras.Model(inputs, keras.layers.Dense(5)(x))) is None

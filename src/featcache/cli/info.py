@@ -15,6 +15,9 @@ import typer
 from featcache.cli.options import Json, amount, app, by, learnable, print_table, result, say
 from featcache.core.checks import range_text
 from featcache.core.errors import one_line
+from featcache.core.text import few
+
+SHOWN = 10  # classes of a model
 
 
 @app.command()
@@ -80,16 +83,13 @@ def _model_table(about: dict[str, Any]) -> Any:
     from rich.text import Text
 
     spec, size, table = about["spec"], about["size"], Table("field", "value", show_header=False)
-    names, tuned = about["class_names"], about["finetuned"]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    test = ", ".join(
-        f"{name} {score:.3f}" for name, score in (about["test"] or {}).items() if score
-    )
+    names, tuned, made = about["class_names"], about["finetuned"], about["provenance"] or {}
+    scores = (about["test"] or {}).items()
     rows = {
         "model": about["model"],
         "size": amount(about["size_bytes"]),
         "input": f"RGB images of {by(spec['image_size'])}, 0 to 255",
-        "outputs": f"{about['output']} of {len(names)}: {shown}",
+        "outputs": f"{about['output']} of {len(names)}: {few(names, SHOWN)}",
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…, "
         f"{size['backbone_layers']:,} layers, {size['backbone_parameters']:,} parameters",
         "features": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
@@ -98,11 +98,11 @@ def _model_table(about: dict[str, Any]) -> Any:
         "distilled from": (about["distilled"] or {}).get("teacher", ""),
         "fine-tuned": "" if tuned is None else f"{len(tuned['changed'])} backbone layers",
         "learnt from": about["source"],
-        "held out": test,
+        "held out": ", ".join(f"{name} {one:.3f}" for name, one in scores if one is not None),
         "made with": ", ".join(
-            f"{name} {(about['provenance'] or {})[name]}"
+            f"{name} {made[name]}"
             for name in ("created", "featcache", "keras", "tensorflow")
-            if name in (about["provenance"] or {})
+            if name in made
         ),
     }
     for name, value in rows.items():

@@ -39,9 +39,8 @@ def array(name: str, values: Any, must: str, kind: type[FeatcacheError] = HeadEr
     try:
         found = np.asarray(values)
         if found.dtype.kind in "SU" and isinstance(values, (list, tuple)):
-            found = np.asarray(
-                values, object
-            )  # NumPy makes texts of all that is beside one, of NaN
+            # NumPy makes texts of all that is beside one, of NaN
+            found = np.asarray(values, object)
     except Exception as error:  # ragged rows, or whatever an object raises that is asked for one
         cure = "Its rows differ in length." if isinstance(values, (list, tuple)) else ""
         raise bad(name, must, values, cure, kind) from error

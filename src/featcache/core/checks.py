@@ -146,9 +146,9 @@ def number_range(name: str, value: object) -> tuple[float, float]:
     try:
         low, high = (float(one) + 0.0 for one in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise bad(name, "be two numbers, low and high", repr(value)) from None
+        raise bad(name, "be two numbers, low and high", value) from None
     if not -math.inf < low < high < math.inf:
-        raise bad(name, "be two finite numbers, the lower one first", range_text((low, high)))
+        raise bad(name, "be two finite numbers, the lower one first", (low, high))
     return low, high
 
 

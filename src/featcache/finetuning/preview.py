@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from featcache import store
 from featcache.finetuning import graph
 from featcache.finetuning.plan import TrainingPlan, Unfreeze
+from featcache.finetuning.stages import parting
 from featcache.models import stitching
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class StagePreview:
     all_parameters: int
     boundary: str  # the layer whose activations are kept; "the features", or "the images"
     cache_bytes: int  # of the kept activations, on the disk at most; 0 where none are kept
-    multiply_adds: int  # for an image behind the boundary, forwards
-    all_multiply_adds: int  # in the whole model
+    multiply_adds: int | None  # for an image behind the boundary, forwards; None is not known
+    all_multiply_adds: int | None  # in the whole model
 
     def __str__(self) -> str:
         what = "the head"
@@ -33,13 +34,17 @@ class StagePreview:
             names = first if first == last else f"{first} to {last}"
             n = len(self.unfrozen)
             what = f"{n} backbone layer{'s' if n > 1 else ''} ({names}) and the head"
-        share = self.multiply_adds / max(self.all_multiply_adds, 1)
         kept = f", {self.cache_bytes / 1e6:,.1f} MB of activations" if self.cache_bytes else ""
+        left, every = self.multiply_adds, self.all_multiply_adds
+        computed = "what the backbone computes for an image is not known, as it takes any size"
+        if left is not None and every is not None:
+            computed = (
+                f"{left / 1e6:,.1f} of {every / 1e6:,.1f} million multiply-adds an image are left "
+                f"({left / max(every, 1):.0%})"
+            )
         return (
             f"Trains {what}: {self.trained_parameters:,} of {self.all_parameters:,} parameters, "
-            f"from {self.boundary}{kept}; {self.multiply_adds / 1e6:,.1f} of "
-            f"{self.all_multiply_adds / 1e6:,.1f} million multiply-adds an image are left "
-            f"({share:.0%})."
+            f"from {self.boundary}{kept}; {computed}."
         )
 
 
@@ -61,22 +66,19 @@ def stage_preview(
     network: keras.Model, stage: Unfreeze, plan: TrainingPlan, n_images: int
 ) -> StagePreview:
     """Return what a stage will do to a network, which stays as it is but for what can train."""
-    backbone, features = graph.backbone_of(network), stitching.features_of(network)
-    unfrozen = graph.chosen(backbone, stage)
-    at = graph.boundary(backbone, unfrozen) if unfrozen else None
-    if unfrozen:
-        parted, where = graph.part(network, at, features), at.layer if at else "the images"
-    else:
-        parted, where = graph.part_at_features(network, features), "the features"
-    graph.thaw(network, unfrozen)
-    is_kept = at is not None and not plan.end_to_end
-    shape = parted.suffix.input_shape[1:]
+    made = parting(network, stage)
+    prefix, suffix = made.parted.prefix, made.parted.suffix
+    graph.thaw(network, made.unfrozen)
+    # the features themselves are in the cache already
+    adds_to_cache = made.at is not None and not plan.end_to_end
+    shape, left = suffix.input_shape[1:], stitching.multiply_adds(suffix)
+    before = stitching.multiply_adds(prefix)
     return StagePreview(
-        unfrozen=unfrozen,
-        trained_parameters=stitching.n_parameters(parted.suffix.trainable_weights),
+        unfrozen=made.unfrozen,
+        trained_parameters=stitching.n_parameters(suffix.trainable_weights),
         all_parameters=stitching.n_parameters(network.weights),
-        boundary=where,
-        cache_bytes=store.size_of(n_images, shape, plan.dtype, plan.views) if is_kept else 0,
-        multiply_adds=stitching.multiply_adds(parted.suffix),
-        all_multiply_adds=sum(map(stitching.multiply_adds, (parted.prefix, parted.suffix))),
+        boundary=made.where,
+        cache_bytes=store.size_of(n_images, shape, plan.dtype, plan.views) if adds_to_cache else 0,
+        multiply_adds=left,
+        all_multiply_adds=None if left is None or before is None else before + left,
     )

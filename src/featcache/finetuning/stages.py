@@ -43,21 +43,42 @@ class Cut:
     batches: Batches
 
 
-def cut(network: keras.Model, stage: Unfreeze, run: TrainingRun) -> Cut:
-    """Part a network for a stage, and have the activations at its boundary."""
+@dataclass(frozen=True)
+class Parting:
+    """Where a stage parts a network."""
+
+    unfrozen: tuple[str, ...]  # backbone layers, in the order of the graph
+    at: graph.Point | None  # of the backbone; None where it is parted at the images or features
+    where: str  # the same, for people
+    parted: graph.Parted
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is parted behind something, so that activations can be kept."""
+        return self.at is not None or not self.unfrozen
+
+
+def parting(network: keras.Model, stage: Unfreeze, dropout: float = 0.0) -> Parting:
+    """Return how a stage parts a network, whose weights both halves share."""
     backbone = graph.backbone_of(network)
     features = stitching.features_of(network)
     unfrozen = graph.chosen(backbone, stage)
-    dropout = run.plan.dropout
-    at = graph.boundary(backbone, unfrozen) if unfrozen else None
-    if unfrozen:
-        parted, where = graph.part(network, at, features, dropout), at.layer if at else "the images"
-    else:
-        parted, where = graph.part_at_features(network, features, dropout), "the features"
+    if not unfrozen:
+        parted = graph.part_at_features(network, features, dropout)
+        return Parting(unfrozen, None, "the features", parted)
+    at = graph.boundary(backbone, unfrozen)
+    where = at.layer if at else "the images"
+    return Parting(unfrozen, at, where, graph.part(network, at, features, dropout))
+
+
+def cut(network: keras.Model, stage: Unfreeze, run: TrainingRun) -> Cut:
+    """Part a network for a stage, and have the activations at its boundary."""
+    made = parting(network, stage, run.plan.dropout)
+    unfrozen, at, where, parted = made.unfrozen, made.at, made.where, made.parted
     shape = parted.suffix.input_shape[1:]
     if where not in run.batches:  # the prefix is the same whichever head the network has
         run.batches.clear()  # what is held in memory
-        if run.plan.end_to_end or (unfrozen and at is None):
+        if run.plan.end_to_end or not made.is_kept:
             batches: Batches = boundary.live(
                 parted.prefix, run.described, run.data, run.plan, run.resources
             )

@@ -263,7 +263,7 @@ def of_folds(
     metric, task, y, units : as for `of_outputs`.
     outputs : (n, n_outputs), out of fold, of the first repeat.
     of_each_fold : (repeats * n_folds,) float, the scores; their mean is in the interval.
-    left_out : what `without_groups` gives for `mean_score` of all repeats.
+    left_out : what `jackknife.replicates` gives for all repeats.
     n_folds : of each repeat.
     fewer : mean score of models that miss two folds, if known; see `with_all_rows`.
     """

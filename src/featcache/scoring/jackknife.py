@@ -62,6 +62,16 @@ def without_groups(statistic: Statistic, units: np.ndarray) -> np.ndarray:
     return np.array([statistic(np.flatnonzero(group != one)) for one in range(n_groups)])
 
 
+def replicates(
+    metric: str, task: str, y: np.ndarray, of_repeats: Sequence[Outputs], units: np.ndarray
+) -> np.ndarray:
+    """Return the replicates of a metric's mean over repeats.
+
+    Arguments are those of `mean_score` and `without_groups`.
+    """
+    return without_groups(mean_score(metric, task, y, of_repeats), units)
+
+
 def standard_error(left_out: np.ndarray) -> float:
     """Return the jackknife's standard error of a score, from what `without_groups` gives.
 

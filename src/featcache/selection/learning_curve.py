@@ -58,8 +58,7 @@ def curve(
     )
     units, y = data.units[data.train], data.y[data.train]
     of_all, of_half = (
-        jackknife.without_groups(jackknife.mean_score(metric, comparison.task, y, said), units)
-        for said in (all_rows, half)
+        jackknife.replicates(metric, comparison.task, y, said, units) for said in (all_rows, half)
     )
     gain = differences.difference(
         scores[-1] - scores[HALF], of_all, of_half, len(np.unique(units)), data.n_folds

@@ -30,7 +30,7 @@ class Judged:
     fitted: Fitted
     scored: list[np.ndarray]  # of each repeat (n_train, n_outputs) out of fold, as it was scored
     outputs: np.ndarray  # the same of the first repeat, before calibration
-    left_out: np.ndarray  # (groups,) what `jackknife.without_groups` gives for its score
+    left_out: np.ndarray  # (groups,) what `jackknife.replicates` gives for its score
 
 
 def judge(
@@ -92,13 +92,11 @@ def _ranks(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> di
     sound = {one.result.name for one in able}
     if able and LOSS in TASKS[comparison.task].metrics:
         y, units = data.y[data.train], data.units[data.train]
-        by_loss = [
-            replace(
-                one,
-                left_out=_left_out(LOSS, comparison.task, y, one.scored, one.result.output, units),
-            )
-            for one in able
-        ]
+        by_loss = []
+        for one in able:
+            said = [(outputs, one.result.output) for outputs in one.scored]
+            left_out = jackknife.replicates(LOSS, comparison.task, y, said, units)
+            by_loss.append(replace(one, left_out=left_out))
         first = min(by_loss, key=lambda one: float(np.mean(one.result.scores[LOSS])))
         sound = {
             one.result.name for one in _compared(data, LOSS, by_loss, first) if one.result.is_level
@@ -107,19 +105,6 @@ def _ranks(data: FoldedData, comparison: Comparison, judged: list[Judged]) -> di
         name = one.result.name
         ranks[name] += len(judged) * ((name not in sound) + (one.result.output == heads.SCORES))
     return ranks
-
-
-def _left_out(
-    metric: str,
-    task: str,
-    y: np.ndarray,
-    of_repeats: list[np.ndarray],
-    kind: str,
-    units: np.ndarray,
-) -> np.ndarray:
-    """Return the jackknife's replicates of a head's score."""
-    statistic = jackknife.mean_score(metric, task, y, [(said, kind) for said in of_repeats])
-    return jackknife.without_groups(statistic, units)
 
 
 def _judge_one(
@@ -154,7 +139,7 @@ def _judge_one(
     }
     main = np.array(scores[comparison.metric])
     metric, task, units = comparison.metric, comparison.task, data.units[data.train]
-    left_out = _left_out(metric, task, y, through, kind, units)
+    left_out = jackknife.replicates(metric, task, y, [(said, kind) for said in through], units)
     low, high = intervals.of_folds(metric, task, y, through[0], units, main, left_out, k, one.fewer)
     result = Result(
         name=name,

@@ -58,18 +58,21 @@ def n_parameters(weights: Iterable[Any]) -> int:
     return sum(math.prod(one.shape) for one in {id(one): one for one in weights}.values())
 
 
-def multiply_adds(model: keras.Model) -> int:
+def multiply_adds(model: keras.Model) -> int | None:
     """Return how often a model multiplies and adds for one image, in layers with a kernel.
 
     Convolutions and dense layers, which do nearly all of it: their kernel's size times the
-    positions at which it is applied.
+    positions at which it is applied. None where a network in it takes images of any size: its
+    layers do not say at how many positions.
     """
     total = 0
     for layer in leaves(model):
         kernels = [one for one in layer.weights if one.path.rsplit("/", 1)[-1].endswith("kernel")]
         if kernels:
-            places = math.prod(n for n in layer.output.shape[1:-1] if n)
-            total += places * n_parameters(kernels)
+            places = layer.output.shape[1:-1]
+            if None in places:
+                return None
+            total += math.prod(places) * n_parameters(kernels)
     return total
 
 
