@@ -397,6 +397,20 @@ def test_help_of_every_verb(verb, cli):
     assert "--json" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "helps"),
+    [
+        (["fit-heads", "--cv", "x"], "featcache fit-heads --help"),
+        (["stitch", "--out"], "featcache stitch --help"),
+        (["nonsense"], "featcache --help"),
+    ],
+)
+def test_wrong_use_points_to_the_help_of_its_own_verb(cli, arguments, helps):
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"See `{helps}`.")
+
+
 def test_without_arguments_it_helps(cli):
     done = cli()
     assert "extract" in done.stdout

@@ -285,6 +285,22 @@ def test_prints_as_a_table(features):
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "balanced-accuracy"])
+def test_the_table_never_wraps_in_80_columns(features, metric):
+    from rich.console import Console
+
+    board = fit(features, ["centroid", "knn", "random-forest"], metric=metric)
+    console = Console(width=80)
+    lines = list(console.render_lines(board, pad=False))
+    text = ["".join(segment.text for segment in line).rstrip() for line in lines]
+    for result in board.results:
+        (row,) = [line for line in text if line.startswith((f"{result.name} ", f"{result.name}="))]
+        assert row.endswith(" s")
+        below = [line for line in text if line.startswith(f"* {result.name}: ")]
+        assert len(below) == (" * " in row)
+    assert any(line.startswith("* random-forest: ") for line in text)
+
+
 def test_class_names_with_markup_stay_text(tmp_path, extract):
     root = make_photos(tmp_path / "p", classes=("[bold]", "<b>", " "))
     features = extract(root).features

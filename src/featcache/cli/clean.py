@@ -11,6 +11,7 @@ import typer
 from featcache.cli.options import Json, amount, app, print_table, result
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.store.cleaning import Removable
@@ -50,7 +51,7 @@ def clean(
         found
         and not as_json
         and sys.stdin.isatty()
-        and typer.confirm(f"Remove these {len(found)} files, {amount(size)}?", err=True)
+        and typer.confirm(f"Remove {counted(len(found), 'file')}, {amount(size)}?", err=True)
     )
     gone = cleaning.remove(found) if may else []
     freed = sum(one.size_bytes for one in gone)
@@ -58,10 +59,10 @@ def clean(
     if not found:
         text = f"There is nothing to remove in '{cache_dir}'."
     elif not may:
-        text = f"Removed nothing. To remove these {len(found)} files run again with --yes."
+        text = f"Removed nothing. To remove {counted(len(found), 'file')} run again with --yes."
     else:
         still = f"; {busy} are in use by another process and stay" if busy else ""
-        text = f"Removed {len(gone)} files, {amount(freed)}{still}."
+        text = f"Removed {counted(len(gone), 'file')}, {amount(freed)}{still}."
     values = {
         "removable": [
             {"path": str(one.path), "why": one.why, "size_bytes": one.size_bytes} for one in found

@@ -20,6 +20,7 @@ from featcache.cli.options import (
     say,
 )
 from featcache.core.errors import one_line
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.inference.evaluate import Evaluation
@@ -88,8 +89,8 @@ def _notes(done: Evaluation) -> list[str]:
         notes.append(f"unreadable: {len(listed) - SHOWN_UNREADABLE} more")
     if done.n_trained_on:
         notes.append(
-            f"Note: {done.n_trained_on} of the {done.n_images} images taught the model, so it "
-            f"looks better than it is. --split test takes those that were held out."
+            f"Note: {done.n_trained_on} of {counted(done.n_images, 'image')} taught the model, so "
+            f"it looks better than it is. --split test takes those that were held out."
         )
     if done.n_trained_on is None and done.part != "all":
         notes.append(

@@ -95,7 +95,7 @@ def _described(done: Extraction) -> dict[str, Any]:
 def _told(done: Extraction) -> str:
     features = done.features
     n, *row = features.shape
-    what = f"{row[0]} features" if len(row) == 1 else f"a map of {' x '.join(map(str, row))}"
+    what = counted(row[0], "feature") if len(row) == 1 else f"a map of {' x '.join(map(str, row))}"
     views = f", {features.spec.views} views" if features.spec.views > 1 else ""
     same = f"\n{sentence(done.n_same, n)}" if done.n_same else ""
     kinds = f": {done.passed_over.told()}" if done.n_passed_over else ""

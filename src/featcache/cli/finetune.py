@@ -19,6 +19,7 @@ from featcache.cli.options import (
     app,
     result,
 )
+from featcache.core.text import counted
 
 HOW = "How it trains"
 
@@ -147,21 +148,25 @@ def _told(done: Any) -> str:
     before = f"{done.metric} {first.validation_metric[0]:.3f}, loss {first.validation_loss[0]:.5g}"
     if not done.improved:
         return (
-            f"Not improved: no epoch was better on the {done.n_validation} validation images than "
-            f"before ({before}).\n{done.path} is the model as it was."
+            f"Not improved: no epoch was better on "
+            f"{counted(done.n_validation, 'validation image')} than before "
+            f"({before}).\n{done.path} is the model as it was."
         )
     best = last.best_epoch
     name = next(iter(done.after))
-    layers = f"{len(done.unfrozen)} backbone layers and the head" if done.unfrozen else "the head"
+    layers = "the head"
+    if done.unfrozen:
+        layers = f"{counted(len(done.unfrozen), 'backbone layer')} and the head"
     again = ""
     if done.refit:
         again = f", then as long on all {done.n_train + done.n_validation}"
     return (
-        f"Wrote {done.path}: {layers} trained from {done.boundary} of {done.n_train} images"
-        f"{again}; best epoch {', '.join(map(str, done.best_epochs))}.\n"
-        f"Validation ({done.n_validation} images): {before} before; {done.metric} "
+        f"Wrote {done.path}: {layers} trained from {done.boundary} of "
+        f"{counted(done.n_train, 'image')}{again}; best epoch "
+        f"{', '.join(map(str, done.best_epochs))}.\n"
+        f"Validation ({counted(done.n_validation, 'image')}): {before} before; {done.metric} "
         f"{last.validation_metric[best]:.3f}, loss {last.validation_loss[best]:.5g} after"
         f"{', without them' if done.refit else ''}.\n"
-        f"Held out ({done.n_test} images): {name} {done.before[name]:.3f} before, "
+        f"Held out ({counted(done.n_test, 'image')}): {name} {done.before[name]:.3f} before, "
         f"{done.after[name]:.3f} after."
     )

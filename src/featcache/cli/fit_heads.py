@@ -23,6 +23,7 @@ from featcache.cli.options import (
 )
 from featcache.cli.report import TensorBoard, write_for_tensorboard
 from featcache.core.errors import SpecError, one_line
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.scoring.leaderboard import Leaderboard
@@ -148,9 +149,9 @@ def _legend(board: Leaderboard) -> str:
         views = f", {spec.views} views each"
     n_folds = board.request["cv"] * board.request["repeats"]
     return (
-        f"Mean of {n_folds} nested folds of {board.n_train} training images{views}, with its 95 % "
-        f"interval; = is statistically level with the first. {board.n_test} images are held out, "
-        f"scored for the first alone."
+        f"Mean of {n_folds} nested folds of {counted(board.n_train, 'training image')}{views}, "
+        f"with its 95 % interval; = is statistically level with the first. "
+        f"{counted(board.n_test, 'image is', 'images are')} held out, scored for the first alone."
     )
 
 

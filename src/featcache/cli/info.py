@@ -15,7 +15,7 @@ import typer
 from featcache.cli.options import Json, amount, app, by, learnable, print_table, result, say
 from featcache.core.checks import range_text
 from featcache.core.errors import one_line
-from featcache.core.text import few
+from featcache.core.text import counted, few
 
 SHOWN = 10  # classes of a model
 
@@ -96,7 +96,9 @@ def _model_table(about: dict[str, Any]) -> Any:
         "head": f"{about['head']}, {size['head_parameters']:,} parameters",
         "calibration": (about["calibration"] or {}).get("kind", ""),
         "distilled from": (about["distilled"] or {}).get("teacher", ""),
-        "fine-tuned": "" if tuned is None else f"{len(tuned['changed'])} backbone layers",
+        "fine-tuned": ""
+        if tuned is None
+        else f"{counted(len(tuned['changed']), 'backbone layer')}",
         "learnt from": about["source"],
         "held out": ", ".join(f"{name} {one:.3f}" for name, one in scores if one is not None),
         "made with": ", ".join(

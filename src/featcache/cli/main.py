@@ -92,7 +92,7 @@ def _run(ended_by: list[int]) -> NoReturn:
             code = app(standalone_mode=False)
     except typer.TyperException as error:
         if message := one_line(error.format_message()):  # empty when the help was printed
-            say(f"Error: {message.rstrip('.')}. See `featcache --help`.")
+            say(f"Error: {message.rstrip('.')}. See `{_asked_for()} --help`.")
         sys.exit(error.exit_code)
     except FeatcacheError as error:
         say(f"Error: {one_line(str(error))}")
@@ -113,6 +113,13 @@ def _run(ended_by: list[int]) -> NoReturn:
             f"computed are kept; run the same command again."
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _asked_for() -> str:
+    """Return the program with its verb, if the command line begins with one."""
+    verbs = {verb.__name__.rsplit(".", 1)[-1].replace("_", "-") for verb in VERBS}
+    named = [word for word in sys.argv[1:2] if word in verbs]
+    return " ".join(["featcache", *named])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import typer
 from featcache.core.errors import SpecError
 from featcache.core.options import Option
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.store import Features
@@ -119,7 +120,7 @@ def learnable(features: Features) -> str:
     if not features.class_names:
         return "without labels"
     several = "several of " if kind is TargetKind.LABELS else ""
-    return f"of {several}{len(features.class_names)} classes"
+    return f"of {several}{counted(len(features.class_names), 'class', 'classes')}"
 
 
 def listed(option: str, text: str | None) -> list[str] | None:

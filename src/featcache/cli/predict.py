@@ -26,6 +26,7 @@ from featcache.cli.options import (
 )
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 from featcache.models.load import read_card
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def predict(
             f"and {n_more} more; {'all are in the file' if out else '--out keeps them all'}."
         )
     kept = f"Wrote {out}: " if out else ""
-    typer.echo(f"{kept}{seen.n_images} images, {seen.n_unreadable} unreadable.")
+    typer.echo(f"{kept}{counted(seen.n_images, 'image')}, {seen.n_unreadable} unreadable.")
 
 
 class _Seen:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featcache.cli.options import Json, app, result
+from featcache.core.text import counted
 
 
 @app.command()
@@ -26,7 +27,7 @@ def verify(
     damage = store.verify(features)
     if not damage:
         values = {"path": str(path), "damaged": False, "rows": [], "columns": []}
-        result(as_json, values, f"'{path}' is whole: {len(features)} rows.")
+        result(as_json, values, f"'{path}' is whole: {counted(len(features), 'row')}.")
         return
     if not repair:
         raise StoreError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from featcache.core.checks import bad
 from featcache.core.errors import FeatcacheError, HeadError, SpecError
+from featcache.core.text import counted
 
 LARGEST = 1e15  # of a feature or target; of larger ones the squares are infinite in float32
 NUMBERS = "biuf"  # kinds of dtypes
@@ -65,7 +66,7 @@ def features(X: Any, n_features: int | None = None) -> np.ndarray:
     if found.ndim != 2 or found.dtype.kind not in NUMBERS or not found.size:
         raise bad("X", FEATURES, found, kind=HeadError)
     if n_features is not None and found.shape[1] != n_features:
-        must = f"have the {n_features} features that were learnt from"
+        must = f"have the {counted(n_features, 'feature')} that were learnt from"
         raise bad("X", must, found, kind=HeadError)
     check_usable("X", found)
     return found

@@ -22,6 +22,7 @@ from featcache.core.errors import SourceError, StoreError
 from featcache.core.options import taken, with_options
 from featcache.core.running import DEFAULT_CACHE, EVERY, Running
 from featcache.core.spec import ExtractionSpec
+from featcache.core.text import counted
 from featcache.data import sources
 from featcache.extraction.embedder_input import checked, open_images, stop_at
 from featcache.extraction.executors import Inline
@@ -153,8 +154,9 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             with attempts:  # other processes add rows
                 return rows.read(numbers[places])
         raise StoreError(
-            f"The rows of {len(places)} images changed in '{self.cache_dir}' {MAX_ATTEMPTS} times "
-            f"while they were read. Does another program write there? Use another cache_dir."
+            f"The rows of {counted(len(places), 'image')} changed in '{self.cache_dir}' "
+            f"{MAX_ATTEMPTS} times while they were read. Does another program write there? Use "
+            f"another cache_dir."
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from featcache import store
 from featcache.core import disk
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.text import counted
 from featcache.data.listing import Listing, Unusable
 from featcache.extraction.listing import (
     copies_of_failed,
@@ -103,8 +104,9 @@ class OutputFile:
         if not metadata.ids:
             example = metadata.failures[0]
             raise SourceError(
-                f"None of the {len(self.listing)} images in '{self.listing.source.origin}' could "
-                f"be used for '{self.path.name}'; the first, '{example.id}': {example.reason}."
+                f"None of {counted(len(self.listing), 'image')} in '{self.listing.source.origin}' "
+                f"could be used for '{self.path.name}'; the first, '{example.id}': "
+                f"{example.reason}."
             )
         features = store.publish(self.path, self.spec, metadata, rows, self.provenance())
         self.parts.clear()  # every row of the source is in the file now

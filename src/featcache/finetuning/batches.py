@@ -16,6 +16,7 @@ import numpy as np
 from featcache import store
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_tensorflow
+from featcache.core.text import counted
 from featcache.data.listing import Listing
 from featcache.models.judged_on import Images
 
@@ -91,8 +92,8 @@ class Batches(ABC):
             n_seen += len(places)
         if found is None or n_seen < len(rows):
             raise SourceError(
-                f"{len(rows) - n_seen} of {len(rows)} images could no longer be read. Run the same "
-                f"command again."
+                f"{len(rows) - n_seen} of {counted(len(rows), 'image')} could no longer be read. "
+                f"Run the same command again."
             )
         return found
 

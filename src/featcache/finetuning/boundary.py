@@ -15,6 +15,7 @@ from featcache.core import progress
 from featcache.core.checks import check_number
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.tensorflow import import_keras, import_tensorflow
+from featcache.core.text import counted
 from featcache.finetuning import graph
 from featcache.finetuning.batches import Cached, Live
 from featcache.finetuning.plan import TrainingPlan
@@ -103,12 +104,12 @@ def cached(
     if at is not None:
         times = f" in {plan.views} views" if plan.views > 1 else ""
         progress.note(
-            f"{what}, of {n} images{times}: {size / GB:.3g} GB on the disk at most.",
+            f"{what}, of {counted(n, 'image')}{times}: {size / GB:.3g} GB on the disk at most.",
             resources.show_progress,
         )
     if at is not None and not store.of_spec(resources.cache_dir, spec):
         limit = None if resources.max_cache_gb is None else int(resources.max_cache_gb * GB)
-        store.check_room(resources.cache_dir, size, limit, f"{what} of {n} images", spec)
+        store.check_room(resources.cache_dir, size, limit, f"{what} of {counted(n, 'image')}", spec)
     resolved = backbones.Resolved(spec, _weights_origin(described), backbone, model)
     features = _extract(data, resolved, resources)
     row_of = rows_in(features, data)
@@ -118,8 +119,9 @@ def cached(
         reasons = {failure.id: failure.reason for failure in features.failures}
         first = data.images.samples.ids[lost[0]]
         raise SourceError(
-            f"{len(lost)} images have no activations at {where}; the first, '{first}': "
-            f"{reasons.get(first, 'it changed meanwhile')}. Give --dtype float32, or remove them."
+            f"{counted(len(lost), 'image has', 'images have')} no activations at {where}; the "
+            f"first, '{first}': {reasons.get(first, 'it changed meanwhile')}. Give --dtype "
+            f"float32, or remove them."
         )
     return Cached(features, row_of, plan.batch_size, plan.seed, int(_free_memory() * MEMORY_SHARE))
 

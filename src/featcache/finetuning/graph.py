@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.core.errors import SpecError, StitchError
 from featcache.core.tensorflow import import_keras
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     import keras
@@ -68,8 +69,8 @@ def chosen(backbone: keras.Model, unfreeze: int | str) -> tuple[str, ...]:
     if isinstance(unfreeze, int):
         if unfreeze > len(names):
             raise SpecError(
-                f"unfreeze is {unfreeze}, but {backbone.name} has {len(names)} layers that hold "
-                f"weights."
+                f"unfreeze is {unfreeze}, but {backbone.name} has {counted(len(names), 'layer')} "
+                f"that hold weights."
             )
         return names[len(names) - unfreeze :]
     every = [layer.name for layer in backbone.layers]

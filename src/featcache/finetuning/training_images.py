@@ -11,6 +11,7 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.errors import SourceError
+from featcache.core.text import counted
 from featcache.data import splits
 from featcache.data.listing import Listing
 from featcache.models import card, judged_on
@@ -67,7 +68,7 @@ class TrainingImages:
         seen = {row for row in self.test.tolist() if self.listing.digests[row].tobytes() in taught}
         if seen:
             progress.note(
-                f"{len(seen)} images that were to judge taught the model; they are left out.",
+                f"{counted(len(seen), 'image')} that should judge taught the model; left out.",
                 show_progress,
             )
         return self.without(seen)

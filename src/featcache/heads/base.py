@@ -20,6 +20,7 @@ from featcache.core import arrays
 from featcache.core.checks import bad, check_choice, whole_number
 from featcache.core.errors import HeadError
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 from featcache.heads import preprocessing
 from featcache.heads.preprocessing import dense_layer
 from featcache.heads.training_rows import TrainingRows
@@ -155,7 +156,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
             raise bad("y", must, found, kind=HeadError)
         if len(found) != n:
             raise HeadError(
-                f"X has {n} rows and y has {len(found)}; they must have the same number."
+                f"X has {counted(n, 'row')} and y has {len(found)}; they must have the same number."
             )
         if self.target_kind is TargetKind.NUMBERS:
             arrays.check_usable("y", found)

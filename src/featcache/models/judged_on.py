@@ -20,6 +20,7 @@ from featcache.core.checks import check_choice
 from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 from featcache.data import examples, loading, openers, sources, splits
 from featcache.data.listing import Listing, list_images
 from featcache.models.card import Card
@@ -189,8 +190,8 @@ def choose(
     known = about.is_known
     if not known.any():
         raise SourceError(
-            f"None of the {len(samples)} images of '{samples.origin}' is labelled, so nothing says "
-            f"what is right. Give labels by folders or by a manifest."
+            f"None of {counted(len(samples), 'image')} of '{samples.origin}' is labelled, so "
+            f"nothing says what is right. Give labels by folders or by a manifest."
         )
     y, absent = matched(about, described, samples.origin)
     listing, unreadable = None, {}

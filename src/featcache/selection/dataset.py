@@ -21,6 +21,7 @@ from featcache.core.checks import bad, check_choice
 from featcache.core.errors import HeadError
 from featcache.core.labels import UNLABELLED, Annotations
 from featcache.core.tasks import TASKS, TargetKind, Task
+from featcache.core.text import counted
 from featcache.scoring.leaderboard import FeatureSet
 
 BLOCK = 4096
@@ -120,7 +121,8 @@ def of_arrays(
     about = _learnt(y, task)
     if len(about) != len(X):
         raise HeadError(
-            f"X has {len(X)} rows and y has {len(about)}; they must have the same number."
+            f"X has {counted(len(X), 'row')} and y has {len(about)}; they must have the same "
+            f"number."
         )
     if groups is not None:
         given = arrays.entries("groups", groups, len(X), "rows")

@@ -87,7 +87,9 @@ def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[
             about.labels[parts["train"] | parts["val"]], minlength=len(about.class_names)
         )
         least, most = counts.argmin(), counts.argmax()
-        smallest = f"Class '{about.class_names[least]}' has {counts[least]} training images"
+        smallest = (
+            f"Class '{about.class_names[least]}' has {counted(counts[least], 'training image')}"
+        )
         if counts[most] > IMBALANCE * max(counts[least], 1):
             found.append(
                 f"{smallest}, '{about.class_names[most]}' has {counts[most]}: look at "
@@ -104,7 +106,8 @@ def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[
         both = [group for group, found_in in sides.items() if group and len(found_in) == 2]
         if both:
             found.append(
-                f"{len(both)} groups are in the given test part and among those learnt from, so "
+                f"{counted(len(both), 'group is', 'groups are')} in the given test part and among "
+                f"those learnt from, so "
                 f"the held-out score is too good: {', '.join(repr(one) for one in both[:3])}."
             )
     pairs = splits.shared(about, dataset.digests)

@@ -13,6 +13,7 @@ from featcache.core import arrays
 from featcache.core.checks import bad, check_text, check_texts, whole
 from featcache.core.errors import SpecError
 from featcache.core.labels import Annotations, Columns, clean, from_columns, row_number
+from featcache.core.text import counted
 from featcache.data.sources.base import DIGEST_BYTES, Source, sorted_ids
 from featcache.data.sources.contents import Contents
 
@@ -89,7 +90,10 @@ def annotated(n: int, given: Given) -> Annotations:
         if given.target_names is not None:
             names = check_texts("target_names", given.target_names)
         if len(names) != targets.shape[1]:
-            raise SpecError(f"target_names has {len(names)} names for {targets.shape[1]} targets.")
+            raise SpecError(
+                f"target_names has {counted(len(names), 'name')} for "
+                f"{counted(targets.shape[1], 'target')}."
+            )
         columns.target_names = tuple(names)
     elif given.target_names is not None:
         raise SpecError("target_names are those of targets; give targets too, or leave them out.")
@@ -142,7 +146,10 @@ def _set_labels(columns: Columns, labels: Any, n: int) -> None:
     elif values.ndim == 2 and values.shape[1] and np.isin(values, (0, 1)).all():
         names = columns.class_names or [str(n) for n in range(values.shape[1])]
         if len(names) != values.shape[1]:
-            raise SpecError(f"class_names has {len(names)} names for {values.shape[1]} columns.")
+            raise SpecError(
+                f"class_names has {counted(len(names), 'name')} for "
+                f"{counted(values.shape[1], 'column')}."
+            )
         columns.class_names = names
         hot = [[names[i] for i in np.flatnonzero(row).tolist()] for row in values]
         if all(len(row) == 1 for row in hot):
@@ -170,7 +177,9 @@ def _are_words(row: Any) -> bool:
 
 def _check_count(name: str, values: Any, n: int) -> None:
     if len(values) != n:
-        raise SpecError(f"{name} has {len(values)} entries for {n} images.")
+        raise SpecError(
+            f"{name} has {counted(len(values), 'entry', 'entries')} for {counted(n, 'image')}."
+        )
 
 
 def as_row(value: bytes) -> np.ndarray:

@@ -19,7 +19,7 @@ from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.escapes import path_of
 from featcache.core.labels import Columns, clean, from_columns
 from featcache.core.tasks import TASKS, TargetKind, Task, names_of
-from featcache.core.text import composed
+from featcache.core.text import composed, counted
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Files
 from featcache.data.sources.listed import Named, as_given, check_path
@@ -237,8 +237,8 @@ def _delimited(path: Path) -> Iterator[tuple[int, Record]]:
                     continue
                 if len(cells) != len(names):
                     raise SourceError(
-                        f"Line {reader.line_num} of '{path.name}' has {len(cells)} cells, the "
-                        f"header has {len(names)}."
+                        f"Line {reader.line_num} of '{path.name}' has "
+                        f"{counted(len(cells), 'cell')}, the header has {len(names)}."
                     )
                 yield reader.line_num, dict(zip(names, cells, strict=True))
     except UnicodeDecodeError as error:

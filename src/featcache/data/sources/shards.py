@@ -21,7 +21,7 @@ import numpy as np
 
 from featcache.core.errors import SourceError, one_line
 from featcache.core.labels import SPLITS, clean, from_columns
-from featcache.core.text import composed
+from featcache.core.text import composed, counted
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.contents import Members
@@ -156,7 +156,8 @@ def _read_headers(archive: str) -> Held:
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         reason = one_line(error)
         raise SourceError(
-            f"'{archive}' is damaged or no plain tar file, after {len(held.images)} images: "
+            f"'{archive}' is damaged or no plain tar file, after "
+            f"{counted(len(held.images), 'image')}: "
             f"{reason}. Copy it again; unpack a compressed one first."
         ) from error
     with Path(archive).open("rb") as file:
@@ -164,7 +165,7 @@ def _read_headers(archive: str) -> Held:
         if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes many a cut for the end
             raise SourceError(
                 f"'{archive}' is damaged: it breaks off after byte {end}, "
-                f"{len(held.images)} images. Copy it again."
+                f"{counted(len(held.images), 'image')}. Copy it again."
             )
     return held
 

@@ -17,6 +17,7 @@ from featcache.core import progress
 from featcache.core.checks import check_number, with_checked_arguments
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.core.text import counted
 from featcache.data import splits
 from featcache.inference import predict
 from featcache.inference.evaluate import scoring, timing
@@ -75,8 +76,8 @@ def evaluate(
     good = np.array([row for row in range(len(outputs)) if row not in failures], int)
     if not len(good):
         raise SourceError(
-            f"None of the {len(outputs)} images of '{samples.origin}' could be read; the first, "
-            f"'{samples.ids[0]}': {failures[0]}."
+            f"None of {counted(len(outputs), 'image')} of '{samples.origin}' could be read; the "
+            f"first, '{samples.ids[0]}': {failures[0]}."
         )
     y, outputs = chosen.y[good], outputs[good]
     task, kind, names = described.task, described.output, described.class_names

@@ -16,6 +16,7 @@ from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import FeatcacheError, SpecError
 from featcache.core.escapes import all_escaped
 from featcache.core.tasks import TASKS
+from featcache.core.text import counted
 from featcache.inference.evaluate import tables
 from featcache.models import card
 
@@ -134,7 +135,7 @@ def _summary(one: Evaluation) -> list[str]:
             f"{slow['typical_ms']:.1f} ms is typical."
         )
     lines.append(
-        f"{one.n_images} images ({one.part}) of {one.source}, {one.images_per_s:.0f} images/s. "
-        f"Unreadable: {len(one.unreadable)}, unlabelled: {one.n_unlabelled}."
+        f"{counted(one.n_images, 'image')} ({one.part}) of {one.source}, {one.images_per_s:.0f} "
+        f"images/s. Unreadable: {len(one.unreadable)}, unlabelled: {one.n_unlabelled}."
     )
     return lines

@@ -18,6 +18,7 @@ import numpy as np
 from featcache.core import progress
 from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import SourceError
+from featcache.core.text import counted
 from featcache.data import sources
 from featcache.data.listing import Listing
 from featcache.inference.predict import known
@@ -152,11 +153,11 @@ class Model:
                     yield from self._of_block(block, ids, wanted)
         if n_failed == n_images:
             raise SourceError(
-                f"None of the {n_images} images could be read; the first, {first_failure}."
+                f"None of {counted(n_images, 'image')} could be read; the first, {first_failure}."
             )
         if n_known:
             progress.note(
-                f"Took the features of {n_known} of {n_images} images from the cache.",
+                f"Took the features of {n_known} of {counted(n_images, 'image')} from the cache.",
                 show_progress,
             )
 

@@ -18,6 +18,7 @@ from featcache.core.checks import check_number, whole_number, with_checked_argum
 from featcache.core.errors import DiskError, FeatcacheError, SpecError, StitchError
 from featcache.core.escapes import escaped
 from featcache.core.tasks import TASKS
+from featcache.core.text import counted
 from featcache.models import card
 from featcache.models.export import comparing, writers
 from featcache.models.export.exported import Exported, ExportRecords, size_bytes
@@ -237,7 +238,8 @@ def _demand(
         cost = f", {scores['metric']} {scores['model']:.3f} became {scores['export']:.3f}"
     raise StitchError(
         f"The export as {name} gives the same {TASKS[about.task].answer} as the model for "
-        f"{found.agreement:.1%} of {found.n_images} images, expected {least:.1%} (largest "
+        f"{found.agreement:.1%} of {counted(found.n_images, 'image')}, expected {least:.1%} "
+        f"(largest "
         f"difference {found.largest_difference:.1e}{cost}). The file was removed; use another "
         f"format, or accept it with --min-agreement."
     )

@@ -15,6 +15,7 @@ from typing import Any
 from featcache.core import atomic
 from featcache.core.errors import SpecError
 from featcache.core.keys import digest_file
+from featcache.core.text import counted
 from featcache.models import card
 from featcache.models.export.writers import FORMATS, Format
 
@@ -60,7 +61,8 @@ def table(done: Sequence[Exported]) -> Any:
     for column in found.columns:
         column.no_wrap = True
     notes = [
-        f"The model's own {metric} is {one['model']:.3f} on {one['n_images']} labelled images."
+        f"The model's own {metric} is {one['model']:.3f} on "
+        f"{counted(one['n_images'], 'labelled image')}."
         for one in scores[:1]
     ]
     for one in done:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featcache.core.text import counted
 from featcache.networks.engines.base import Compiled, Images, Outputs
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def agree(
     if precision != "float32":
         say(
             f"{precision} by {compiled.name}: cosine similarity to float32 {found.cosine:.4f} "
-            f"(the lowest of {len(some)} images)."
+            f"(the lowest of {counted(len(some), 'image')})."
         )
     elif not found.holds:
         say(

@@ -11,6 +11,7 @@ import numpy as np
 
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras, import_tensorflow
+from featcache.core.text import counted
 from featcache.networks.engines.base import Compiled, Images, Outputs, padded
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ class TensorFlow(Compiled):
             return tuple(output.numpy()[:n] for output in outputs)
         except tf.errors.ResourceExhaustedError as error:
             raise BackboneError(
-                f"{n} images of {images.shape[1]} x {images.shape[2]} pixels at once do not fit "
-                f"into memory. Lower --batch-size or --image-size."
+                f"{counted(n, 'image')} of {images.shape[1]} x {images.shape[2]} pixels at once "
+                f"do not fit into memory. Lower --batch-size or --image-size."
             ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import StringIO
@@ -173,10 +174,9 @@ class Leaderboard:
         """What is to be said of the first: why it was taken, and what it owes to luck."""
         return printing.remarks(self.results, self.metric, self.luck)
 
-    def __rich__(self) -> Any:
-        from rich.console import Group
-
-        return Group(printing.table(self.results, self.metric, self.task), *self.remarks)
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        yield from printing.table(self.results, self.metric, self.task, options.max_width)
+        yield from self.remarks
 
     def __str__(self) -> str:
         from rich.console import Console

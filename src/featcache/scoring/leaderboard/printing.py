@@ -10,37 +10,59 @@ import numpy as np
 
 from featcache import heads
 from featcache.core.tasks import TASKS
+from featcache.core.text import counted
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard.results import Result
 
 SHORT = {"balanced-accuracy": "balanced"}
+LONG = 10  # a metric's name of more letters has its heading in two lines
+SETTING = 1  # column
 
 
-def table(results: Sequence[Result], metric: str, task: str) -> Any:
-    """Return a rich table, one line per head; those level with the first are marked with =."""
+def table(results: Sequence[Result], metric: str, task: str, width: int) -> list[Any]:
+    """Return a rich table, one line per head, and lines on settings that have no room in it.
+
+    Heads level with the first are marked with =.
+    """
     from rich.table import Table
     from rich.text import Text
 
     beside = next(name for name in TASKS[task].shown_metrics if name != metric)
-    # without lines, so that it fits into 80 columns and reads the same where there is only ASCII
-    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    made.add_column("head", no_wrap=True)
-    made.add_column("setting", overflow="fold")
-    for column in (f"{metric} (95 %)", SHORT.get(beside, beside), "p", "held out", "fit"):
-        made.add_column(column, justify="right", no_wrap=True)
-    for row, result in enumerate(results):
-        level = " =" if row and result.is_level else ""
-        made.add_row(
-            Text(f"{result.name}{level}"),
-            Text(setting(result.params)),  # a list in brackets is no markup
+    interval = "\n".join([metric, "(95 %)"]) if len(metric) > LONG else f"{metric} (95 %)"
+    heading = ["head", "setting", interval, SHORT.get(beside, beside), "p", "held out", "fit"]
+    rows = [
+        [
+            f"{result.name}{' =' if row and result.is_level else ''}",
+            setting(result.params),
             f"{number(result.mean)} ({number(result.low, 2)}-{number(result.high, 2)})",
             number(float(np.mean(result.scores[beside]))),
             "" if row == 0 else p_value(result),
             "-" if result.test is None else number(result.test[metric]),
             f"{result.fit_s:.2f} s",
-            style="bold" if row == 0 else ("" if result.is_level else "dim"),
+        ]
+        for row, result in enumerate(results)
+    ]
+    longest = [
+        max(len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(heading, *rows, strict=True)
+    ]
+    room = width - sum(longest) + longest[SETTING] - len(heading)
+    below = [
+        Text(f"* {result.name}: {row[SETTING]}")
+        for row, result in zip(rows, results, strict=True)
+        if len(row[SETTING]) > room
+    ]
+    # without lines, so that it fits into 80 columns and reads the same where there is only ASCII
+    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for place, name in enumerate(heading):
+        made.add_column(name, justify="left" if place <= SETTING else "right", no_wrap=True)
+    for place, (row, result) in enumerate(zip(rows, results, strict=True)):
+        row[SETTING] = row[SETTING] if len(row[SETTING]) <= room else "*"
+        made.add_row(
+            *map(Text, row),  # a list in brackets is no markup
+            style="bold" if place == 0 else ("" if result.is_level else "dim"),
         )
-    return made
+    return [made, *below]
 
 
 def remarks(results: Sequence[Result], metric: str, luck: float) -> tuple[str, ...]:
@@ -59,7 +81,9 @@ def remarks(results: Sequence[Result], metric: str, luck: float) -> tuple[str, .
         )
     if not math.isnan(luck):
         much = "no part" if luck < 0.0005 else f"about {number(luck)}"
-        found.append(f"Of its {metric}, {much} is owed to being selected of {len(others)} heads.")
+        found.append(
+            f"Of its {metric}, {much} is owed to being selected of {counted(len(others), 'head')}."
+        )
     floor = [one for one in results if one.head == heads.FLOOR and one is not first]
     if floor and floor[0].is_level:
         found.append(f"It is not told from {heads.FLOOR}, which looks at no feature.")
