@@ -23,8 +23,11 @@ QUICK = ["logreg", "linear-svm", "rbf-svm"]
 
 
 def scores(board):
-    """The results without what differs from run to run: times, and dates inside files."""
-    return [replace(result, fit_s=0.0, file_digest="") for result in board.results]
+    """The results without what differs from run to run: times, and dates inside files.
+
+    As text, in which what is undefined, NaN, equals itself.
+    """
+    return [repr(replace(result, fit_s=0.0, file_digest="")) for result in board.results]
 
 
 def fit(features, names=QUICK, **options):
