@@ -155,6 +155,22 @@ def test_predict_prints_a_table_and_writes_csv(home, photos, cli):
     assert (home / "out.csv").read_text(encoding="utf-8").startswith("path,class,score,error\n")
 
 
+def test_a_stdin_that_is_closed_has_no_paths(home, cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    done = cli("predict", "m.keras", "-")
+    assert done.stderr == "Error: No paths came on stdin; give one per line.\n"
+
+
+def test_a_working_directory_that_was_deleted(cli, monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    done = cli("info")
+    assert done.stderr.startswith("Error: The working directory was deleted.")
+    assert done.returncode == 1
+
+
 @pytest.mark.slow
 def test_finetune_says_what_came_of_it(home, cli):
     done = cli("finetune", "m.keras", "--unfreeze", "2", "--epochs", "1", "--out", "t.keras")

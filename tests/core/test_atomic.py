@@ -126,6 +126,7 @@ def test_what_others_put_into_a_folder_stays_when_it_is_made_anew(tmp_path, caps
         (OSError(errno.EFBIG, "large"), r"'{}' cannot be written: File too large\. Raise the"),
         (OSError(errno.EROFS, "read-only"), "'{}' cannot be written: Read-only file system"),
         (OSError(errno.EACCES, "no"), "'{}' cannot be written: Permission denied"),
+        (OSError(errno.ENOTDIR, "no"), "'{}' cannot be written: something else than a folder lies"),
     ],
 )
 @pytest.mark.parametrize("name", ["made.txt", "made"])
@@ -143,6 +144,22 @@ def test_what_the_disk_refuses_is_one_line_with_the_path(tmp_path, name, error, 
     assert caught.value.errno == error.errno
     assert read(path) == "old"
     assert names(tmp_path) == [name]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path, is_link):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    (tmp_path / "link.csv").symlink_to(pipe)
+
+    def write():
+        with atomic.replacing(tmp_path / "link.csv" if is_link else pipe) as made:
+            made.write_text("new")
+
+    with pytest.raises(DiskError, match=r"pipe\.csv' cannot be written: it is a pipe or device"):
+        write()
+    assert pipe.is_fifo()
 
 
 def test_a_full_disk_is_said_of_whatever_library_stumbles_over_it(tmp_path, monkeypatch):

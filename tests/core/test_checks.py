@@ -54,3 +54,25 @@ def test_choices():
 def test_rows_that_are_not_there(rows):
     with pytest.raises(SpecError, match="rows must be of 0 to 20, as numbers, a slice or a mask"):
         checks.picked_rows(rows, 21)
+
+
+@checks.with_checked_arguments
+def _smallest(x: float) -> float:
+    return float((np.array([x], np.float32) * np.float32(1e-30))[0])
+
+
+def test_what_a_caller_has_raised_of_floats_is_not_asked_of_us():
+    with np.errstate(all="raise"):
+        assert _smallest(1e-30) == 0
+        assert np.geterr()["under"] == "raise"
+
+
+def test_an_argument_that_is_not_known_is_told_with_its_function():
+    with pytest.raises(TypeError, match=r"_smallest\(\) got an unexpected .* 'y'"):
+        _smallest(1.0, y=1)
+
+
+@pytest.mark.parametrize("value", ["01", b"01", 1, [1], [1, 2, 3]])
+def test_two_numbers_are_two_numbers(value):
+    with pytest.raises(SpecError, match="r must be two numbers, low and high; got"):
+        checks.number_range("r", value)

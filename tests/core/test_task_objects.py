@@ -11,7 +11,7 @@ import pytest
 from featcache.core import tasks
 from featcache.core.labels import Columns, from_columns
 from featcache.core.tasks import PROBABILITIES, SCORES, TASKS, VALUES, TargetKind
-from featcache.data.sources.manifest import columns_of
+from featcache.data.sources.cells import columns_of
 
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 

@@ -4,7 +4,7 @@ import pytest
 
 from featcache.core.errors import SourceError
 from featcache.core.labels import Columns, from_columns
-from featcache.core.text import doubled, few, one_form
+from featcache.core.text import alike, doubled, few, file_name, one_form
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
@@ -21,6 +21,18 @@ def test_a_name_without_a_double_stays_as_it_is():
 
 def test_what_is_known_stands_for_its_forms():
     assert one_form([NFC], known=[NFD]) == {NFC: NFD}
+
+
+def test_names_that_a_file_can_have():
+    assert file_name("a" * 200) == "a" * 200
+    long = {file_name("ü" * 101), file_name("ü" * 102), file_name("ü" * 101 + "\udcff")}
+    assert len(long) == 3
+    assert all(len(name.encode()) <= 200 and name.startswith("ü" * 90) for name in long)
+
+
+def test_names_that_look_alike():
+    names = ["Apple", "apple", "pear", "a b", "a\u00a0 b", "kiwi\u200b", "kiwi", "x"]
+    assert alike(names) == sorted(set(names) - {"pear", "x"})
 
 
 def test_few_names():

@@ -40,6 +40,15 @@ def test_one_wrong_byte_among_a_pngs_pixels(mode):
             decoding.decode(bad)
 
 
+def test_a_png_of_numbers_of_colours_without_the_colours():
+    data = encoded(SMOOTH, "PNG", "P")
+    start = data.index(b"PLTE") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    assert decoding.decode(data).any()
+    with pytest.raises(UnreadableImageError, match="its palette is missing"):
+        decoding.decode(data[:start] + data[end:])
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9])
 @pytest.mark.parametrize(
     "data",

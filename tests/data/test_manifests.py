@@ -153,7 +153,7 @@ def test_a_path_twice_names_both_lines(photos):
         ("a.csv", "", "has no column 'path'"),
         ("a.csv", "file,label\nx,y\n", "has no column 'path'; its columns are: file, label"),
         ("a.csv", "path,label\n", "lists no images"),
-        ("a.csv", "path,label\nx.jpg\n", "Line 2 of 'a.csv' has 1 cells, the header has 2"),
+        ("a.csv", "path,label\nx.jpg\n", "Line 2 of 'a.csv' has 1 cell, the header has 2"),
         ("a.csv", "path,path\nx,y\n", "has the column 'path' twice"),
         ("a.csv", "path,label\n,y\n", "no path in line 2"),
         (
@@ -167,6 +167,13 @@ def test_a_path_twice_names_both_lines(photos):
         ("a.csv", "path,split\nx.jpg,\n", "got ''"),
         ("a.csv", "path,target\nx.jpg,old\n", "'target' in line 2 of 'a.csv' must be a number"),
         ("a.csv", "path,target\nx.jpg,inf\n", "infinite"),
+        ("a.jsonl", f'{{"path": "x.jpg", "target": 1{"0" * 400}}}', "must be a number; got 1000"),
+        ("a.jsonl", "[" * 100_000, "Line 1 of 'a.jsonl' is no JSON"),
+        ("a.jsonl", '{"path": ["x.jpg"]}', "'path' in line 1 .* must be one value"),
+        ("a.jsonl", '{"path": "x.jpg", "label": ["a"]}', "got .*'a'.*a column 'labels'"),
+        ("a.jsonl", '{"path": "x.jpg", "labels": {"a": 1}}', "'labels' in .* must be one value"),
+        ("a.jsonl", '{"path": "x.jpg", "labels": [["a"]]}', "must be one value"),
+        ("a.jsonl", '{"path": "x.jpg", "group": {"id": 1}}', "'group' in line 1"),
         ("a.csv", "path,label,labels\nx.jpg,a,b\n", "give one"),
         ("a.jsonl", "[1]\n", "Line 1 of 'a.jsonl' is no JSON object"),
         ("a.jsonl", '{"path": "x.jpg"}\n{"path"\n', "Line 2 of 'a.jsonl' is no JSON"),
@@ -185,8 +192,31 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_names_in_lists_are_read_as_in_cells(photos):
+    lists = [["a", None, " "], [1, 1.0, "1"], None, []]
+    rows = [{"path": id_, "labels": one} for id_, one in zip(ids_of(photos), lists, strict=False)]
+    about = openers.open_source(write(photos / "list.jsonl", rows)).annotations
+    assert about.class_names == ("1", "a")
+    assert about.labels.tolist() == [[0, 1], [1, 0], [-1, -1], [0, 0]]
+
+
+def test_classes_that_look_alike_are_told(photos):
+    rows = [{"path": id_, "label": n} for id_, n in zip(ids_of(photos), ["a", "A"], strict=False)]
+    source = openers.open_source(write(photos / "list.csv", rows))
+    assert source.remarks[-1].startswith("Classes that differ in case or spaces alone")
+    assert source.class_names == ("A", "a")
+
+
+def test_text_that_parquet_has_as_bytes(photos):
+    table = pyarrow.table({"path": [ids_of(photos)[0].encode()], "label": ["ä".encode()]})
+    pyarrow.parquet.write_table(table, photos / "list.parquet")
+    assert openers.open_source(photos / "list.parquet").class_names == ("ä",)
+
+
 def test_a_target_column_that_is_not_there(photos):
     manifest = write(photos / "list.csv", [{"path": ids_of(photos)[0], "age": 3}])
+    with pytest.raises(SourceError, match="The target 'age' is there twice"):
+        openers.open_source(manifest, target="age,age")
     with pytest.raises(SourceError, match=r"no target column 'agee'; there are age, path"):
         openers.open_source(manifest, target="agee")
     with pytest.raises(SpecError, match="must name one column"):

@@ -151,8 +151,15 @@ def test_targets(extract):
         (ARRAYS, {"labels": np.linspace(0, 1, 9)}, "Numbers to predict are targets"),
         (ARRAYS, {"labels": LABELS, "class_names": ["a"]}, "class 2, but 1 class_names"),
         (ARRAYS, {"labels": ["x"] * 9, "class_names": ["a"]}, "'x' in row 0 is none of"),
-        (ARRAYS, {"targets": [[1]] * 9, "target_names": ["a", "b"]}, "2 names for 1 targets"),
+        (ARRAYS, {"targets": [[1]] * 9, "target_names": ["a", "b"]}, "2 names for 1 target"),
         (ARRAYS, {"name": "a/b"}, "name becomes a folder's name"),
+        (ARRAYS, {"name": "\ud800"}, "name becomes a folder's name"),
+        (ARRAYS, {"labels": LABELS % 2, "class_names": ["a", ""]}, "has an empty name"),
+        (ARRAYS, {"labels": LABELS[:, None] % 2}, "without their second dimension"),
+        (ARRAYS, {"targets": [[1, 2]] * 9, "target_names": ["a", "a"]}, "'a' is there twice"),
+        (["a.png", ARRAYS[0]], {}, "image 0 is of the paths, image 1 of the arrays"),
+        ([ARRAYS[0], Image.fromarray(ARRAYS[0])], {}, "image 1 of the pictures"),
+        ([Image.new("RGB", (0, 5))], {}, r"Image 0 has no pixels, \(0, 5\)"),
         (ARRAYS, {"label": LABELS}, "knows no 'label'; it knows labels"),
         ("example:digits", {"labels": LABELS}, "says itself what is known"),
         (7, {}, "an array or a tf.data.Dataset; got 7"),
@@ -199,13 +206,34 @@ def test_a_dataset_that_changes_later_fails_by_row(extract):
     assert not extract(dataset).hit
 
 
+def test_one_dimension_of_objects_is_a_list(photos):
+    paths = sorted(photos.rglob("*.*"))
+    assert fc.open_source(np.array(list(map(str, paths)))).ids == fc.open_source(paths).ids
+    arrays = np.empty(9, object)
+    arrays[:] = list(ARRAYS)
+    np.testing.assert_array_equal(fc.open_source(arrays).digests, fc.open_source(ARRAYS).digests)
+
+
+def test_names_that_no_file_holds_are_escaped(extract):
+    labels = ["\ud800x" if row % 2 else "y" for row in range(9)]
+    assert extract(fc.open_source(ARRAYS, labels=labels)).features.class_names == ("\\ud800x", "y")
+
+
+def test_a_black_image_among_floats_is_an_image():
+    tf = import_tensorflow()
+    floats = ARRAYS.astype(np.float32)
+    floats[4] = 0
+    assert len(fc.open_source(tf.data.Dataset.from_tensor_slices(floats))) == 9
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
             lambda tf: tf.data.Dataset.from_tensor_slices(ARRAYS / 255),
-            "values 0 to 255; got float64",
+            "values 0 to 255; got float32 from 0",
         ),
+        (lambda tf: tf.data.Dataset.from_tensor_slices(ARRAYS[:, :0]), "must have pixels"),
         (lambda tf: tf.data.Dataset.range(3), "must give images"),
         (lambda tf: tf.data.Dataset.from_tensor_slices(ARRAYS).take(0), "is empty"),
     ],

@@ -53,6 +53,33 @@ def test_shards_give_the_features_of_their_files(photos, extract, tmp_path, imag
     assert extract(tmp_path / "shards").hit
 
 
+def test_links_are_the_files_that_they_name(photos, tmp_path):
+    image = next(photos.rglob("*.png")).read_bytes()
+    with tarfile.open(pack(tmp_path / "a.tar", [("./a.png", image), ("a.cls", b"7")]), "a") as tar:
+        for name, kind in (("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.png"
+            tar.addfile(link)
+    source = openers.open_source(tmp_path / "a.tar")
+    assert source.ids == ("a.tar/./a.png", "a.tar/b.png")
+    assert [source.get(row) for row in range(2)] == [image, image]
+    assert source.labels.tolist() == [0, -1]
+    assert source.passed_over.n_files == 1
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        link.type, link.linkname = tarfile.LNKTYPE, "gone.png"
+        tar.addfile(link)
+    with pytest.raises(SourceError, match=r"'c.png' of .* link to 'gone.png'.*hard-dereference"):
+        openers.open_source(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_class_and_a_record_the_record_counts(photos, tmp_path, order):
+    image = next(photos.rglob("*.png")).read_bytes()
+    said = [("a.cls", b"\xef\xbb\xbf7"), ("a.json", b'\xef\xbb\xbf{"label": "x"}')][::order]
+    shard = pack(tmp_path / "a.tar", [("a.png", image), *said, ("b.png", image), ("b.cls", b"7")])
+    assert openers.open_source(shard).class_names == ("7", "x")
+
+
 def test_images_in_tar_files_are_decoded_like_files(photos, extract, tmp_path):
     expected = extract(photos, cache_dir=tmp_path / "other").features.X
     shard = pack(tmp_path / "one.tar", samples(photos))

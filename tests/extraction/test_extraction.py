@@ -13,7 +13,7 @@ import pytest
 from conftest import CLASSES, make_image, wrap_runs
 
 from featcache import store
-from featcache.core.errors import SourceError, SpecError, StoreError
+from featcache.core.errors import DiskError, SourceError, SpecError, StoreError
 from featcache.data import decoding, image_ops, listing, loading
 from featcache.data.sources.contents import Files
 from featcache.networks import backbones
@@ -338,7 +338,7 @@ def test_nothing_readable_is_an_error_and_leaves_no_file(tmp_path, extract):
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
         (tmp_path / "p" / name / "x.jpg").write_bytes(b"broken " + name.encode())
-    with pytest.raises(SourceError, match="None of the 2 images"):
+    with pytest.raises(SourceError, match="None of 2 images"):
         extract(tmp_path / "p")
     assert not list((tmp_path / "cache").glob("[!.]*"))
 
@@ -475,3 +475,47 @@ def test_provenance_is_recorded_but_not_fingerprinted(photos, extract):
     assert {"keras", "tensorflow", "created"} <= set(features.provenance)
     with h5py.File(features.path) as file:
         assert b"created" not in file.attrs["spec"]
+
+
+def test_names_as_long_as_a_disk_takes(photos, extract, tiny_backbone, tmp_path):
+    long = photos.rename(photos.with_name("ü" * 120))
+    weights = tmp_path / f"{'w' * 249}.keras"
+    shutil.copy(tiny_backbone, weights)
+    assert extract(long, weights=str(weights)).n_computed == 21
+    assert extract(long, weights=str(weights)).hit
+
+
+def test_a_file_that_cannot_be_read_is_made_anew_and_said_so(photos, extract, capsys):
+    path = extract(photos).features.path
+    path.write_bytes(path.read_bytes()[:5000])
+    assert not extract(photos, show_progress=True).hit
+    assert f"'{path}' cannot be read; made anew." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_file_that_somebody_has_open_is_read(photos, extract, mode):
+    path = extract(photos).features.path
+    with h5py.File(path, mode):
+        assert extract(photos).hit
+
+
+def test_a_file_that_is_being_changed_is_not_called_damaged(tmp_path):
+    with h5py.File(tmp_path / "open.h5", "w", libver="latest") as file:
+        file.flush()
+        shutil.copy(tmp_path / "open.h5", tmp_path / "copy.h5")
+    with pytest.raises(StoreError, match="is open for writing in this program, or in another"):
+        assert store.Features(tmp_path / "copy.h5").metadata
+
+
+def test_a_file_in_place_of_the_cache_folder(photos, extract, tmp_path):
+    (tmp_path / "cache").write_text("x")
+    for folder in (tmp_path / "cache", tmp_path / "cache" / "deep"):
+        with pytest.raises(DiskError, match="something else than a folder lies there"):
+            extract(photos, cache_dir=folder)
+
+
+def test_no_features_are_put_among_the_images(photos, extract):
+    before = sorted(photos.rglob("*"))
+    done = extract(photos, cache_dir=photos.parent)
+    assert done.features.path.parent.name.startswith("my photos-")
+    assert sorted(photos.rglob("*")) == before

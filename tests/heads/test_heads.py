@@ -279,13 +279,16 @@ def test_a_class_that_is_missing_in_training(name, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "task"), [kind for kind in KINDS if kind[1] == MULTI_LABEL])
-def test_a_label_that_is_always_there_and_one_that_never_is(name, task):
+def test_a_label_that_is_always_there_and_one_that_never_is(name, task, tmp_path):
     X, y = data(task)
     y[:, 0], y[:, 1] = 1, 0
     for weight in (None, "balanced"):
         head = make(name, task, class_weight=weight).fit(X, y)
         assert np.isfinite(head.outputs(X)).all()
         np.testing.assert_array_equal(head.predict(X)[:, :2], y[:, :2])
+        saved = tmp_path / heads.save(head, tmp_path, name)
+        again = heads.load(name, saved, head.get_params())
+        np.testing.assert_array_equal(again.outputs(X), head.outputs(X))
         if head.stitches:
             check_layers(head, X)
 

@@ -178,6 +178,20 @@ def test_balanced_classes_and_their_warning(folder):
     assert small == "Class '0' has 8 training images: what is said of it is uncertain."
 
 
+def test_copies_that_say_something_else_are_told(folder):
+    X, y = arrays()
+    X, y = np.concatenate([X, X[:2]]), np.concatenate([y, [y[0], 1 - y[1]]])
+    (said,) = fit((X, y), ["lda"], folder=folder).warnings
+    assert said.startswith("1 copy of an image says other classes than the first one: row 1 and")
+
+
+def test_labels_that_no_image_has(extract):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 9, 9, 3)).astype(np.uint8)
+    features = extract(fc.open_source(pixels, labels=[[]] * 24, name="none")).features
+    with pytest.raises(HeadError, match=r"no labelled training images\. Fill in the column labels"):
+        fit(features, ["ridge"])
+
+
 def test_given_splits_that_share_images_are_named(tmp_path, extract):
     root = tmp_path / "p"
     for split in ("train", "test"):

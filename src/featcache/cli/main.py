@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -80,6 +81,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPES)  # for terminals that are not UTF-8, and odd paths
+    _check_folder()
     sys.argv[1:] = map(path_of, sys.argv[1:])
     with _ended_gently() as ended_by:
         _run(ended_by)
@@ -113,6 +115,15 @@ def _run(ended_by: list[int]) -> NoReturn:
             f"computed are kept; run the same command again."
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_folder() -> None:
+    """Exit where the working directory was deleted, to which paths are relative."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        say("Error: The working directory was deleted. Change to one that is there (cd).")
+        sys.exit(1)
 
 
 def _asked_for() -> str:

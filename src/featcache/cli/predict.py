@@ -146,7 +146,8 @@ def _given(images: Iterable[str]) -> Iterator[str]:
         if image != STDIN:
             yield image
             continue
-        listed = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        stdin = b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: it is closed
+        listed = stdin.removeprefix(codecs.BOM_UTF8)
         if listed.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise SourceError("The list on stdin is UTF-16; give it as UTF-8.")
         lines = listed.split(b"\0") if b"\0" in listed else listed.splitlines()

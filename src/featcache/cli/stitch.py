@@ -10,6 +10,7 @@ import typer
 from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
 from featcache.core.checks import check_choice
 from featcache.core.tasks import TASKS
+from featcache.core.text import counted
 
 if TYPE_CHECKING:
     from featcache.models.card import Card
@@ -62,6 +63,7 @@ def stitch(
             out = store.place_for(out, cache_dir)
     done = stitching.run(fitted, out, source=source, distil=distil, overwrite=overwrite)
     about = done.card
+    task = TASKS[about.task]
     values = {
         "model": str(done.path),
         "labels": str(stitching.labels_path(done.path)),
@@ -70,7 +72,7 @@ def stitch(
     lines = [
         f"{'Found' if done.hit else 'Wrote'} {done.path}: RGB images of "
         f"{by(about.spec.image_size)}, 0 to 255, to {about.output} of "
-        f"{len(about.class_names)} {TASKS[about.task].nouns}.",
+        f"{counted(len(about.class_names), task.noun, task.nouns)}.",
         f"Parity: {stitching.Parity(**about.parity)}.",
     ]
     if about.size is not None:

@@ -57,6 +57,11 @@ def replacing(
         When there is no room for it, or it may not be written.
     """
     path = real(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # who reads a pipe would wait on
+        raise DiskError(
+            f"'{path}' cannot be written: it is a pipe or device, and a file is put in its place. "
+            f"Choose another place (--out)."
+        )
     with temporary(path, ending=ending, sweeps=sweeps, size_bytes=size_bytes) as made:
         yield made
         if flush:

@@ -144,6 +144,8 @@ def number_range(name: str, value: object) -> tuple[float, float]:
         When they are none, not finite, or not in that order.
     """
     try:
+        if isinstance(value, (str, bytes)):  # whose characters may be numbers
+            raise TypeError
         low, high = (float(one) + 0.0 for one in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise bad(name, "be two numbers, low and high", value) from None
@@ -190,6 +192,7 @@ def with_checked_arguments(function: Function) -> Function:
     """Have a function look at its arguments that are paths, or true or false, by their annotations.
 
     Of these the type says all that there is to say. What is allowed of others the function knows.
+    What its caller wants to have raised of floats (`np.seterr`) is not asked of it.
 
     Raises
     ------
@@ -211,12 +214,16 @@ def with_checked_arguments(function: Function) -> Function:
 
     @functools.wraps(function)
     def checked(*arguments: Any, **named: Any) -> Any:
-        given = signature.bind(*arguments, **named)
+        try:
+            given = signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}") from None
         for name, value in given.arguments.items():
             if name in checks and not (value is None and name in optional):
                 as_meant = checks[name](name, value)
                 if checks[name] is check_bool:  # a path stays as it was given
                     given.arguments[name] = as_meant
-        return function(*given.args, **given.kwargs)
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*given.args, **given.kwargs)
 
     return checked  # type: ignore[return-value]

@@ -13,7 +13,8 @@ from pathlib import Path
 from featcache.core.errors import DiskError, FeatcacheError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}  # a file where a folder is to be
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS} | IN_THE_WAY
 _NOTHING = 64 << 10  # bytes: a disk that has no more free is full
 _AGAIN = "and run the same command again"
 _ELSEWHERE = "choose another disk (--cache-dir, --out)"
@@ -50,7 +51,12 @@ def failure(
     """
     number = found.errno or errno.ENOSPC
     reason = os.strerror(number)
-    if number in REFUSED:
+    if number in IN_THE_WAY:
+        made = DiskError(
+            f"'{path}' cannot be written: something else than a folder lies there, or on the way "
+            f"to it. Choose another place (--cache-dir, --out)."
+        )
+    elif number in REFUSED:
         made = DiskError(
             f"'{path}' cannot be written: {reason}. Choose another place that may be written to "
             f"(--cache-dir, --out)."

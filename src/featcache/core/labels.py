@@ -147,7 +147,7 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
     task = first_of(TargetKind.CLASS).name
     names: tuple[str, ...] = ()
     labels = np.full(n, UNLABELLED, np.int64)
-    columns, remarks = _in_one_form(columns)
+    columns, remarks = _in_one_form(_storable(columns))
     if columns.labels is not None:
         task = first_of(TargetKind.LABELS).name
         given = [None if row is None else list(row) for row in columns.labels]
@@ -210,9 +210,34 @@ def _in_one_form(columns: Columns) -> tuple[Columns, tuple[str, ...]]:
     return made, merged("Labels", labels) + merged("Groups", groups)
 
 
+def _storable(columns: Columns) -> Columns:
+    """Return columns with every name as files hold it; raise SourceError of a target that is two.
+
+    See `clean`.
+    """
+    targets = tuple(map(clean, columns.target_names))
+    if twice := [name for name in targets if targets.count(name) > 1]:
+        raise SourceError(f"The target '{twice[0]}' is there twice; each needs a name of its own.")
+
+    made = replace(columns, target_names=targets)
+    if columns.label is not None:
+        made.label = [name and clean(name) for name in columns.label]
+    if columns.labels is not None:
+        made.labels = [row and list(map(clean, row)) for row in columns.labels]
+    if columns.group is not None:
+        made.group = [name and clean(name) for name in columns.group]
+    if columns.class_names is not None:
+        made.class_names = list(map(clean, columns.class_names))
+    return made
+
+
 def _names(found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
     """Return class names in the given order, else sorted: as numbers where all are numbers."""
     if given is not None:
+        if not all(given):
+            raise SourceError(
+                "class_names has an empty name, which would be taken for no label; give it one."
+            )
         if len(set(map(composed, given))) < len(given):
             raise SourceError("class_names has a name twice; each class needs its own.")
         return tuple(given)

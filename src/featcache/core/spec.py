@@ -25,6 +25,7 @@ from featcache.core.checks import (
 )
 from featcache.core.errors import SpecError
 from featcache.core.options import declared, option, options_of
+from featcache.core.text import file_name
 
 FORMAT_VERSION = 1
 
@@ -244,7 +245,7 @@ class ExtractionSpec:
     @property
     def short_name(self) -> str:
         """File name without ending: backbone and the fingerprint's first eight digits."""
-        return f"{self.backbone}-{self.fingerprint[:8]}"
+        return f"{file_name(self.backbone)}-{self.fingerprint[:8]}"
 
 
 NUMBERS = options_of(ExtractionSpec)  # what a user may say of what changes the numbers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 SHOWN_NAMES = 3
+LONGEST_NAME = 200  # bytes of a file's; file systems take 255, and what is being made has more
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
@@ -18,6 +20,15 @@ def few(names: Sequence[str], shown: int = SHOWN_NAMES) -> str:
     """Return the first names in quotes, and how many there are more."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(f"'{name}'" for name in names[:shown]) + more
+
+
+def file_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name of at most so many bytes: the name itself, or its beginning and a digest."""
+    said = name.encode(errors="surrogateescape")
+    if len(said) <= longest:
+        return name
+    digest = hashlib.blake2b(said, digest_size=4).hexdigest()
+    return f"{said[: longest - 9].decode(errors='ignore')}-{digest}"
 
 
 def composed(text: str) -> str:
@@ -43,6 +54,15 @@ def one_form(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
         for form, same in by_form.items()
         for name in same
     }
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Return, sorted, the names that differ from another in case, spaces or the unseen alone."""
+    by_look: dict[str, list[str]] = {}
+    for name in names:
+        seen = "".join(one for one in name.casefold() if unicodedata.category(one) != "Cf")
+        by_look.setdefault(" ".join(composed(seen).split()), []).append(name)
+    return sorted(name for same in by_look.values() if len(same) > 1 for name in same)
 
 
 def doubled(forms: Mapping[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from featcache.data.plain import START_OF_SCAN, segments
 
 _PNG, _JPEG, _END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
 _FILLER = bytes(16)  # what a file that was not written to its end may end in
+_INDEXED = 3  # a PNG's pixels are numbers of colours
 _BIG_TIFF = 43
 # of TIFF: where the strips or tiles lie, and how long they are
 _PLACES = ((273, 279), (324, 325))
@@ -48,14 +49,17 @@ def cut_off(data: bytes) -> str:
 
 
 def _check_png(data: bytes) -> None:
-    """Compare the checksums of the pixels, which Pillow does not."""
-    position = len(_PNG)
+    """Compare the checksums of the pixels, and look for their palette, which Pillow does not."""
+    position, has_palette = len(_PNG), False
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if kind == b"IEND" or end + 4 > len(data):  # cut off: Pillow counts the pixels
             return
+        has_palette |= kind == b"PLTE"
         if kind == b"IDAT":
+            if data[25] == _INDEXED and not has_palette:  # all black to Pillow
+                raise UnreadableImageError("its palette is missing")
             (expected,) = struct.unpack_from(">I", data, end)
             if zlib.crc32(memoryview(data)[position + 4 : end]) != expected:
                 raise UnreadableImageError(

@@ -169,8 +169,8 @@ def _check_classes(
     smallest = names[counts.argmin()]
     if not counts.min():
         raise HeadError(
-            f"Class '{smallest}' has no training image that could be read. "
-            f"Add images to it, or leave the class out."
+            f"Class '{smallest}' has no training image: none could be read, or all are held out. "
+            f"Add some to train on, or leave the class out."
         )
     if counts.min() < n_folds:
         raise _too_few(f"Class '{smallest}'", int(counts.min()), unit, n_folds)

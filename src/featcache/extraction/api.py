@@ -214,6 +214,8 @@ def _made_in_folder(
             output.keep_stamps(before)
         else:
             todo.append(output)
+            if before is None and output.path.exists():
+                progress.note(f"'{output.path}' cannot be read; made anew.", asked.show_progress)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
     how = Making(Inline(), machine_of(asked), stop, asked.show_progress)

@@ -49,7 +49,8 @@ def matched(
     if (strange or absent) if exactly else (absent if are_numbers else strange):
         raise SourceError(
             f"'{origin}' and the model do not have the same {task.nouns}; only the source "
-            f"has {_some(strange)}, only the model {_some(absent)}."
+            f"has {_some(strange)}, only the model {_some(absent)}. Call them as the model does, "
+            f"or leave those images out."
         )
     place = {name: column for column, name in enumerate(described.class_names)}
     columns = np.array([place.get(name, -1) for name in given], int)

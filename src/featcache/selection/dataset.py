@@ -82,7 +82,7 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
     rows = _common(files)
     known = first.annotations.is_known[rows[0]]
     rows = tuple(part[known] for part in rows)
-    if not len(rows[0]):
+    if not len(rows[0]) or not first.annotations.output_names:
         raise _nothing_labelled(first)
     _check_same_labels(files, rows)
     about = first.annotations.take(rows[0])

@@ -79,9 +79,28 @@ def prepare(
     return FoldedData(views, about.y, folds, train, test, units, n_same)
 
 
+def _warnings_of_copies(dataset: Dataset) -> list[str]:
+    """Name images whose copies say something else; of numbers, measured twice, that is no fault."""
+    task = TASKS[dataset.annotations.task]
+    if task.kind is TargetKind.NUMBERS:
+        return []
+    y = dataset.annotations.y.reshape(len(dataset.digests), -1)
+    unit_of = splits.units(dataset.digests, None)
+    _, first = np.unique(unit_of, return_index=True)
+    odd = np.flatnonzero((y != y[first[unit_of]]).any(axis=1))
+    if not len(odd):
+        return []
+    pair = (int(first[unit_of[odd[0]]]), int(odd[0]))
+    one, other = (f"row {row}" if dataset.ids is None else f"'{dataset.ids[row]}'" for row in pair)
+    return [
+        f"{counted(len(odd), 'copy of an image says', 'copies of images say')} other {task.nouns} "
+        f"than the first one: {one} and {other}. Keep what is right."
+    ]
+
+
 def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
-    about, found = dataset.annotations, []
+    about, found = dataset.annotations, _warnings_of_copies(dataset)
     if TASKS[about.task].kind is TargetKind.CLASS:
         counts = np.bincount(
             about.labels[parts["train"] | parts["val"]], minlength=len(about.class_names)

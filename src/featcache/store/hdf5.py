@@ -39,7 +39,13 @@ class OwnFile(h5py.File):  # type: ignore[misc]
 
     def __init__(self, path: Path):
         # HDF5's own locks fail on network file systems, and rename makes them needless
-        super().__init__(path, "r", locking=False)
+        try:
+            super().__init__(path, "r", locking=False)
+        except OSError as error:
+            if "file locking flag" not in str(error):
+                raise
+            # whoever has it open in this program has it with locks, and so must everybody here
+            super().__init__(path, "r")
 
     def __getitem__(self, name: str) -> Any:
         """Return a group or data set; raise ForeignDataError where it lies in another file."""
@@ -95,6 +101,11 @@ def opened(path: Path, what: str) -> Iterator[h5py.File]:
     try:
         file = reading(path)
     except OSError as error:
+        if "already open for" in str(error):
+            raise StoreError(
+                f"{what} '{path}' is open for writing in this program, or in another that changes "
+                f"it. Close it there; if that program died, run `featcache extract` again."
+            ) from error
         raise StoreError(
             f"{what} '{path}' is truncated or no HDF5 file. Run `featcache extract` again."
         ) from error

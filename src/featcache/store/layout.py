@@ -16,11 +16,13 @@ from featcache.core import disk, locks
 from featcache.core.atomic import write_text
 from featcache.core.errors import DiskError, HeadError, StoreError
 from featcache.core.spec import ExtractionSpec
+from featcache.core.text import file_name
 from featcache.store import hdf5
 from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
 LOCK_FOLDER = ".locks"
+LONGEST_FOLDER = 240  # bytes of its name
 CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
 
 
@@ -35,8 +37,10 @@ def source_folder(cache_dir: Path, name: str, origin: str) -> Path:
         When that one, too, belongs to another source.
     """
     digest = hashlib.blake2b(os.fsencode(origin), digest_size=3).hexdigest()
-    for folder in (cache_dir / name, cache_dir / f"{name}-{digest}"):
-        if owner(folder) in (origin, None):
+    for named in (name, f"{name}-{digest}"):
+        folder = cache_dir / file_name(named, LONGEST_FOLDER)
+        # where the cache folder is the one beside the images, theirs is no place for features
+        if owner(folder) in (origin, None) and os.path.realpath(folder) != origin:
             return folder
     raise StoreError(f"Cache folder '{folder}' belongs to another source. Use another --cache-dir.")
 
@@ -91,7 +95,8 @@ def _owners(cache_dir: Path) -> AbstractContextManager[None]:
 
 def prepare(cache_dir: Path) -> None:
     """Make the cache folder, which keeps itself out of git."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    with disk.writing(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
     ignore = cache_dir / ".gitignore"
     if not ignore.exists():
         write_text(ignore, "*\n")
@@ -153,7 +158,7 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
         say(f"Another process is extracting into '{path}'; waiting for it (Ctrl-C to stop).")
 
     folder = _lock_folder(path.parent.parent)
-    return locks.locked(folder / f"{path.parent.name}-{path.name}.lock", busy)
+    return locks.locked(folder / f"{file_name(f'{path.parent.name}-{path.name}')}.lock", busy)
 
 
 def _lock_folder(cache_dir: Path) -> Path:

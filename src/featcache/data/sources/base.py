@@ -14,6 +14,7 @@ from featcache.core.checks import picked_rows, whole_number
 from featcache.core.errors import SourceError
 from featcache.core.escapes import escaped
 from featcache.core.labels import Annotations
+from featcache.core.text import alike, few
 from featcache.data import levels
 from featcache.data.sources.contents import Contents, Files, Raw, Stamp
 from featcache.data.sources.passed_over import PassedOver
@@ -62,7 +63,10 @@ class Source:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to say of what was found, a sentence each."""
-        return self.passed_over.remarks() + self.notes + self.annotations.remarks
+        twins = alike(self.class_names)
+        said = f"Classes that differ in case or spaces alone are different ones: {few(twins)}."
+        more = (said,) if twins else ()
+        return self.passed_over.remarks() + self.notes + self.annotations.remarks + more
 
     @property
     def paths(self) -> tuple[str, ...] | None:

@@ -68,8 +68,8 @@ def checked_name(name: str | None) -> str | None:
     if name is None:
         return None
     check_text("name", name)
-    if not name or name.startswith(".") or set(name) & set('/\\:\0"<>|?*'):
-        raise SpecError(f"name becomes a folder's name in the cache; '{name}' cannot.")
+    if not name or name.startswith(".") or set(name) & set('/\\:\0"<>|?*') or clean(name) != name:
+        raise SpecError(f"name becomes a folder's name in the cache; {name!a} cannot.")
     return name
 
 
@@ -80,7 +80,7 @@ def annotated(n: int, given: Given) -> Annotations:
         columns.split = [str(name) for name in arrays.entries("splits", given.splits, n)]
     if given.groups is not None:
         groups = arrays.entries("groups", given.groups, n)
-        columns.group = ["" if arrays.is_missing(name) else clean(str(name)) for name in groups]
+        columns.group = ["" if arrays.is_missing(name) else str(name) for name in groups]
     if given.class_names is not None:
         columns.class_names = check_texts("class_names", given.class_names)
     if given.targets is not None:
@@ -143,6 +143,9 @@ def _set_labels(columns: Columns, labels: Any, n: int) -> None:
         columns.class_names = known
     elif values.ndim == 1 and values.dtype.kind in "OUS":
         columns.label = [_name(row, value) for row, value in enumerate(values.tolist())]
+    elif values.ndim == 2 and values.shape[1] == 1 and columns.class_names is None:
+        cure = "Give classes without their second dimension, and to a single label its class_names."
+        raise bad("labels", LABELS, values, cure)
     elif values.ndim == 2 and values.shape[1] and np.isin(values, (0, 1)).all():
         names = columns.class_names or [str(n) for n in range(values.shape[1])]
         if len(names) != values.shape[1]:

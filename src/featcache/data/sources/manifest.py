@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.core.errors import SourceError, SpecError, one_line
+from featcache.core.errors import SourceError, one_line
 from featcache.core.escapes import path_of
-from featcache.core.labels import Columns, clean, from_columns
-from featcache.core.tasks import TASKS, TargetKind, Task, names_of
-from featcache.core.text import composed, counted
+from featcache.core.labels import from_columns
+from featcache.core.text import counted
 from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.cells import Record, cell, columns_of
 from featcache.data.sources.contents import Files
 from featcache.data.sources.listed import Named, as_given, check_path
 from featcache.data.sources.on_disk import WINDOWS, Disk, is_of_windows
 from featcache.data.sources.passed_over import in_left_out
-
-SEPARATOR = "|"  # between the names in a cell of `labels`
-
-Record = Mapping[str, Any]
 
 
 def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
@@ -51,7 +46,7 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
 
     folder, disk = _folder_of(path, None if root is None else os.path.abspath(root)), Disk()
     below = [
-        _id_below(folder, _cell(record, "path"), where(row), disk)
+        _id_below(folder, cell(record, "path", where(row)), where(row), disk)
         for row, record in enumerate(rows)
     ]
     ids = [as_id(path) for path in below]
@@ -108,64 +103,6 @@ def _folder_of(path: Path, root: str | None) -> str:
     return folder
 
 
-def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int], str]) -> Columns:
-    """Return the known columns of records.
-
-    Parameters
-    ----------
-    target : names of target columns, separated by commas; None is that of a task of numbers, where
-        there is one.
-    """
-    present = {name for row in rows for name in row}
-    label = _task_in(present, TargetKind.CLASS)
-    labels = _task_in(present, TargetKind.LABELS)
-    numbers = _task_in(present, TargetKind.NUMBERS)
-    names: tuple[str, ...] = (numbers.column,) if numbers else ()
-    if target is not None:
-        names = tuple(name.strip() for name in target.split(",") if name.strip())
-        if not names:
-            raise SpecError(f"target must name one column or several, as a,b; got '{target}'.")
-        spelt = {composed(str(name)): name for name in present}
-        names = tuple(
-            name if name in present else spelt.get(composed(name), name) for name in names
-        )
-        if missing := [name for name in names if name not in present]:
-            raise SourceError(
-                f"There is no target column '{missing[0]}'; there are "
-                f"{', '.join(sorted(map(str, present)))}."
-            )
-        # asked for by name, targets are what is to be learnt
-        label, labels, numbers = None, None, _task_in(names, TargetKind.NUMBERS)
-    task = label or labels or numbers
-
-    def column(name: str) -> list[str | None] | None:
-        if name not in present:
-            return None
-        cells = (_cell(row, name) for row in rows)
-        return [None if cell is None else clean(cell) for cell in cells]
-
-    return Columns(
-        task=None if task is None else task.name,
-        label=None if label is None else column(label.column),
-        labels=None if labels is None else [_several(row.get(labels.column)) for row in rows],
-        targets=[
-            [_number(row.get(name), name, where(number)) for name in names]
-            for number, row in enumerate(rows)
-        ]
-        if names
-        else None,
-        target_names=names,
-        split=column("split"),
-        group=column("group"),
-    )
-
-
-def _task_in(names: Collection[str], kind: TargetKind) -> Task | None:
-    """Return the first task of a kind whose column is there."""
-    known = (TASKS[name] for name in names_of(kind))
-    return next((task for task in known if task.column in names), None)
-
-
 def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
     """Return the path of an image on the disk, relative to the root, with / between folders."""
     if not cell:
@@ -184,35 +121,6 @@ def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
             f"images (--root)."
         )
     return relative.replace(os.sep, "/")
-
-
-def _cell(record: Record, name: str) -> str | None:
-    """Return a cell as text, None where it is empty."""
-    value = record.get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # whole numbers beside empty cells are read as floats by many tools
-    return str(value).strip() or None
-
-
-def _several(value: Any) -> list[str] | None:
-    """Return the names in a cell of `labels`; None where it is empty, [] for a lone separator."""
-    if isinstance(value, (list, tuple)):
-        return [clean(str(name).strip()) for name in value]
-    text = _cell({"labels": value}, "labels")
-    if text is None:
-        return None
-    return [name for name in map(str.strip, clean(text).split(SEPARATOR)) if name]
-
-
-def _number(value: Any, name: str, place: str) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise SourceError(f"'{name}' in {place} must be a number; got '{value}'.") from None
 
 
 def _check_header(path: Path, names: Sequence[Any]) -> None:
@@ -242,7 +150,7 @@ def _delimited(path: Path) -> Iterator[tuple[int, Record]]:
                     )
                 yield reader.line_num, dict(zip(names, cells, strict=True))
     except UnicodeDecodeError as error:
-        raise SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}.") from error
+        raise _no_text(path, error) from error
     except csv.Error as error:
         raise SourceError(f"Line {reader.line_num} of '{path.name}': {error}.") from error
 
@@ -263,9 +171,13 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Record]]:
                     raise SourceError(f"Line {number} of '{path.name}' is no JSON object.")
                 yield number, record
     except UnicodeDecodeError as error:
-        raise SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}.") from error
-    except ValueError as error:
+        raise _no_text(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"Line {number} of '{path.name}' is no JSON: {error}.") from error
+
+
+def _no_text(path: Path, error: UnicodeDecodeError) -> SourceError:
+    return SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}. Save it as UTF-8.")
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record]]:

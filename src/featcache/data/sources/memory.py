@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.core.arrays import array
+from featcache.core.checks import shown
 from featcache.core.errors import SourceError, SpecError, one_line
 from featcache.core.escapes import path_of
 from featcache.core.labels import row_number
@@ -67,16 +68,43 @@ def open_images(images: Any, given: Given) -> Source:
     n = len(images)
     if not n:
         raise SourceError("There are no images; the sequence is empty.")
+    if len(getattr(images, "shape", ())) == 1:  # an array or series of paths, or of images
+        images = list(images)
+    kind = "arrays" if hasattr(images, "shape") else _kind_of(images)
     contents: Contents
-    if not isinstance(images, np.ndarray) and isinstance(images[0], (str, os.PathLike)):
+    if kind == "paths":
         return _open_paths([os.fspath(path) for path in images], given)
-    if not isinstance(images, np.ndarray) and hasattr(images[0], "convert"):
-        contents, kind = PillowImages(images), "pictures"
+    if kind == "pictures":
+        contents = PillowImages(images)
     else:
         _check_arrays(images)
-        contents, kind = Pixels(images), "arrays"
+        contents = Pixels(images)
     digests = np.stack([as_row(_digest(contents, row)) for row in range(n)])
     return in_order(kind, contents, annotated(n, given), digests, given)
+
+
+def _kind_of(images: Sequence[Any]) -> str:
+    """Return what all images are: paths, Pillow's pictures or arrays.
+
+    Raises
+    ------
+    SourceError
+        When some are one and some another, or a picture has no pixels.
+    """
+    kinds = []
+    for row in range(len(images)):
+        image = images[row]
+        is_picture = hasattr(image, "convert") and hasattr(image, "size")
+        if is_picture and not all(image.size):
+            raise SourceError(f"Image {row} has no pixels, {shown(image.size)}. Leave it out.")
+        is_path = isinstance(image, (str, os.PathLike))
+        kinds.append("paths" if is_path else "pictures" if is_picture else "arrays")
+        if kinds[row] != kinds[0]:
+            raise SourceError(
+                f"Images must all be paths, all Pillow images or all arrays; image 0 is of the "
+                f"{kinds[0]}, image {row} of the {kinds[row]}. Give each kind as a source."
+            )
+    return kinds[0]
 
 
 def _digest(contents: Contents, row: int) -> bytes:

@@ -7,11 +7,13 @@ unpacked: images are read where they lie.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import posixpath
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +26,8 @@ from featcache.core.labels import SPLITS, clean, from_columns
 from featcache.core.text import composed, counted
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.cells import columns_of
 from featcache.data.sources.contents import Members
-from featcache.data.sources.manifest import columns_of
 from featcache.data.sources.passed_over import SUFFIXES, PassedOver
 
 CLASS, RECORD = "cls", "json"
@@ -131,24 +133,32 @@ def open_shards(
 def _read_headers(archive: str) -> Held:
     """Return what a tar file holds."""
     held, end = Held(), 0
+    stored: dict[str, tarfile.TarInfo] = {}
     try:
         with tarfile.open(archive, "r:", errorlevel=2) as tar:
             for member in tar:
                 # data fill up whole blocks, and a block of zeros ends the file
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-                if not member.isfile():
+                if not (member.isfile() or member.islnk() or member.issym()):
                     continue
                 _check_name(archive, member.name)
                 name = member.name.rpartition("/")[2]
+                if member.islnk():  # a file of two names is packed once
+                    member = _of_link(archive, member, stored)
+                stored[posixpath.normpath(member.name)] = member
                 extension = name.partition(".")[2].lower()
                 if folder := passed_over.left_out_of(member.name):
                     held.left_out.add(folder)
+                elif member.issym():
+                    held.others.append(member.name)
                 elif extension in (CLASS, RECORD) and not name.startswith("."):
                     reader = tar.extractfile(member)
                     assert reader is not None
-                    text = reader.read().decode("utf-8")
+                    text = reader.read().decode("utf-8-sig")
                     said = _said(extension, text, member.name, archive)
-                    held.said[_key(member.name)].update(said)
+                    known = held.said[_key(member.name)]
+                    # whichever comes first, the record says more
+                    known.update(said if extension == RECORD else said | known)
                 elif passed_over.is_image(name):
                     held.images.append(member)
                 else:
@@ -175,9 +185,24 @@ def _check_name(archive: str, name: str) -> None:
         raise SourceError(f"Member '{name}' of '{archive}' leads outside of it. Repack it.")
 
 
+def _of_link(
+    archive: str, link: tarfile.TarInfo, stored: Mapping[str, tarfile.TarInfo]
+) -> tarfile.TarInfo:
+    """Return the member that a hard link is another name of, by that name."""
+    found = stored.get(posixpath.normpath(link.linkname))
+    if found is None:
+        raise SourceError(
+            f"Member '{link.name}' of '{archive}' is a link to '{link.linkname}', which is not in "
+            f"it. Pack it again with --hard-dereference."
+        )
+    named = copy.copy(found)
+    named.name = link.name
+    return named
+
+
 def _key(name: str) -> str:
     """Return a member's path up to the first dot of its name."""
-    folder, slash, file = name.rpartition("/")
+    folder, slash, file = posixpath.normpath(name).rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
@@ -186,6 +211,6 @@ def _said(extension: str, text: str, name: str, archive: str) -> dict[str, Any]:
         return {"label": text.strip()}
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"Member '{name}' of '{archive}' is no JSON: {error}.") from error
     return record if isinstance(record, dict) else {}

@@ -70,13 +70,16 @@ def open_dataset(dataset: Any, given: Given) -> Source:
         When its elements are something else, or the first one differs the second time.
     """
     digests, labels = [], []
-    dtype = "uint8"
+    dtype, largest = "uint8", 0.0
     for image, label in _elements(dataset):
+        largest = max(largest, float(image.max()))
         digests.append(as_row(digest(image)))
         labels.append(label)
         dtype = str(image.dtype)
     if not digests:
         raise SourceError("The dataset is empty.")
+    if dtype != "uint8" and largest <= 1:  # a black image alone may be anything
+        raise _out_of_range(dtype, 0, largest)
     if digest(next(_images(dataset))) != digests[0].tobytes():
         raise SourceError(
             "The dataset gives other images each time: rows could not be told apart. Build it "
@@ -114,13 +117,19 @@ def _images(dataset: Any) -> Iterator[np.ndarray]:
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
+    if not image.size:
+        raise SourceError(f"A dataset's images must have pixels; got one of {image.shape}.")
     if image.dtype == np.uint8:
         return image
-    if image.dtype.kind == "f" and image.min() >= 0 and 1 < image.max() <= 255:
+    if image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 255:
         return np.asarray(image, np.float32)  # as image_dataset_from_directory gives them
-    raise SourceError(
-        f"A dataset's images must have values 0 to 255; got {image.dtype} from {image.min()} to "
-        f"{image.max()}. The backbone's preprocessing is applied by featcache."
+    raise _out_of_range(str(image.dtype), image.min(), image.max())
+
+
+def _out_of_range(dtype: str, least: float, most: float) -> SourceError:
+    return SourceError(
+        f"A dataset's images must have values 0 to 255; got {dtype} from {least} to {most}. The "
+        f"backbone's preprocessing is applied by featcache."
     )
 
 

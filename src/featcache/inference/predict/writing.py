@@ -18,7 +18,7 @@ from featcache.core import atomic
 from featcache.core.errors import SpecError
 from featcache.core.escapes import ESCAPES
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind
-from featcache.data.sources.manifest import SEPARATOR
+from featcache.data.sources.cells import SEPARATOR
 from featcache.inference.predict.prediction import Prediction, Wanted
 
 GROUP_BYTES = 32_000_000  # about; of rows held before they are written as a row group of Parquet
