@@ -201,7 +201,7 @@ WRONG_USE = [
 FAILURES = [
     (["extract", "nowhere"], "does not exist"),
     (["extract", "{empty}"], "has no images"),
-    (["extract", "{broken}", "--weights", "{tiny}"], "None of the 2 images"),
+    (["extract", "{broken}", "--weights", "{tiny}"], "None of 2 images"),
     (["fit-heads"], "There is no feature file in 'cache'. Run `featcache extract`"),
     (["fit-heads", "{text}"], "truncated or no HDF5 file"),
     (["fit-heads", "{empty}"], "is a folder"),

@@ -195,7 +195,7 @@ def test_one_that_has_no_row_ends_the_run_after_the_other_is_there(
     with monkeypatch.context() as patch:
         wrap_runs(patch, huge)
         with pytest.raises(
-            SourceError, match=r"None of the 21 images .* could be used for 'small-5-\w+\.h5'"
+            SourceError, match=r"None of 21 images .* could be used for 'small-5-\w+\.h5'"
         ):
             extract_all(photos, two_backbones, weights="random", dtype="float16")
     (other,) = extract_all(photos, two_backbones[1], weights="random", dtype="float16")

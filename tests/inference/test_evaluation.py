@@ -218,8 +218,8 @@ def test_wrong_use_is_one_line(model_path, photos, cli, tmp_path):
         ([photos, "--out", "m.json"], 2, "is the card of a model"),
         ([photos, "--root", "x"], 2, "root is an option of manifests"),
         (["nowhere"], 1, "'nowhere' does not exist"),
-        (["plain"], 1, "None of the 1 images of"),
-        (["bad"], 1, "None of the 1 images of"),
+        (["plain"], 1, "None of 1 image of"),
+        (["bad"], 1, "None of 1 image of"),
     ):
         done = cli("evaluate", "m.keras", *arguments)
         assert (done.returncode, done.stdout) == (code, "")
@@ -236,7 +236,7 @@ def test_what_is_printed(tiny_backbone, photos, extract, cli, tmp_path):
     (photos / "pear" / "bad.jpg").write_bytes(b"x")
     done = cli("evaluate", "m.keras", photos, "--split", "all")
     assert "unreadable: pear/bad.jpg: no known image format\n" in done.stderr
-    assert "Note: 18 of the 21 images taught the model" in done.stderr
+    assert "Note: 18 of 21 images taught the model" in done.stderr
     for part in ("accuracy", "recall", "1 apple", "Lagging behind: ", "Slowest: ", "21 images"):
         assert part in done.stdout
     shutil.rmtree(photos / "quince")

@@ -385,7 +385,7 @@ def test_bad_requests(model_path, photos, tmp_path, monkeypatch):
         (tmp_path / "hole.csv", {}, SourceError, "no path in line 2"),
         (tmp_path / "no.csv", {"root": tmp_path / "x"}, SourceError, "Root folder"),
         (5, {}, SpecError, "images must be"),
-        (["gone.jpg", "gone too.jpg"], {}, SourceError, "None of the 2 images could be read"),
+        (["gone.jpg", "gone too.jpg"], {}, SourceError, "None of 2 images could be read"),
     ):
         with pytest.raises(kind, match=message) as caught:
             model.predict(what, show_progress=False, **options)
@@ -418,7 +418,7 @@ def test_what_fails_leaves_the_file_that_was_there(model_path, tmp_path, cli, na
     (tmp_path / f"{name}.00c0ffee.999999999.tmp").write_text("of one that was killed")
     done = cli("predict", "m.keras", "x.jpg", "--out", name)
     assert done.returncode == 1
-    assert "None of the 1 images could be read; the first, 'x.jpg'" in done.stderr
+    assert "None of 1 image could be read; the first, 'x.jpg'" in done.stderr
     assert (tmp_path / name).read_text() == "earlier"
     assert not list(tmp_path.glob("*.tmp"))
 

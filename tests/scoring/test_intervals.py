@@ -154,6 +154,14 @@ def test_log_loss_allows_for_mistakes_that_were_not_seen():
         assert high - value > -math.log(outputs.min()) / 50
 
 
+@pytest.mark.parametrize("metric", ["log-loss", "mae", "r2"])
+def test_a_small_error_that_is_known_badly_has_an_end(metric):
+    """Of 60 rows all but one are sure and right; how bad that one is, nobody knows."""
+    value = 1.0 if metric == "r2" else 1e-9
+    low, high = intervals.of_score(metric, value - (1e-9 if metric == "r2" else 0), 0.5, 60)
+    assert -np.inf < low <= value <= high + 1e-9 < np.inf
+
+
 def test_what_more_rows_bring_is_a_power_law():
     """Errors of 0.2 and 0.3 with 4 and 3 parts of the rows; with 5 parts by hand."""
     power = math.log(0.2 / 0.3) / math.log(4 / 3)

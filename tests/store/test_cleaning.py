@@ -198,7 +198,7 @@ def test_the_verb_shows_and_only_removes_when_told(extract, photos, tmp_path, cl
     nothing = cli("clean")
     assert (nothing.returncode, nothing.stdout) == (0, "There is nothing to remove in 'cache'.\n")
     shown = cli("clean", "--older-than", "0")
-    assert "Removed nothing. To remove these 1 files run again with --yes." in shown.stdout
+    assert "Removed nothing. To remove 1 file run again with --yes." in shown.stdout
     assert path.exists()
     assert parse_single_json(cli("clean", "--older-than", "0", "--json").stdout)["removed"] == []
     done = parse_single_json(cli("clean", "--max-size", "0", "--yes", "--json").stdout)

@@ -68,7 +68,8 @@ class TrainingImages:
         seen = {row for row in self.test.tolist() if self.listing.digests[row].tobytes() in taught}
         if seen:
             progress.note(
-                f"{counted(len(seen), 'image')} that should judge taught the model; left out.",
+                f"{counted(len(seen), 'image that was', 'images that were')} to judge taught the "
+                f"model; left out.",
                 show_progress,
             )
         return self.without(seen)

@@ -159,10 +159,15 @@ def _around(
 def _of_error(
     value: float, se: float, n: float, unseen: float, level: float
 ) -> tuple[float, float]:
-    """Return an interval, on a logarithmic scale, of what is above 0 and has no upper limit."""
+    """Return an interval, on a logarithmic scale, of what is above 0 and has no upper limit.
+
+    The scale's spread is that of a lognormal distribution with this mean and standard error: a
+    small error that is known badly has a wide interval, and not one without end.
+    """
     if value <= 0:
         return value, value + unseen
-    factor = math.exp(_quantile(level) * max(se / value, 1 / n))
+    spread = max(se / value, 1 / n)
+    factor = math.exp(_quantile(level) * math.sqrt(2 * math.log(math.hypot(1, spread))))
     return value / factor, value + math.hypot(value * factor - value, unseen)
 
 
