@@ -106,7 +106,7 @@ def test_classes_are_matched_by_name(model_path, photos, tmp_path):
         run(model_path, photos)
     assert str(caught.value) == (
         f"'{photos}' and the model do not have the same classes; only the source has plum, only "
-        f"the model apple, pear."
+        f"the model apple, pear. Call them as the model does, or leave those images out."
     )
 
 
