@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -71,14 +72,26 @@ def compared(data, names, tmp_path, **options):
     )
 
 
+@pytest.fixture(scope="module")
+def compared_once(tmp_path_factory):
+    """Comparisons of what `made` gives, each made once and changed by nobody."""
+
+    @functools.cache
+    def lend(*names, **options):
+        return compared(made(), names, tmp_path_factory.mktemp("compared"), **options)
+
+    return lend
+
+
+@pytest.mark.xdist_group("nested")  # so that they share what is compared
 @pytest.mark.parametrize("fold", range(N_FOLDS))
-def test_what_is_said_of_a_fold_does_not_depend_on_its_labels(fold, tmp_path):
+def test_what_is_said_of_a_fold_does_not_depend_on_its_labels(fold, tmp_path, compared_once):
     names = ["centroid", "ridge", "lda", "logreg", "linear-svm", "knn"]
     data = made()
     rng = np.random.default_rng(1)
     wrong = data.y.copy()
     wrong[data.folds[0] == fold] = rng.integers(0, 3, (data.folds[0] == fold).sum())
-    first = compared(data, names, tmp_path)
+    first = compared_once(*names)
     second = compared(replace(data, y=wrong), names, tmp_path)
     for one, other in zip(first, second, strict=True):
         assert one.fold_chosen[0, fold] == other.fold_chosen[0, fold]
@@ -121,17 +134,18 @@ def test_a_setting_is_judged_by_models_that_left_its_fold_out(tmp_path, monkeypa
     assert one.chosen == 1
 
 
+@pytest.mark.xdist_group("nested")
 @pytest.mark.parametrize("fold", [0, 2])
-def test_calibrated_probabilities_of_a_fold_do_not_depend_on_its_labels(fold, tmp_path):
+def test_calibrated_probabilities_of_a_fold_do_not_depend_on_its_labels(
+    fold, tmp_path, compared_once
+):
     names = ["logreg", "linear-svm", "centroid"]
     data = made()
     wrong = data.y.copy()
     wrong[data.folds[0] == fold] = (wrong[data.folds[0] == fold] + 1) % 3
     here = data.folds[0] == fold
-    fitted, fitted_wrong = (
-        compared(one_data, names, tmp_path, calibrates=True)
-        for one_data in (data, replace(data, y=wrong))
-    )
+    fitted = compared_once(*names, calibrates=True)
+    fitted_wrong = compared(replace(data, y=wrong), names, tmp_path, calibrates=True)
     for kind in ("temperature", "platt", "isotonic"):
         first = [ranking._calibrated(data, one, 0, kind) for one in fitted]
         second = [ranking._calibrated(replace(data, y=wrong), one, 0, kind) for one in fitted_wrong]
@@ -201,7 +215,7 @@ def test_groups_and_copies_are_on_one_side(samples, seed):
         assert not {groups[i] for i in train} & {groups[i] for i in test} - {""}
 
 
-SLOW = {"dense": {"epochs": 30}}
+SLOW = {"dense": {"epochs": 30}, "random-forest": {"n_estimators": 30}}
 
 
 @pytest.mark.parametrize("name", heads.CATALOGUE)
