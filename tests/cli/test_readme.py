@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_photos
 
+from featcache.core.tensorflow import import_keras
 from featcache.heads import dense_training
+from featcache.heads.dense import Dense
 from featcache.models import stitching
 from featcache.networks import initial_weights
 from featcache.networks.providers import efficientnet_lite
@@ -60,9 +63,11 @@ def reader_folder(tmp_path_factory):
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """Heads are fitted in this process, which has TensorFlow, and the dense one in fewer steps."""
+    """Heads are fitted in this process, which has TensorFlow; the dense one of one kind, shortly."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what `--jobs -1` counts
     monkeypatch.setattr(dense_training, "_MIN_STEPS", 1)
+    first = Dense.grid.__func__
+    monkeypatch.setattr(Dense, "grid", classmethod(lambda cls, task: first(cls, task)[:1]))
 
 
 @pytest.fixture
@@ -81,6 +86,10 @@ def short_network(monkeypatch):
         initial_weights.put(model, name, "random")
 
     monkeypatch.setattr(efficientnet_lite, "load_weights", random_weights)
+    # to compile the steps of training takes longer than they do
+    model = import_keras().Model
+    plainly = functools.partialmethod(model.compile, run_eagerly=True)
+    monkeypatch.setattr(model, "compile", plainly)
 
 
 @pytest.mark.xdist_group("readme")
