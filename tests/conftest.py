@@ -284,7 +284,7 @@ def clipart_slow_board(clipart: Any, tmp_path_factory: pytest.TempPathFactory) -
     import featcache as fc
     from featcache import heads
 
-    forest = heads.CATALOGUE["random-forest"](min_samples_leaf=5)
+    forest = heads.CATALOGUE["random-forest"](n_estimators=40, min_samples_leaf=5)
     return fc.fit_heads(
         clipart,
         ["rbf-svm", forest, "dense"],

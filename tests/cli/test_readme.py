@@ -63,7 +63,7 @@ def reader_folder(tmp_path_factory):
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """Heads are fitted in this process, which has TensorFlow; the dense one of one kind, shortly."""
+    """Heads are fitted in this process, which has TensorFlow; the dense one of one kind, briefly."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what `--jobs -1` counts
     monkeypatch.setattr(dense_training, "_MIN_STEPS", 1)
     first = Dense.grid.__func__
