@@ -63,11 +63,11 @@ def reader_folder(tmp_path_factory):
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """Heads are fitted in this process, which has TensorFlow; the dense one of one kind, briefly."""
+    """Heads are fitted in this process, which has TensorFlow; the dense one is of one kind."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what `--jobs -1` counts
     monkeypatch.setattr(dense_training, "_MIN_STEPS", 1)
-    first = Dense.grid.__func__
-    monkeypatch.setattr(Dense, "grid", classmethod(lambda cls, task: first(cls, task)[:1]))
+    grid = Dense.grid.__func__
+    monkeypatch.setattr(Dense, "grid", classmethod(lambda cls, task: grid(cls, task)[:1]))
 
 
 @pytest.fixture
