@@ -483,6 +483,8 @@ def test_names_as_long_as_a_disk_takes(photos, extract, tiny_backbone, tmp_path)
     shutil.copy(tiny_backbone, weights)
     assert extract(long, weights=str(weights)).n_computed == 21
     assert extract(long, weights=str(weights)).hit
+    copy = shutil.copytree(long, tmp_path / "copy")
+    assert extract(copy, weights=str(weights)).n_computed == 0
 
 
 def test_a_file_that_cannot_be_read_is_made_anew_and_said_so(photos, extract, capsys):

@@ -183,7 +183,8 @@ def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
     Only the fingerprint is asked: a file whose text is damaged can still lend its rows. Files with
     views and files of clean images alone lend each other theirs.
     """
-    paths = sorted(cache_dir.glob(f"*/{glob.escape(spec.backbone)}-*.h5"))
+    backbone = spec.short_name.rpartition("-")[0]  # as files are called, which shortens long names
+    paths = sorted(cache_dir.glob(f"*/{glob.escape(backbone)}-*.h5"))
     return [path for path in paths if has_rows_of(path, spec)]
 
 
