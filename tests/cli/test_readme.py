@@ -158,7 +158,7 @@ def demo_of_make(arguments):
     venv = Path(sys.prefix)
     assert (venv / "bin" / "python").exists()
     done = subprocess.run(
-        ["make", "--dry-run", "demo", f"VENV={venv}", f"ARGS={arguments}"],
+        ["make", "--no-print-directory", "--dry-run", "demo", f"VENV={venv}", f"ARGS={arguments}"],
         cwd=REPOSITORY,
         env={**os.environ, "MAKEFLAGS": ""},
         capture_output=True,
