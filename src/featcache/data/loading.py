@@ -24,14 +24,15 @@ from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding, levels
 from featcache.data.damage import UnreadableImageError, VanishedImageError
-from featcache.data.image_ops import decode, turned
+from featcache.data.image_ops import decode, turned, views_of
 from featcache.data.listing import Listing, Unusable
 from featcache.data.recipe import CLEAN, Recipe
 from featcache.data.sources import Source
 
 Item = TypeVar("Item")
 Decoded = Union[np.ndarray, UnreadableImageError]
-Arrays = tuple[np.ndarray, tuple[np.ndarray, ...]]  # row numbers, images at each size
+Images = Any  # (b, n_views, height, width, 3) float32, a tensor
+Arrays = tuple[np.ndarray, tuple[Images, ...]]  # row numbers, images at each size
 PARALLEL = os.cpu_count() or 1  # images in work at once
 
 
@@ -40,15 +41,15 @@ class Batch:
     """Images of some rows, for every spec, and which rows turned out unusable on the way."""
 
     rows: np.ndarray  # (b,) int64; the last batch may be of failures alone
-    images: tuple[np.ndarray, ...]  # for each spec (b, n_views, height, width, 3) float32
+    images: tuple[Images, ...]  # for each spec; tensors, as copying them would take longest of all
     failures: Mapping[int, Unusable]  # by row, since the batch before
     # rows, likewise: of more than 8 bits, and no value above 1/16 of white
     dark: frozenset[int] = frozenset()
 
     @property
-    def clean(self) -> np.ndarray:
+    def clean(self) -> Images:
         """The first view for the first spec, (b, height, width, 3)."""
-        return self.images[0][:, 0]
+        return views_of(self.images[0], [0])
 
 
 def batches(
@@ -78,16 +79,17 @@ def batches(
     )
     assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
     place = [recipe.sizes.index(spec.image_size) for spec in specs]
-    in_graph = [row for row in rows if listing.orientations[row]]
-    # what TensorFlow fails on never arrives; it stays in `left` and Pillow has the last word
-    left = dict.fromkeys(rows)
+    asked = np.array(rows, np.int64)
+    in_graph = asked[listing.orientations[asked] > 0]
+    # what TensorFlow fails on never arrives, and so is left: Pillow has the last word
+    has_arrived = np.zeros(len(listing), bool)
     failed: deque[tuple[int, Unusable]] = deque()  # TensorFlow's threads add to it
     dark: deque[int] = deque()
-    if in_graph:
+    if len(in_graph):
         for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
-            for row in numbers.tolist():
-                del left[row]
+            has_arrived[numbers] = True
             yield Batch(numbers, tuple(images[i] for i in place), {})
+    left = asked[~has_arrived[asked]].tolist()
     if left:
 
         def readable() -> Iterator[tuple[int, np.ndarray]]:
@@ -128,7 +130,7 @@ def read(
     readable = [row for row in rows.tolist() if row not in listing.unreadable]
     for batch in batches(listing, readable, specs=[spec], views=(view,), batch_size=batch_size):
         places = [place[row] for row in batch.rows.tolist()]
-        block[places] = batch.clean
+        block[places] = np.asarray(batch.clean)
         is_read[places] = True
     return block, is_read
 
@@ -163,14 +165,13 @@ def _drained(found: deque[Item]) -> Iterator[Item]:
 
 
 def _decoded_by_tensorflow(
-    listing: Listing, rows: Sequence[int], recipe: Recipe
+    listing: Listing, numbers: np.ndarray, recipe: Recipe
 ) -> Iterator[Arrays]:
     tf = import_tensorflow()
     source = listing.source
-    numbers = np.array(rows, np.int64)
     orientations = listing.orientations[numbers].astype(np.int32)
     if source.paths is not None:
-        paths = [os.fsencode(source.paths[row]) for row in rows]
+        paths = [os.fsencode(source.paths[row]) for row in numbers.tolist()]
         dataset = tf.data.Dataset.from_tensor_slices((numbers, orientations, paths))
         dataset = dataset.map(lambda row, turn, path: (row, turn, tf.io.read_file(path)), PARALLEL)
     else:

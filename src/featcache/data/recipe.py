@@ -59,11 +59,11 @@ class Recipe:
         )
         return tf.ensure_shape(drawn, (len(self.views), augment.N_DRAWS))
 
-    def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
-        """Yield batches as arrays; they are views of TensorFlow's memory, not to be written to."""
+    def batched(self, dataset: Any) -> Iterator[tuple[np.ndarray, tuple[Any, ...]]]:
+        """Yield row numbers as an array, and batches of images as tensors, which lie on the CPU."""
         options = import_tensorflow().data.Options()
         # tuning ends with a dataset only when its current period ends, and periods double: a run
         # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
         options.autotune.enabled = False
         for numbers, *images in dataset.batch(self.batch_size).prefetch(2).with_options(options):
-            yield numbers.numpy(), tuple(stack.numpy() for stack in images)
+            yield np.asarray(numbers), tuple(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.spec import ExtractionSpec
+from featcache.data.image_ops import views_of
+from featcache.data.loading import Images
 from featcache.extraction.shards import NetworkPlan
 from featcache.networks import backbones, engines
 
@@ -63,7 +65,7 @@ class Network:
         """Build and compile it now."""
         _ = self.compiled
 
-    def check(self, images: np.ndarray) -> None:
+    def check(self, images: Images) -> None:
         """Compare with Keras on the first images, unless that was done."""
         if self.agreed is not None:
             return
@@ -76,11 +78,11 @@ class Network:
             "cosine_to_keras": round(agreement.cosine, 6),
         }
 
-    def start(self, stack: np.ndarray) -> Callable[[], list[np.ndarray]]:
-        """Begin with images (b, v, height, width, 3); gives (b, v, …) for each spec."""
+    def start(self, stack: Images, places: Sequence[int]) -> Callable[[], list[np.ndarray]]:
+        """Begin with some views of images; gives (b, v, …) for each spec."""
         assert self.agreed is not None
-        n, n_views = stack.shape[:2]
-        finish = self.agreed.start(stack.reshape(-1, *stack.shape[2:]))
+        n, n_views = len(stack), len(places)
+        finish = self.agreed.start(views_of(stack, places))
         return lambda: [output.reshape(n, n_views, *output.shape[1:]) for output in finish()]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
 from featcache.data import loading
+from featcache.data.image_ops import views_of
 from featcache.data.listing import Listing, Unusable
 from featcache.data.sources import digest
 from featcache.extraction.networks import Network, Networks
@@ -109,18 +110,16 @@ def _computed(
         return
     before = time.monotonic()
     for one, network, stack in zip(shard.passes, opened, first.images, strict=True):
-        network.check(stack[:, one.places[0]])
+        network.check(views_of(stack, one.places[:1]))
     watch.add("preparing", time.monotonic() - before)
 
     def start(batch: loading.Batch) -> Callable[[], Outputs]:
         if not len(batch.rows):
             return list
-        finish = []
-        for one, network, stack in zip(shard.passes, opened, batch.images, strict=True):
-            places = list(one.places)
-            finish.append(
-                network.start(stack if len(places) == stack.shape[1] else stack[:, places])
-            )
+        finish = [
+            network.start(stack, one.places)
+            for one, network, stack in zip(shard.passes, opened, batch.images, strict=True)
+        ]
         return lambda: [done() for done in finish]
 
     ahead = max(network.compiled.ahead for network in opened)

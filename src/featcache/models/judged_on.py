@@ -60,8 +60,8 @@ class Images:
         *,
         batch_size: int,
         failures: dict[int, str],
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows (b,) and their images (b, height, width, 3) float32, in whatever order.
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield rows (b,) and their images, tensors (b, height, width, 3) float32, in any order.
 
         `failures` is filled with the reason for every row that cannot be read.
         """

@@ -66,9 +66,9 @@ def in_order(
         yield key, finish()
 
 
-def padded(images: np.ndarray, size: int) -> np.ndarray:
+def padded(images: Images, size: int) -> Images:
     """Return a batch with as many black images as make it `size`: one shape, one compilation."""
     n_missing = size - len(images)
     if n_missing <= 0:
         return images
-    return np.concatenate([images, np.zeros((n_missing, *images.shape[1:]), images.dtype)])
+    return np.concatenate([images, np.zeros((n_missing, *images.shape[1:]), np.float32)])

@@ -131,13 +131,15 @@ class _Request:
     """A few images on their way through a stream."""
 
     def __init__(self, request: Any, ports: Any, part: np.ndarray, size: int, place: _Place):
-        from openvino import Tensor
+        from openvino import Tensor, Type
 
         self.is_done = False
         self._request, self._ports, self._place = request, ports, place
-        # the images are read where they lie, so they are held until the request is done
-        self._images = Tensor(np.ascontiguousarray(padded(part, size)), shared_memory=True)
-        request.start_async([self._images], share_inputs=True)
+        # the images are read where they lie, so they are held until the request is done; that their
+        # memory may not be written to, as TensorFlow's may not, matters to `shared_memory` alone
+        self._images = np.ascontiguousarray(padded(part, size))
+        there = Tensor(self._images, self._images.shape, Type.f32)
+        request.start_async([there], share_inputs=True)
 
     def finish(self) -> Any:
         """Wait, copy the outputs to where they belong, and give the request back."""

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.core.text import counted
@@ -126,7 +124,7 @@ class TensorFlow(Compiled):
         tf = import_tensorflow()
         n = len(images)
         if self.is_of_one_size:
-            images = padded(np.asarray(images), self._size)
+            images = padded(images, self._size)
         try:
             with tf.device(device):
                 outputs = function(tf.convert_to_tensor(images, tf.float32))
