@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -14,7 +16,7 @@ from conftest import CLASSES, make_image, wrap_runs
 
 from featcache import store
 from featcache.core.errors import DiskError, SourceError, SpecError, StoreError
-from featcache.data import decoding, image_ops, listing, loading
+from featcache.data import decoding, image_ops, listing, loading, sources
 from featcache.data.sources.contents import Files
 from featcache.networks import backbones
 from featcache.store import part_writer, stamps
@@ -396,19 +398,60 @@ def test_given_splits_are_kept(tmp_path, extract):
     assert features.rows("val").tolist() == list(range(12, 18))
 
 
-def test_an_image_that_changes_meanwhile_gets_no_row_of_its_old_digest(
-    photos, extract, tiny_backbone, monkeypatch
-):
-    changing = photos / "pear" / "pear ü1.jpg"
-    before = changing.read_bytes()
+@contextmanager
+def changed_late(monkeypatch, image, other):
+    """Have an image replaced by another one when the first batch is asked for."""
     batches = loading.batches
 
     def change_first(*args, **options):
-        changing.write_bytes((photos / "apple" / "apple ü1.jpg").read_bytes())
+        image.write_bytes(other.read_bytes())
         yield from batches(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "batches", change_first)
+        yield
+
+
+def test_what_is_read_once_is_what_it_was_when_it_was_read(
+    photos, extract, tiny_backbone, monkeypatch
+):
+    changing = photos / "pear" / "pear ü1.jpg"
+    before = changing.read_bytes()
+    with changed_late(monkeypatch, changing, photos / "apple" / "apple ü2.jpg"):
+        done = extract(photos)
+    assert (done.n_computed, done.n_failed) == (20, 0)  # it is a copy by now
+    expected = one_by_one(photos, done.features.ids, tiny_backbone)
+    np.testing.assert_allclose(done.features.X, expected, rtol=1e-4, atol=1e-5)
+    changing.write_bytes(before)
+    assert extract(photos).n_computed == 1
+
+
+def test_files_are_read_once_where_nothing_can_be_found_by_what_they_are(
+    photos, extract, monkeypatch
+):
+    reads = Counter()
+    get = Files.get
+
+    def counted_get(self, row):
+        reads[self.paths[row]] += 1
+        return get(self, row)
+
+    monkeypatch.setattr(Files, "get", counted_get)
+    monkeypatch.setattr(loading, "_decoded_by_tensorflow", lambda *args: pytest.fail("read again"))
+    features = extract(photos).features
+    assert set(reads.values()) == {1}
+    assert len(reads) == len(features) == 21
+    digests = [sources.digest((photos / id_).read_bytes()) for id_ in features.ids]
+    assert [digest.tobytes() for digest in features.digests] == digests
+
+
+def test_an_image_that_changes_meanwhile_gets_no_row_of_its_old_digest(
+    photos, extract, tiny_backbone, monkeypatch
+):
+    extract(photos, limit=3)  # rows that may be those of an image, so all are read to find them
+    changing = photos / "pear" / "pear ü1.jpg"
+    before = changing.read_bytes()
+    with changed_late(monkeypatch, changing, photos / "apple" / "apple ü1.jpg"):
         features = extract(photos).features
     assert [failure.reason for failure in features.failures] == ["it changed while it was read"]
     changing.write_bytes(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from featcache.core.spec import ExtractionSpec
@@ -45,18 +44,6 @@ def decode(data: Any, spec: ExtractionSpec) -> Any:
         for ratio in decoding.RATIOS
     ]
     return tf.case(cases, default=lambda: at(1))
-
-
-def views_of(stack: Any, places: Sequence[int]) -> Any:
-    """Return some views of images (b, n_views, height, width, 3): those of the first image first.
-
-    (b * v, height, width, 3). Nothing is copied where all views are wanted, or there is but one.
-    """
-    tf = import_tensorflow()
-    with tf.device("/CPU:0"):  # where they lie: by itself TensorFlow would take them to a GPU first
-        if list(places) != list(range(stack.shape[1])):
-            stack = tf.gather(stack, list(places), axis=1)
-        return tf.reshape(stack, (-1, *stack.shape[2:]))
 
 
 def turned(image: Any, orientation: Any) -> Any:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from featcache.core.spec import MAX_PIXELS
 from featcache.data.plain import plain_orientation
 from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest, looks_same
+from featcache.data.sources.contents import Raw
+
+AT_ONCE = 8  # images that a thread looks at before it tells
 
 Known = Mapping[str, tuple[Stamp, bytes]]  # by id: stamp and digest of a file read before
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Listing:
     unreadable: Mapping[int, str]  # reason by row
     max_pixels: int  # larger images are unreadable
     looked_at_ns: int  # when the look began
+    is_read: bool = True  # else the look is still to come, with computing: nothing is known yet
 
     def __post_init__(self) -> None:
         for name in ("digests", "orientations", "stamps"):
@@ -52,7 +59,7 @@ class Listing:
 
     def __reduce__(self) -> tuple[Any, ...]:
         columns = (self.digests, self.orientations, self.stamps, dict(self.unreadable))
-        return Listing, (self.source, *columns, self.max_pixels, self.looked_at_ns)
+        return Listing, (self.source, *columns, self.max_pixels, self.looked_at_ns, self.is_read)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -68,21 +75,77 @@ class Listing:
             {place[row]: reason for row, reason in self.unreadable.items() if row in place},
             self.max_pixels,
             self.looked_at_ns,
+            self.is_read,
         )
 
     def stamp(self, row: int) -> Stamp | None:
         """Return size, times and inode of a file when it was listed."""
-        size, modified_ns, changed_ns, inode = self.stamps[row].tolist()
-        return None if size < 0 else (size, modified_ns, changed_ns, inode)
+        return _stamp(self.stamps, row)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a listing while they are filled in."""
+def _stamp(stamps: np.ndarray, row: int) -> Stamp | None:
+    size, modified_ns, changed_ns, inode = stamps[row].tolist()
+    return None if size < 0 else (size, modified_ns, changed_ns, inode)
 
-    digests: np.ndarray
-    orientations: np.ndarray
-    stamps: np.ndarray
+
+class Reading:
+    """A look at the images of a source, row by row and in any number of threads.
+
+    What each is becomes known when it is read, whether for that alone or on its way to a network.
+    """
+
+    def __init__(self, source: Source, max_pixels: int = MAX_PIXELS) -> None:
+        n = len(source)
+        self.source, self.max_pixels, self.looked_at_ns = source, max_pixels, time.time_ns()
+        self.digests = np.zeros((n, DIGEST_BYTES), np.uint8)
+        self.orientations = np.zeros(n, np.uint8)
+        self.stamps = np.full((n, 4), -1)
+        self.is_looked_at = np.zeros(n, bool)
+        self.unreadable: dict[int, str] = {}
+
+    def read(self, row: int) -> Raw | None:
+        """Read an image and note what it is; None where that is not possible, and why is noted."""
+        contents = self.source.contents  # a source's own rows, which need no check
+        try:
+            if (stamp := contents.stamp(row)) is not None:
+                self.stamps[row] = stamp
+            raw = contents.get(row)
+        except OSError as error:
+            self.unreadable[row] = error.strerror or str(error)
+            self.is_looked_at[row] = True
+            return None
+        self.digests[row] = np.frombuffer(digest(raw), np.uint8)
+        if isinstance(raw, bytes):
+            self.orientations[row] = plain_orientation(raw, self.max_pixels)
+        self.is_looked_at[row] = True
+        return raw
+
+    def stamp(self, row: int) -> Stamp | None:
+        """Return size, times and inode of a file before it was read."""
+        return _stamp(self.stamps, row)
+
+    def take_known(self, row: int, known: Known) -> bool:
+        """Take over a row whose stamp is still the one it was read with; return whether it is."""
+        seen = known.get(self.source.ids[row])
+        if seen is None:
+            return False
+        try:
+            stamp = self.source.contents.stamp(row)
+        except OSError:
+            return False
+        if stamp is None or not looks_same(stamp, seen[0]):
+            return False
+        self.stamps[row] = stamp
+        self.digests[row] = np.frombuffer(seen[1], np.uint8)
+        return True
+
+    def listing(self, is_read: bool = True) -> Listing:
+        """Return what was found so far; `is_read` says whether that is all."""
+        columns = (self.digests, self.orientations, self.stamps)
+        unreadable = dict(sorted(self.unreadable.items()))
+        return Listing(
+            self.source, *columns, unreadable, self.max_pixels, self.looked_at_ns, is_read
+        )
 
 
 def _nothing(n: int) -> None:
@@ -105,68 +168,42 @@ def list_images(
         not read again, and left to Pillow.
     advance : told how many images were looked at since its last call.
     """
-    n, looked_at_ns = len(source), time.time_ns()
-    found = _Columns(
-        np.zeros((n, DIGEST_BYTES), np.uint8), np.zeros(n, np.uint8), np.full((n, 4), -1)
-    )
-    unreadable: dict[int, str] = {}
-    contents = source.contents  # of a source's own rows, which need no check
-
-    def listing() -> Listing:
-        columns = (found.digests, found.orientations, found.stamps)
-        return Listing(source, *columns, unreadable, max_pixels, looked_at_ns)
-
+    reading = Reading(source, max_pixels)
     if source.digests is not None:
-        found.digests[:] = source.digests
-        return listing()
-    unread: Iterable[int] = range(n)
+        reading.digests[:] = source.digests
+        return reading.listing()
+    unread = list(range(len(source)))
     if known:
-        unread = [row for row in unread if not _is_known(source, row, known, found)]
-        advance(n - len(unread))
+        unread = [row for row in unread if not reading.take_known(row, known)]
+        advance(len(source) - len(unread))
 
-    def look(row: int) -> str:
-        """Fill in one row; return why that was not possible."""
-        try:
-            if (stamp := contents.stamp(row)) is not None:
-                found.stamps[row] = stamp
-            raw = contents.get(row)
-        except OSError as error:
-            return error.strerror or str(error)
-        found.digests[row] = np.frombuffer(digest(raw), np.uint8)
-        if isinstance(raw, bytes):
-            found.orientations[row] = plain_orientation(raw, max_pixels)
-        return ""
+    def look(rows: Sequence[int]) -> int:
+        for row in rows:
+            reading.read(row)
+        return len(rows)
 
+    chunks = [unread[start : start + AT_ONCE] for start in range(0, len(unread), AT_ONCE)]
     # hashing and reading release the interpreter lock, so threads use the disk and every core
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for row, reason in _bounded_map(pool, look, unread):
-            if reason:
-                unreadable[row] = reason
-            advance(1)
-    return listing()
+    workers = min(32, 4 * (os.cpu_count() or 1))
+    for n_looked_at in ahead(look, chunks, workers, 4 * workers):
+        advance(n_looked_at)
+    return reading.listing()
 
 
-def _bounded_map(
-    pool: ThreadPoolExecutor, look: Callable[[int], str], rows: Iterable[int]
-) -> Iterator[tuple[int, str]]:
-    """Map in slices, so that a million pending results never exist at once."""
-    rows = list(rows)
-    for start in range(0, len(rows), 4096):
-        some = rows[start : start + 4096]
-        yield from zip(some, pool.map(look, some), strict=True)
+def ahead(
+    function: Callable[[Item], Made], items: Iterable[Item], workers: int, at_most: int
+) -> Iterator[Made]:
+    """Yield what a function makes of items, in their order, made by threads.
 
-
-def _is_known(source: Source, row: int, known: Known, found: _Columns) -> bool:
-    """Take over a row whose stamp is still the one it was read with."""
-    seen = known.get(source.ids[row])
-    if seen is None:
-        return False
-    try:
-        stamp = source.contents.stamp(row)
-    except OSError:
-        return False
-    if stamp is None or not looks_same(stamp, seen[0]):
-        return False
-    found.stamps[row] = stamp
-    found.digests[row] = np.frombuffer(seen[1], np.uint8)
-    return True
+    Parameters
+    ----------
+    at_most : items in work or done, and not yet asked for.
+    """
+    queue: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            queue.append(pool.submit(function, item))
+            if len(queue) > at_most:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()

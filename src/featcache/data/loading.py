@@ -13,7 +13,6 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
@@ -24,9 +23,10 @@ from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding, levels
 from featcache.data.damage import UnreadableImageError, VanishedImageError
-from featcache.data.image_ops import decode, turned, views_of
-from featcache.data.listing import Listing, Unusable
-from featcache.data.recipe import CLEAN, Recipe
+from featcache.data.image_ops import decode, turned
+from featcache.data.in_passing import plain_files
+from featcache.data.listing import Listing, Reading, Unusable, ahead
+from featcache.data.recipe import CLEAN, Recipe, views_of
 from featcache.data.sources import Source
 
 Item = TypeVar("Item")
@@ -45,6 +45,7 @@ class Batch:
     failures: Mapping[int, Unusable]  # by row, since the batch before
     # rows, likewise: of more than 8 bits, and no value above 1/16 of white
     dark: frozenset[int] = frozenset()
+    is_of_digests: bool = False  # whether the very bytes were decoded that were hashed
 
     @property
     def clean(self) -> Images:
@@ -59,6 +60,7 @@ def batches(
     specs: Sequence[ExtractionSpec],
     views: tuple[int, ...] = CLEAN,
     batch_size: int,
+    reading: Reading | None = None,
 ) -> Iterator[Batch]:
     """Yield the images of `rows`, the plain ones in order, then the rest; each is decoded once.
 
@@ -69,27 +71,35 @@ def batches(
         that with `decode_scale`, which goes by it.
     views : which views to make, 0 is the clean one.
     batch_size : images per batch at most, all views counted.
+    reading : of a listing that is not read yet, what is filled in on the way. Of copies only the
+        first is yielded then.
     """
     recipe = Recipe(
         spec=specs[0],
         sizes=tuple(dict.fromkeys(spec.image_size for spec in specs)),
         views=views,
-        digests=listing.digests,
+        digests=listing.digests if reading is None else reading.digests,
         batch_size=max(1, batch_size // len(views)),
     )
     assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
     place = [recipe.sizes.index(spec.image_size) for spec in specs]
     asked = np.array(rows, np.int64)
-    in_graph = asked[listing.orientations[asked] > 0]
     # what TensorFlow fails on never arrives, and so is left: Pillow has the last word
-    has_arrived = np.zeros(len(listing), bool)
+    is_done = np.zeros(len(listing), bool)
     failed: deque[tuple[int, Unusable]] = deque()  # TensorFlow's threads add to it
     dark: deque[int] = deque()
-    if len(in_graph):
-        for numbers, images in _decoded_by_tensorflow(listing, in_graph, recipe):
-            has_arrived[numbers] = True
-            yield Batch(numbers, tuple(images[i] for i in place), {})
-    left = asked[~has_arrived[asked]].tolist()
+    if reading is None:
+        arriving = _decoded_by_tensorflow(listing, asked[listing.orientations[asked] > 0], recipe)
+    else:
+        arriving = _decoded_in_passing(reading, asked, recipe, is_done)
+    for numbers, images in arriving:
+        is_done[numbers] = True
+        made = tuple(images[i] for i in place)
+        yield Batch(numbers, made, {}, is_of_digests=reading is not None)
+    if reading is not None:
+        is_done[list(reading.unreadable)] = True
+        failed.extend((row, Unusable(why)) for row, why in sorted(reading.unreadable.items()))
+    left = asked[~is_done[asked]].tolist()
     if left:
 
         def readable() -> Iterator[tuple[int, np.ndarray]]:
@@ -167,6 +177,8 @@ def _drained(found: deque[Item]) -> Iterator[Item]:
 def _decoded_by_tensorflow(
     listing: Listing, numbers: np.ndarray, recipe: Recipe
 ) -> Iterator[Arrays]:
+    if not len(numbers):
+        return
     tf = import_tensorflow()
     source = listing.source
     orientations = listing.orientations[numbers].astype(np.int32)
@@ -180,7 +192,26 @@ def _decoded_by_tensorflow(
             lambda: _read(source, numbers, orientations),
             output_signature=tuple(tf.TensorSpec((), kind) for kind in kinds),
         )
+    yield from _decoded(dataset, recipe)
 
+
+def _decoded_in_passing(
+    reading: Reading, rows: np.ndarray, recipe: Recipe, is_copy: np.ndarray
+) -> Iterator[Arrays]:
+    """Read all rows and yield the plain ones; copies of earlier rows become true in `is_copy`."""
+    tf = import_tensorflow()
+    kinds = (tf.int64, tf.int32, tf.string)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: plain_files(reading, rows.tolist(), is_copy),
+        output_signature=tuple(tf.TensorSpec((None,), kind) for kind in kinds),
+    )
+    yield from _decoded(dataset.unbatch(), recipe)
+    for row in rows[~reading.is_looked_at[rows]].tolist():
+        reading.read(row)  # what ended the reading before comes up here
+
+
+def _decoded(dataset: Any, recipe: Recipe) -> Iterator[Arrays]:
+    """Yield images of a dataset of rows, orientations and the bytes of plain files."""
     load = _loader(recipe) if recipe.views != CLEAN else _clean_loader(recipe.spec, recipe.sizes)
     yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
@@ -246,17 +277,11 @@ def _in_threads(
         except UnreadableImageError as error:
             return error
 
+    def numbered(row: int) -> tuple[int, Decoded]:
+        return row, attempt(row)
+
     workers = (os.cpu_count() or 1) if source.contents.is_concurrent else 1
-    queue: deque[tuple[int, Future[Decoded]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for row in rows:
-            queue.append((row, pool.submit(attempt, row)))
-            if len(queue) > 2 * workers:
-                first, future = queue.popleft()
-                yield first, future.result()
-        while queue:
-            first, future = queue.popleft()
-            yield first, future.result()
+    yield from ahead(numbered, rows, workers, 2 * workers)
 
 
 def _is_deep(source: Source, row: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,3 +67,15 @@ class Recipe:
         options.autotune.enabled = False
         for numbers, *images in dataset.batch(self.batch_size).prefetch(2).with_options(options):
             yield np.asarray(numbers), tuple(images)
+
+
+def views_of(stack: Any, places: Sequence[int]) -> Any:
+    """Return some views of images (b, n_views, height, width, 3): those of the first image first.
+
+    (b * v, height, width, 3). Nothing is copied where all views are wanted, or there is but one.
+    """
+    tf = import_tensorflow()
+    with tf.device("/CPU:0"):  # where they lie: by itself TensorFlow would take them to a GPU first
+        if list(places) != list(range(stack.shape[1])):
+            stack = tf.gather(stack, list(places), axis=1)
+        return tf.reshape(stack, (-1, *stack.shape[2:]))

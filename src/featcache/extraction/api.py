@@ -26,7 +26,13 @@ from featcache.data import openers, sources
 from featcache.data.sources.passed_over import PassedOver
 from featcache.extraction import requested
 from featcache.extraction.executors import Inline
-from featcache.extraction.listing import known_to_all, look, lost_classes
+from featcache.extraction.listing import (
+    is_read_in_passing,
+    known_to_all,
+    look,
+    lost_classes,
+    unread,
+)
 from featcache.extraction.options import Names, machine_of, parted
 from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
@@ -201,8 +207,21 @@ def _made_in_folder(
 
     published = [open_if_good(path) for path in paths]
     known = known_to_all(published) if asked.check == "stat" else None
-    listing = look(source, asked.max_pixels, known, asked.show_progress)
+    lenders = None if asked.overwrite else asked.cache  # folder whose files may lend rows
+    listing = unread(source, asked.max_pixels)
     outputs = [OutputFile(path, one, listing) for path, one in zip(paths, every, strict=True)]
+
+    def must_be_read() -> bool:
+        """Return whether digests are needed first, as rows may be found by them."""
+        return not asked.overwrite and any(one.can_be_found(lenders) for one in outputs)
+
+    def read() -> None:
+        listing = look(source, asked.max_pixels, known, asked.show_progress)
+        for output in outputs:
+            output.learn(listing)
+
+    if must_be_read() or not is_read_in_passing(source, [one.spec for one in every]):
+        read()
     if stop:
         stop_at_failure(outputs[0].named_failures())
     files: dict[Path, store.Features] = {}
@@ -226,6 +245,8 @@ def _made_in_folder(
         for path in sorted(output.path for output in todo):
             say = functools.partial(progress.note, show=asked.show_progress)
             stack.enter_context(store.locked(path, asked.wait, say))
+        if not outputs[0].listing.is_read and must_be_read():
+            read()  # another process has begun meanwhile
         for output in list(todo):
             finished = open_if_good(output.path)  # another process may have been quicker
             if finished is not None and not asked.overwrite and output.is_all_in(finished):
@@ -237,7 +258,7 @@ def _made_in_folder(
             if asked.overwrite:
                 output.parts.clear()
         if todo:
-            files |= make(todo, how, None if asked.overwrite else asked.cache)
+            files |= make(todo, how, lenders)
     if stop:
         for features in files.values():
             stop_at_failure((failure.id, failure.reason) for failure in features.failures)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from featcache import store
 from featcache.core import progress
+from featcache.core.spec import ExtractionSpec
 from featcache.data import sources
-from featcache.data.listing import Known, Listing, Unusable, list_images
+from featcache.data.listing import Known, Listing, Reading, Unusable, list_images
 from featcache.data.sources import passed_over
 from featcache.store import stamps
 
@@ -26,6 +27,18 @@ def look(
     """Look at every image once."""
     with progress.bar("Reading", len(source), "files", show_progress) as advance:
         return list_images(source, max_pixels, known=known, advance=advance)
+
+
+def unread(source: sources.Source, max_pixels: int) -> Listing:
+    """Return a listing of images that are read when they are computed."""
+    return Reading(source, max_pixels).listing(is_read=False)
+
+
+def is_read_in_passing(source: sources.Source, specs: Iterable[ExtractionSpec]) -> bool:
+    """Return whether images can be read as late as when they are decoded, which is once then."""
+    # what is decoded scaled is decoded for each size by itself
+    sizes = {spec.image_size for spec in specs if spec.decode_scale}
+    return source.contents.is_encoded and source.digests is None and len(sizes) <= 1
 
 
 def unreadable(listing: Listing) -> dict[int, Unusable]:

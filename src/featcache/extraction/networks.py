@@ -10,8 +10,8 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.spec import ExtractionSpec
-from featcache.data.image_ops import views_of
 from featcache.data.loading import Images
+from featcache.data.recipe import views_of
 from featcache.extraction.shards import NetworkPlan
 from featcache.networks import backbones, engines
 

@@ -53,6 +53,15 @@ class OutputFile:
         """Return whether a file that is there has every image, as a row or as a failure."""
         return features is not None and is_all_in(self.listing, self.failed, features)
 
+    def can_be_found(self, cache: Path | None) -> bool:
+        """Return whether rows of this spec are anywhere; None looks at this run's alone."""
+        return bool(self.parts.paths() or (cache and store.of_spec(cache, self.spec)))
+
+    def learn(self, listing: Listing) -> None:
+        """Take what is known of the images by now."""
+        self.listing = listing
+        self.failed = unreadable(listing) | self.failed
+
     def rows(self, cache: Path | None, attempts: store.Attempts) -> store.Rows:
         """Return every row that was ever computed with this spec; None uses this run's alone."""
         return attempts.rows(

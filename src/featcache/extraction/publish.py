@@ -137,6 +137,9 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
             output.failed.update(part.failures)
             output.dark.update(part.dark)
             output.ran = part.ran or output.ran
+            if part.listing is not None:
+                for one in outputs:
+                    one.learn(part.listing)
             how.costs.add(part)
             if part.n_images:  # every file has its rows of this batch
                 advance(part.n_images, how.costs.bound_by)

@@ -18,8 +18,8 @@ import numpy as np
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
 from featcache.data import loading
-from featcache.data.image_ops import views_of
-from featcache.data.listing import Listing, Unusable
+from featcache.data.listing import Listing, Reading, Unusable
+from featcache.data.recipe import views_of
 from featcache.data.sources import digest
 from featcache.extraction.networks import Network, Networks
 from featcache.extraction.shards import Pass, Shard
@@ -41,6 +41,7 @@ class PartRows:
     dark: frozenset[int] = frozenset()  # rows as above, see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
     spent_s: Mapping[str, float] = field(default_factory=dict)  # see `Stopwatch`
+    listing: Listing | None = None  # of the shard, last of all, where that was not read before
 
 
 class Stopwatch:
@@ -68,22 +69,31 @@ def run(shard: Shard, networks: Networks | None = None) -> Iterator[PartRows]:
     """
     networks = Networks() if networks is None else networks
     opened = [networks.of(one.network) for one in shard.passes]
-    watch = Stopwatch()
-    for batch, outputs in _computed(shard, opened, watch):
+    watch, n_done = Stopwatch(), 0
+    reading = None
+    if not shard.listing.is_read:
+        reading = Reading(shard.listing.source, shard.listing.max_pixels)
+    known = shard.listing if reading is None else reading
+    for batch, outputs in _computed(shard, opened, watch, reading):
         if not len(batch.rows):
             yield from _only_failures(shard, batch.failures, watch)
             continue
+        n_done += len(batch.rows)
         n_left = sum(len(one.files) for one in shard.passes)
         for one, network, arrays in zip(shard.passes, opened, outputs, strict=True):
             for place, array in enumerate(arrays):
-                part = _part(shard, one, place, batch, array)
+                part = _part(shard, known, one, place, batch, array)
                 n_left -= 1
                 n_images = 0 if n_left else len(batch.rows)
                 yield replace(part, n_images=n_images, ran=network.ran, spent_s=watch.taken())
+    if reading is not None:
+        nothing, no_keys = np.zeros(0, np.int64), np.zeros((0, 16), np.uint8)
+        n_left = len(shard) - n_done
+        yield PartRows(0, n_left, nothing, no_keys, nothing, listing=reading.listing())
 
 
 def _computed(
-    shard: Shard, opened: list[Network], watch: Stopwatch
+    shard: Shard, opened: list[Network], watch: Stopwatch, reading: Reading | None
 ) -> Iterator[tuple[loading.Batch, Outputs]]:
     """Yield batches of the shard with embeddings.
 
@@ -97,6 +107,7 @@ def _computed(
             specs=[network.spec for network in opened],
             views=shard.views,
             batch_size=machine.batch_size,
+            reading=reading,
         ),
         watch,
     )
@@ -160,6 +171,7 @@ def _by_row_of_run(shard: Shard, failures: Mapping[int, Unusable]) -> dict[int, 
 
 def _part(
     shard: Shard,
+    known: Listing | Reading,
     one: Pass,
     place: int,
     batch: loading.Batch,
@@ -170,12 +182,12 @@ def _part(
     spec = one.network.specs[place]
     missing = one.missing[place][rows]  # (b, n_views)
     embeddings = _as_stored(array, spec)
-    failed = dict(batch.failures) | _unusable(shard.listing, rows, embeddings)
+    failed = dict(batch.failures) | _unusable(known, batch, embeddings)
     good = np.array([row not in failed for row in rows.tolist()], bool)
     keys, features = [], []
     for column, where in enumerate(one.places):
         some = good & missing[:, where]
-        digests = shard.listing.digests[rows[some]]
+        digests = known.digests[rows[some]]
         keys.append(view_keys(digests, shard.views[where], spec.augment))
         features.append(embeddings[some, column])
     return PartRows(
@@ -189,27 +201,28 @@ def _part(
     )
 
 
-def _unusable(listing: Listing, rows: np.ndarray, embeddings: np.ndarray) -> dict[int, Unusable]:
+def _unusable(
+    known: Listing | Reading, batch: loading.Batch, embeddings: np.ndarray
+) -> dict[int, Unusable]:
     """Return which images of a batch must not be kept, by row of the listing."""
     finite = np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim)))
-    failed = {}
-    for row, is_finite in zip(rows.tolist(), finite.tolist(), strict=True):
-        if not is_finite:
-            failed[row] = Unusable(f"its features are not finite in {embeddings.dtype}")
-        elif not _is_unchanged(listing, row):
-            # its digest is of other bytes than its pixels
-            failed[row] = Unusable("it changed while it was read", has_changed=True)
+    why = Unusable(f"its features are not finite in {embeddings.dtype}")
+    failed = dict.fromkeys(batch.rows[~finite].tolist(), why)
+    if not batch.is_of_digests:  # the file was read twice, and may have been another one
+        changed = Unusable("it changed while it was read", has_changed=True)
+        some = batch.rows[finite].tolist()
+        failed |= {row: changed for row in some if not _is_unchanged(known, row)}
     return failed
 
 
-def _is_unchanged(listing: Listing, row: int) -> bool:
-    source, then = listing.source, listing.stamp(row)
+def _is_unchanged(known: Listing | Reading, row: int) -> bool:
+    contents, then = known.source.contents, known.stamp(row)
     try:
-        now = source.contents.stamp(row)
+        now = contents.stamp(row)
         if now is None or then is None or now[:2] != then[:2]:
             return now == then
         # a link or another mode changes the rest as well as another file does: its bytes tell
-        return now == then or digest(source.contents.get(row)) == listing.digests[row].tobytes()
+        return now == then or digest(contents.get(row)) == known.digests[row].tobytes()
     except OSError:
         return False
 

@@ -106,7 +106,9 @@ def shards_of(
         need = np.stack(
             [np.any([missing[file] for file in files], axis=0) for _, files in group], axis=1
         )  # (n, n_networks, n_views)
-        rows = first_of_each(listing.digests, np.flatnonzero(need.any(axis=(1, 2))))
+        rows = np.flatnonzero(need.any(axis=(1, 2)))
+        if listing.is_read:  # else whoever reads them finds copies
+            rows = first_of_each(listing.digests, rows)
         if not len(rows):
             continue
         patterns, which = np.unique(need[rows], axis=0, return_inverse=True)

@@ -159,4 +159,14 @@ def sorted_ids(ids: Sequence[str], where: Callable[[int], str]) -> np.ndarray:
 
 def as_id(path: str) -> str:
     """Return a path as valid UTF-8, with / between folders; see `escaped`."""
-    return escaped(path if os.sep == "/" else path.replace(os.sep, "/"))
+    return as_ids([path])[0]
+
+
+def as_ids(paths: Sequence[str]) -> list[str]:
+    """Return paths as `as_id` does, all at once: nearly always none has to be looked at."""
+    paths = [path if os.sep == "/" else path.replace(os.sep, "/") for path in paths]
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError:
+        return list(map(escaped, paths))
+    return paths

@@ -29,6 +29,7 @@ class Contents(Protocol):
     """What every place of images can do."""
 
     is_concurrent: bool  # whether several threads may ask at once, in any order
+    is_encoded: bool  # whether all are files' bytes, which have to be read
     dtype: str  # of the pixels: uint8 or float32, 0 to 255
 
     def get(self, row: int) -> Raw:
@@ -46,7 +47,7 @@ class Files:
     """Image files."""
 
     paths: tuple[str, ...]
-    is_concurrent = True
+    is_concurrent = is_encoded = True
     dtype = "uint8"
 
     def get(self, row: int) -> bytes:
@@ -70,7 +71,7 @@ class Members:
     archive: np.ndarray  # (n,) index into archives
     offsets: np.ndarray  # (n,) where a member's bytes begin
     sizes: np.ndarray  # (n,) bytes
-    is_concurrent = True
+    is_concurrent = is_encoded = True
     dtype = "uint8"
 
     def get(self, row: int) -> bytes:
@@ -96,7 +97,7 @@ class Pixels:
     """Images in memory: one array (n, height, width, 3), or a sequence of arrays of any size."""
 
     images: np.ndarray | Sequence[np.ndarray]
-    is_concurrent = True
+    is_concurrent, is_encoded = True, False
     dtype = "uint8"
 
     def get(self, row: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from featcache.core.labels import SPLITS, UNLABELLED, Annotations, merged
 from featcache.core.text import composed, one_form
 from featcache.data.sources import passed_over
-from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.base import Source, as_ids, sorted_ids
 from featcache.data.sources.contents import Files
 from featcache.data.sources.layout import Layout, Parts, remarks, understood
 from featcache.data.sources.manifest import READERS
@@ -64,7 +64,7 @@ def open_folder(root: Path, found: Found) -> Source:
     """Return the images of a folder as a source."""
     prefix = len(os.path.join(root, ""))
     paths = found.images
-    every = [as_id(path[prefix:]) for path in paths]
+    every = as_ids([path[prefix:] for path in paths])
     order = sorted_ids(every, lambda row: repr(paths[row])).tolist()
     parts = [tuple(id_.split("/")) for id_ in every]
     layout = understood(os.fspath(root), parts)
@@ -76,7 +76,7 @@ def open_folder(root: Path, found: Found) -> Source:
     names = tuple(sorted(set(forms.values())))
     index = {name: label for label, name in enumerate(names)}
     labels = [index[forms[name]] for name in folders] or [UNLABELLED] * len(ids)
-    others = [as_id(path[prefix:]) for path in found.others]
+    others = as_ids([path[prefix:] for path in found.others])
     tables = sorted(one for one in others if "/" not in one and passed_over.ending(one) in READERS)
     return Source(
         name=root.name or "root",

@@ -18,7 +18,7 @@ from featcache.core.errors import SourceError, one_line
 from featcache.core.escapes import path_of
 from featcache.core.labels import from_columns
 from featcache.core.text import counted
-from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.base import Source, as_id, as_ids, sorted_ids
 from featcache.data.sources.cells import Record, cell, columns_of
 from featcache.data.sources.contents import Files
 from featcache.data.sources.listed import Named, as_given, check_path
@@ -49,7 +49,7 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
         _id_below(folder, cell(record, "path", where(row)), where(row), disk)
         for row, record in enumerate(rows)
     ]
-    ids = [as_id(path) for path in below]
+    ids = as_ids(below)
     paths = [os.path.join(folder, path) for path in below]
     order = sorted_ids(ids, where)
     annotations = from_columns(len(rows), columns_of(rows, target, where), where)

@@ -19,7 +19,7 @@ from featcache.core.labels import row_number
 from featcache.data.decoding import upright
 from featcache.data.levels import Samples
 from featcache.data.pillow import own_limit
-from featcache.data.sources.base import Source, as_id, digest, sorted_ids
+from featcache.data.sources.base import Source, as_id, as_ids, digest, sorted_ids
 from featcache.data.sources.contents import Contents, Files, Pixels
 from featcache.data.sources.given import (
     PREFIX,
@@ -40,7 +40,7 @@ class PillowImages:
     """Pillow images."""
 
     images: Sequence[Any]
-    is_concurrent = False
+    is_concurrent = is_encoded = False
     dtype = "uint8"
 
     def get(self, row: int) -> np.ndarray | Samples:
@@ -122,7 +122,7 @@ def _open_paths(paths: list[str], given: Given) -> Source:
     disk = Disk()
     whole = [disk.find(os.path.abspath(path_of(path))) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in whole])
-    ids = [as_id(os.path.relpath(path, root)) for path in whole]
+    ids = as_ids([os.path.relpath(path, root) for path in whole])
     order = sorted_ids(ids, row_number)
     said = "\0".join([as_id(root), *sorted(ids)])
     listed = hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
