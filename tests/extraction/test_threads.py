@@ -57,13 +57,13 @@ def test_a_namesake_that_comes_first_meanwhile_keeps_its_folder(tmp_path, extrac
     one, namesake = make_photos(tmp_path / "a" / "p", 2), make_photos(tmp_path / "b" / "p", 1)
     quicker = []
 
-    def look(*arguments, look=api.look):
+    def unread(*arguments, unread=api.unread):
         if not quicker:
             quicker.append(True)
             quicker.append(extract(namesake).features)
-        return look(*arguments)
+        return unread(*arguments)
 
-    monkeypatch.setattr(api, "look", look)
+    monkeypatch.setattr(api, "unread", unread)
     features = extract(one).features
     assert quicker[1].path.parent.name == "p"
     assert features.path.parent.name.startswith("p-")

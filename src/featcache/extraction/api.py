@@ -220,7 +220,7 @@ def _made_in_folder(
         for output in outputs:
             output.learn(listing)
 
-    if must_be_read() or not is_read_in_passing(source, [one.spec for one in every]):
+    if stop or must_be_read() or not is_read_in_passing(source, [one.spec for one in every]):
         read()
     if stop:
         stop_at_failure(outputs[0].named_failures())
