@@ -41,10 +41,12 @@ import photos
 
 import featcache as fc
 from featcache import extraction
+from featcache.core.spec import MAX_PIXELS
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.data import loading, openers
 from featcache.data.listing import list_images
 from featcache.extraction.executors import Inline
+from featcache.extraction.listing import unread
 from featcache.extraction.output import OutputFile
 from featcache.extraction.publish import Making, compute
 from featcache.extraction.shards import Machine, networks_of
@@ -76,7 +78,7 @@ class Bench:
     def run(self) -> None:
         """List, read, hash, decode, run the backbones, write parts."""
         samples = openers.open_source(self.root)
-        listing = list_images(samples)
+        listing = unread(samples, MAX_PIXELS)
         outputs = [
             OutputFile(self.cache / f"{one.spec.short_name}.h5", one, listing)
             for one in self.resolved
