@@ -108,7 +108,7 @@ class Backbone(engines.Compiled):
     def start(self, batch: Any) -> Callable[[], tuple[np.ndarray]]:
         if self.stop_after is not None and len(self.ran) >= self.stop_after:
             raise KeyboardInterrupt
-        rows = [embed(image) for image in batch]
+        rows = [embed(image) for image in np.asarray(batch)]
         self.ran += [BY_EMBEDDING[row.tobytes()] for row in rows]
         outputs = (np.stack(rows),)
         return lambda: outputs
