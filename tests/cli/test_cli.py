@@ -188,8 +188,11 @@ WRONG_USE = [
     ),
     (["extract", "{photos}", "--dtype", "int8"], "dtype must be one of"),
     (["extract", "{photos}", "--image-size", "-5"], "image_size"),
-    (["extract", "{photos}", "--batch-size", "0"], "batch_size must be a whole number, 1 or more"),
-    (["extract", "{photos}", "--batch-size", "many"], "--batch-size"),
+    (
+        ["extract", "{photos}", "--batch-size", "0"],
+        "must be auto or a whole number, 1 or more; got 0",
+    ),
+    (["extract", "{photos}", "--batch-size", "many"], "batch_size must be auto or a whole number"),
     (["extract", "{photos}", "--limit", "0"], "limit must be a whole number, 1 or more"),
     (["extract", "{photos}", "--device", "tpu"], "device must be one of"),
     (["extract", "{photos}", "--weights", "nowhere.h5"], "there is no file 'nowhere.h5'"),

@@ -530,7 +530,7 @@ class CacheMachine(RuleBasedStateMachine):
                 return
             assert hit or not killed
             self._was_computed(missing)
-            # with overwrite no row is found by what an image is, so each is read when it is computed
+            # with overwrite nothing is found by what an image is: each is read to be computed
             self._check_read(seen, before if check == "stat" and not overwrite else None)
         assert done.hit == hit
         assert done.n_computed == len(missing)

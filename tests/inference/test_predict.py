@@ -139,7 +139,7 @@ def test_blocks_are_restored_to_the_order_that_was_given(model_path, photos, mon
     )
     stream = fc.load(model_path, **NO_CACHE).stream(wanted, features=True, show_progress=False)
     first = next(stream)
-    assert seen == [5]  # no image is looked at before its block's turn
+    assert len(seen) <= 2  # of what is to come, no more than the next block is looked at
     parts = [first, *stream]
     assert seen == [5, 5, 5, 5, 2]
     assert [one.path for one in parts] == list(map(str, wanted))

@@ -265,25 +265,54 @@ def test_one_that_agrees_stays_and_nothing_is_said(model):
 
 
 def test_xla_compiles_once_for_a_run(model, monkeypatch):
-    traced = []
-    constant_graph = tensorflow.constant_graph
+    shapes = set()  # XLA compiles once for each
+    padded = tensorflow.padded
 
-    def watched(*arguments):
-        constant = constant_graph(*arguments)
+    def watched(images, size):
+        images = padded(images, size)
+        shapes.add(tuple(images.shape))
+        return images
 
-        def run(images):
-            traced.append(images.shape)  # inside a tf.function: once for each shape
-            return constant(images)
-
-        return run
-
-    monkeypatch.setattr(tensorflow, "constant_graph", watched)
+    monkeypatch.setattr(tensorflow, "padded", watched)
     run = compiled_by("xla", model)
     run, found = engines.agree(run, model, pixels(20), "float32", lambda text: None)
     assert found.holds
     for n in (20, 20, 7, 1):
         np.testing.assert_allclose(run(pixels(n))[0], model(pixels(n)), rtol=1e-4, atol=1e-5)
-    assert [tuple(shape) for shape in traced] == [(20, 32, 32, 3)]
+    assert shapes == {(20, 32, 32, 3)}
+
+
+def out_of_memory(at_most, function):
+    """Do what `function` does, for no more than so many images at once."""
+    tf = import_tensorflow()
+
+    def run(images):
+        if len(images) > at_most:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return function(images)
+
+    return run
+
+
+def test_what_does_not_fit_into_memory_is_computed_in_halves(model):
+    said = []
+    constant = tensorflow.constant_graph(model)
+    run = tensorflow.TensorFlow([out_of_memory(6, constant)], ["/CPU:0"], said.append)
+    images = pixels(30)
+    started = [run.start(images), run.start(images[:4])]
+    (got,), (few,) = (finish() for finish in started)
+    expected = constant(import_tensorflow().constant(images))[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)  # oneDNN's sums go by the batch
+    np.testing.assert_allclose(few, got[:4], rtol=1e-5)
+    assert run.fits == 3
+    assert said == [
+        "30 images at once do not fit into memory; going on with 15 (--batch-size 15).",
+        "15 images at once do not fit into memory; going on with 7 (--batch-size 7).",
+        "7 images at once do not fit into memory; going on with 3 (--batch-size 3).",
+    ]
+    none = tensorflow.TensorFlow([out_of_memory(0, constant)], ["/CPU:0"])
+    with pytest.raises(BackboneError, match="An image of 32 x 32 pixels does not fit into memory"):
+        none(images)
 
 
 def test_how_near_lower_precision_comes_is_said(model):

@@ -14,6 +14,7 @@ import operator
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar
 
@@ -110,10 +111,35 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     SpecError
         When it is none, true or false, or lies outside `least` to `most`.
     """
+    return _in_reach(name, "", value, least, most)
+
+
+def word_or_number(
+    name: str, value: object, words: Iterable[str | None], least: int, most: int | None = None
+) -> int | str | None:
+    """Return one of some words, or a whole number as int; a number may be written as text.
+
+    Raises
+    ------
+    SpecError
+        When it is neither.
+    """
+    known = tuple(words)
+    if (value is None or isinstance(value, str)) and value in known:
+        return value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = int(value)
+    said = ", ".join(one for one in known if one)
+    return _in_reach(name, f"{said} or ", value, least, most)
+
+
+def _in_reach(name: str, other: str, value: object, least: int, most: int | None) -> int:
     found = whole(value)
     if found is None or found < least or (most is not None and found > most):
         reach = f"{least} or more" if most is None else f"{least} to {most}"
-        raise bad(name, f"be a whole number, {reach}", value if found is None else found)
+        must = f"be {other}a whole number, {reach}"
+        raise bad(name, must, value if found is None else found)
     return found
 
 

@@ -13,7 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from featcache.core.checks import check_bool, check_choice, check_path, whole_number
+from featcache.core.checks import (
+    check_bool,
+    check_choice,
+    check_path,
+    whole_number,
+    word_or_number,
+)
 from featcache.core.errors import SpecError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,7 +37,7 @@ class Option:
     panel: str | None  # of the command line's help; None is the first one
     typed: Any  # on the command line, its type there; None leaves it out
     flag: str | None  # how it is written there, where that is not --name
-    allowed: tuple[str | None, ...] | None
+    allowed: tuple[str | None, ...] | None  # values; with `least` besides whole numbers
     least: int | None  # of whole numbers, as `most`
     most: int | None
     has_several: bool  # names separated by commas, on the command line
@@ -49,6 +55,8 @@ class Option:
         SpecError
             When it is not allowed.
         """
+        if self.allowed is not None and self.least is not None:
+            return word_or_number(self.name, value, self.allowed, self.least, self.most)
         if self.allowed is not None:
             check_choice(self.name, value, self.allowed)
         if self.kind is bool:

@@ -22,7 +22,8 @@ CHECKS = ("stat", "content")
 IMAGES = "Which images"
 RARE = "Rarely needed"
 DEVICES = ("auto", "cpu", "gpu")
-RUNTIMES = ("auto", "tensorflow", "openvino")
+AUTO = "auto"
+RUNTIMES = (AUTO, "tensorflow", "openvino")
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,15 @@ class Running:
         panel=IMAGES,
         allowed=CHECKS,
     )
-    batch_size: int = option(
-        32,
-        "Images per forward pass.",
-        "images decoded and computed together, views counted; changes no more than the last bits "
-        "of the numbers.",
+    batch_size: Union[int, str, None] = option(
+        None,
+        "Images per forward pass; auto measures. (32 on a CPU, auto on a GPU)",
+        "images decoded and computed together, views counted; auto measures from which size on the "
+        "network gets no faster. None is 32 on a CPU and auto on a GPU. It changes no more than "
+        "the last bits of the numbers.",
         panel=RARE,
+        typed=Optional[str],
+        allowed=(None, AUTO),
         least=1,
     )
     runtime: str = option(

@@ -36,7 +36,7 @@ from featcache.extraction.listing import (
 from featcache.extraction.options import Names, machine_of, parted
 from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Making, make, stop_at_failure
-from featcache.networks import backbones
+from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
 from featcache.store.layout import FolderTakenError, claimed
 
@@ -144,14 +144,15 @@ def run_all(
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
     started = time.monotonic()
     numbers, running = parted(taken(EVERY, options, "extract"))
+    if running.device != "cpu":
+        engines.keep_programs(running.cache / engines.MODELS_FOLDER)
     layer, weights = numbers.pop("layer"), numbers["weights"]
     samples = openers.open_source(source, root=running.root, target=running.target)
     progress.notes(samples.remarks, running.show_progress)
     if running.limit is not None and running.limit < len(samples):
         samples = samples.limit(running.limit)
-    memo = running.cache / MEMO_NAME
     every = requested.different(
-        backbones.resolve(name, layer=tap, memo=memo, **numbers)
+        backbones.resolve(name, layer=tap, memo=running.cache / MEMO_NAME, **numbers)
         for name, tap in requested.combined(backbone, layer, weights)
     )
     made = _make_files(samples, every, running, started)
@@ -177,8 +178,7 @@ def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -
     """
     started = time.monotonic()
     running = Running(**taken(RUNNING, options, "extract_network"), explains=False)
-    (done,) = _make_files(openers.open_source(source), [resolved], running, started)
-    return done
+    return _make_files(openers.open_source(source), [resolved], running, started)[0]
 
 
 def _make_files(
@@ -208,8 +208,8 @@ def _made_in_folder(
     published = [open_if_good(path) for path in paths]
     known = known_to_all(published) if asked.check == "stat" else None
     lenders = None if asked.overwrite else asked.cache  # folder whose files may lend rows
-    listing = unread(source, asked.max_pixels)
-    outputs = [OutputFile(path, one, listing) for path, one in zip(paths, every, strict=True)]
+    nothing = unread(source, asked.max_pixels)
+    outputs = [OutputFile(path, one, nothing) for path, one in zip(paths, every, strict=True)]
 
     def must_be_read() -> bool:
         """Return whether digests are needed first, as rows may be found by them."""

@@ -43,22 +43,37 @@ class Network:
     @cached_property
     def compiled(self) -> engines.Compiled:
         """The model as the machine runs it fastest."""
-        machine, kept = self.plan.machine, None
-        if machine.models is not None:
-            graph = {
-                "backbone": self.spec.backbone,
-                "preprocessing": self.spec.preprocessing,
-                "image_size": list(self.spec.image_size),
-                "outputs": [[spec.layer, spec.pooling] for spec in self.plan.specs],
-            }
-            kept = engines.ConversionCache(machine.models, self.spec.weights, graph)
+        machine = self.plan.machine
         return engines.compile_frozen(
             self.model,
             runtime=machine.runtime,
             device=machine.device,
             precision=self.spec.precision,
-            kept=kept,
+            n_images=machine.n_images,
+            kept=self._kept,
             say=progress.note,
+        )
+
+    @property
+    def _kept(self) -> engines.ConversionCache | None:
+        """Where what was converted and measured is kept."""
+        models = self.plan.machine.models
+        if models is None:
+            return None
+        graph = {
+            "backbone": self.spec.backbone,
+            "preprocessing": self.spec.preprocessing,
+            "image_size": list(self.spec.image_size),
+            "outputs": [[spec.layer, spec.pooling] for spec in self.plan.specs],
+        }
+        return engines.ConversionCache(models, self.spec.weights, graph)
+
+    def batch_size(self, n_images: int) -> int:
+        """Return how many images to compute at once."""
+        machine, shape = self.plan.machine, (*self.spec.image_size, 3)
+        compiled, kept = (lambda: self.compiled), self._kept
+        return engines.batch_size_of(
+            machine.batch_size, machine.device, compiled, shape, n_images, kept, progress.note
         )
 
     def build(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,9 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
         When there is no room for them, as soon as their size is known.
     """
     started = time.monotonic()
-    networks = networks_of([one.resolved for one in outputs], how.machine)
+    n_missing = int(np.any(missing, axis=0).sum())
+    machine = replace(how.machine, n_images=n_missing)
+    networks = networks_of([one.resolved for one in outputs], machine)
     shards = list(shards_of(outputs[0].listing, networks, missing))
     n_images = sum(len(shard) for shard in shards)
     roomy: set[int] = set()  # files for which there is room

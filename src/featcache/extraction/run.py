@@ -99,14 +99,17 @@ def _computed(
 
     Without outputs there are failures alone.
     """
-    machine = shard.passes[0].network.machine
+    before = time.monotonic()
+    n_images = len(shard) * len(shard.views)
+    batch_size = max(network.batch_size(n_images) for network in opened)
+    watch.add("preparing", time.monotonic() - before)
     batches = _timed(
         loading.batches(
             shard.listing,
             range(len(shard)),
             specs=[network.spec for network in opened],
             views=shard.views,
-            batch_size=machine.batch_size,
+            batch_size=batch_size,
             reading=reading,
         ),
         watch,

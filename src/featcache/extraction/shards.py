@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class Machine:
     """How to compute; none of it changes the numbers beyond rounding."""
 
-    batch_size: int = 32
+    batch_size: int | str | None = None  # auto measures; None does so on GPUs
     device: str = "auto"
     runtime: str = "auto"
     models: Path | None = None  # folder of converted models
+    n_images: int | None = None  # that will be computed, where that is known
 
 
 @dataclass(frozen=True)

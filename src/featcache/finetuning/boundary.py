@@ -14,6 +14,7 @@ from featcache import extraction, store
 from featcache.core import progress
 from featcache.core.checks import check_number
 from featcache.core.errors import SourceError, StoreError
+from featcache.core.memory import free_memory
 from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.core.text import counted
 from featcache.finetuning import graph
@@ -123,7 +124,7 @@ def cached(
             f"first, '{first}': {reasons.get(first, 'it changed meanwhile')}. Give --dtype "
             f"float32, or remove them."
         )
-    return Cached(features, row_of, plan.batch_size, plan.seed, int(_free_memory() * MEMORY_SHARE))
+    return Cached(features, row_of, plan.batch_size, plan.seed, int(free_memory() * MEMORY_SHARE))
 
 
 def network_of(features: store.Features) -> backbones.Resolved:
@@ -229,11 +230,3 @@ def _identity(
 
 def _weights_origin(described: card.Card) -> str:
     return str((described.provenance or {}).get("weights", ""))
-
-
-def _free_memory() -> int:
-    """Return bytes of memory that nobody uses; where the system does not say, 4 GB."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30

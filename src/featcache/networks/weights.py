@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.core import atomic
+from featcache.core import memo
 
 if TYPE_CHECKING:
     import keras
@@ -31,32 +29,15 @@ def digest_of(backbone: keras.Model) -> str:
     return total.hexdigest()
 
 
-def recall(memo: Path | None, name: str, weights: str | Path) -> str | None:
+def recall(at: Path | None, name: str, weights: str | Path) -> str | None:
     """Return the digest remembered for these weights, or None."""
-    value = _read(memo).get(_key(name, weights))
+    value = memo.recall(at, _key(name, weights))
     return value if isinstance(value, str) else None
 
 
-def remember(memo: Path | None, name: str, weights: str | Path, digest: str) -> None:
-    """Write the digest down, unless it is there already, there is no memo, or it cannot be."""
-    if memo is None:
-        return
-    known = _read(memo)
-    key = _key(name, weights)
-    if known.get(key) != digest:
-        with suppress(OSError):  # it costs the time to hash again, no more
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(memo, json.dumps(known | {key: digest}, indent=1, sort_keys=True))
-
-
-def _read(memo: Path | None) -> dict[str, Any]:
-    if memo is None:
-        return {}
-    try:
-        known = json.loads(memo.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+def remember(at: Path | None, name: str, weights: str | Path, digest: str) -> None:
+    """Write the digest down."""
+    memo.remember(at, _key(name, weights), digest)
 
 
 def _key(name: str, weights: str | Path) -> str:

@@ -20,7 +20,7 @@ from featcache.core.checks import with_checked_arguments
 from featcache.core.errors import SourceError
 from featcache.core.text import counted
 from featcache.data import sources
-from featcache.data.listing import Listing
+from featcache.data.listing import Listing, ahead
 from featcache.inference.predict import known
 from featcache.inference.predict.inputs import opened
 from featcache.inference.predict.prediction import Prediction, Wanted
@@ -29,10 +29,9 @@ from featcache.models import judged_on
 from featcache.models.load import load_keras, read_card
 from featcache.networks import engines
 
-BATCH_SIZE = 32
 DEFAULT_CACHE = "cache"
 # of images: large enough that what a block costs at its ends is nothing, small enough to be kept
-BLOCK_ROWS, BLOCK_BYTES = 2048, 64_000_000
+BLOCK_ROWS, BLOCK_BYTES, LEAST_ROWS = 2048, 64_000_000, 32
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ class Model:
         cache_dir: str | os.PathLike[str] | None = DEFAULT_CACHE,
     ):
         engines.check_options(runtime, device, "float32")
+        if cache_dir is not None and Path(cache_dir).is_dir() and device != "cpu":
+            engines.keep_programs(Path(cache_dir) / engines.MODELS_FOLDER)
         self.card = read_card(Path(path))
         self.keras_model = load_keras(Path(path), self.card)
         if device == "gpu":
@@ -194,11 +195,16 @@ class Model:
         advance : told how many images are done since last time.
         """
         row_bytes = 4 * (self._network.n_features + self._network.n_outputs)
-        size = min(BLOCK_ROWS, max(BATCH_SIZE, BLOCK_BYTES // row_bytes))
-        for first in range(0, len(source), size):
+        size = min(BLOCK_ROWS, max(LEAST_ROWS, BLOCK_BYTES // row_bytes))
+
+        def look(first: int) -> tuple[judged_on.Images, Listing]:
             rows = np.arange(first, min(first + size, len(source)))
             some = judged_on.read_as(self.card, source.take(rows))
-            seen = some.listed() if listing is None else listing.take(rows)
+            return some, some.listed() if listing is None else listing.take(rows)
+
+        # the next block is read and hashed while one is computed
+        n_ahead = int(source.contents.is_concurrent)
+        for some, seen in ahead(look, range(0, len(source), size), workers=1, at_most=n_ahead):
             yield self._block(some, seen, features, use_cache, advance)
 
     def _block(
@@ -226,7 +232,8 @@ class Model:
         advance(len(failures) + int(from_cache.sum()))
         left = [row for row in range(n) if row not in failures and not from_cache[row]]
         n_before = len(failures)
-        batches = images.batches(listing, left, batch_size=BATCH_SIZE, failures=failures)
+        size = self._network.batch_size(len(left)) if left else 1
+        batches = images.batches(listing, left, batch_size=size, failures=failures)
         for rows, (embedded, given) in self._network.run(batches):
             outputs[rows] = given
             if features is not None:

@@ -34,15 +34,16 @@ class WholeNetwork:
     model : the stitched model.
     digest : of its file; "" where it is not known.
     cache_dir : where a converted model is kept for the next time, if the folder is there.
-    options : `device` and `runtime`.
+    device, runtime : see `engines.compile_frozen`.
     """
 
     def __init__(
-        self, model: keras.Model, digest: str, cache_dir: Path | None, **options: str
+        self, model: keras.Model, digest: str, cache_dir: Path | None, *, device: str, runtime: str
     ) -> None:
         self.preparing_s = 0.0  # spent so far on compiling the model and checking that
         self._model, self._digest, self._cache_dir = model, digest, cache_dir
-        self._options = options
+        self._device, self._runtime = device, runtime
+        self._n_images: int | None = None  # of the first ones that are computed
         self._is_checked = False
 
     @property
@@ -59,6 +60,15 @@ class WholeNetwork:
     def head(self) -> HeadAlone:
         """What the model does after its features."""
         return HeadAlone(self._model, self._features)
+
+    def batch_size(self, n_images: int) -> int:
+        """Return how many of some images to compute at once; nothing is measured on CPUs."""
+        self._n_images = self._n_images or n_images
+        shape, kept = self._model.input_shape[1:], self._kept
+        compiled = lambda: self._compiled  # noqa: E731
+        return engines.batch_size_of(
+            None, self._device, compiled, shape, n_images, kept, progress.note
+        )
 
     def run(self, batches: Iterator[Batch]) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
         """Yield rows with features and outputs of the whole model, in the order of the batches."""
@@ -82,12 +92,22 @@ class WholeNetwork:
 
     @cached_property
     def _compiled(self) -> engines.Compiled:
-        kept = None
-        if self._cache_dir is not None and self._cache_dir.is_dir() and self._digest:
-            models = self._cache_dir / engines.MODELS_FOLDER
-            graph = {"model": "stitched", "outputs": ["features", "outputs"]}
-            kept = engines.ConversionCache(models, self._digest, graph)
-        return engines.compile_frozen(self._whole, kept=kept, say=progress.note, **self._options)
+        return engines.compile_frozen(
+            self._whole,
+            runtime=self._runtime,
+            device=self._device,
+            n_images=self._n_images,
+            kept=self._kept,
+            say=progress.note,
+        )
+
+    @property
+    def _kept(self) -> engines.ConversionCache | None:
+        """Where what was converted and measured is kept."""
+        if self._cache_dir is None or not self._cache_dir.is_dir() or not self._digest:
+            return None
+        graph = {"model": "stitched", "outputs": ["features", "outputs"]}
+        return engines.ConversionCache(self._cache_dir / engines.MODELS_FOLDER, self._digest, graph)
 
     def _make_ready(self, batch: np.ndarray) -> None:
         """Compile the model and compare it with Keras on the first batch that it sees."""

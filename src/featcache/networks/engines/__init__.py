@@ -16,6 +16,7 @@ from featcache.networks.engines.base import (
     Outputs,
     in_order,
 )
+from featcache.networks.engines.batch_size import chosen as batch_size_of
 from featcache.networks.engines.choice import (
     check_options,
     compile_frozen,
@@ -24,6 +25,7 @@ from featcache.networks.engines.choice import (
 from featcache.networks.engines.openvino import MODEL_FILES
 from featcache.networks.engines.openvino import write as write_openvino
 from featcache.networks.engines.parity import Closeness, agree
+from featcache.networks.engines.programs import keep as keep_programs
 from featcache.networks.engines.tensorflow import constant_graph
 
 __all__ = [
@@ -35,10 +37,12 @@ __all__ = [
     "Images",
     "Outputs",
     "agree",
+    "batch_size_of",
     "check_options",
     "compile_frozen",
     "constant_graph",
     "gpus",
     "in_order",
+    "keep_programs",
     "write_openvino",
 ]

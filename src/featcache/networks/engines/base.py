@@ -37,6 +37,12 @@ class Compiled(ABC):
     devices: Sequence[str] = ("/CPU:0",)  # TensorFlow's names of it
     is_of_one_size: bool = False  # whether it compiles anew for a batch larger than all before
     ahead: int = 2  # batches to have started: one is computed while the next one is brought
+    fits: int | None = None  # images that memory takes at once, where more were tried
+
+    @property
+    def for_measuring(self) -> Compiled:
+        """What computes as fast, near enough, and need not compile for each size of a batch."""
+        return self
 
     @abstractmethod
     def start(self, images: Images) -> Callable[[], Outputs]:

@@ -11,6 +11,7 @@ from featcache.core.errors import BackboneError, SpecError, one_line
 from featcache.core.running import DEVICES, RUNTIMES
 from featcache.core.spec import PRECISIONS
 from featcache.core.tensorflow import import_tensorflow
+from featcache.networks.engines import programs
 from featcache.networks.engines.base import Compiled, ConversionCache
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compile_frozen(
     runtime: str = "auto",
     device: str = "auto",
     precision: str = "float32",
+    n_images: int | None = None,
     kept: ConversionCache | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Compiled:
@@ -50,8 +52,10 @@ def compile_frozen(
     runtime : auto, tensorflow or openvino; auto is openvino on a CPU where it is installed.
     device : auto, cpu or gpu; auto is every GPU that TensorFlow sees, else the CPU.
     precision : float32, bfloat16 or float16, of the backbone; see `tensorflow.in_precision`.
+    n_images : that are to be computed, where that is known: for a few, XLA is not worth compiling.
     kept : where a converted model is kept for the next time; None keeps nothing.
-    say : told when OpenVINO cannot convert a model, and TensorFlow is taken.
+    say : told when OpenVINO cannot convert a model, and TensorFlow is taken, and when batches do
+        not fit into memory.
 
     Raises
     ------
@@ -89,7 +93,8 @@ def compile_frozen(
             )
     from featcache.networks.engines import tensorflow
 
-    return tensorflow.compile_model(model, precision, found or ["/CPU:0"], use_xla=bool(found))
+    use_xla = bool(found) and (n_images is None or n_images >= programs.WORTH_IMAGES)
+    return tensorflow.compile_model(model, precision, found or ["/CPU:0"], use_xla, say)
 
 
 def gpus(device: str) -> list[str]:

@@ -81,7 +81,7 @@ def agree(
             f"{found.largest_difference:.0e} of a row's largest value (tolerance {TOLERANCE:.0e}). "
             f"Going on with TensorFlow, which is slower."
         )
-        compiled = tensorflow.compile_model(model, precision, compiled.devices, use_xla=False)
+        compiled = tensorflow.compile_model(model, precision, compiled.devices, False, say)
         found = Closeness.of(compiled(some), expected)
         if not found.holds:
             compiled = tensorflow.plain(model)
