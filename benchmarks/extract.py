@@ -67,12 +67,21 @@ PREDICT = "predict"
 class Bench:
     """featcache's own path for one or several backbones: from a folder to parts on disk."""
 
-    def __init__(self, root: Path, cache: Path, names: list[str], precision: str, chosen: str):
+    def __init__(
+        self,
+        root: Path,
+        cache: Path,
+        names: list[str],
+        precision: str,
+        chosen: str,
+        device: str = "cpu",
+        batch_size: int | str = BATCH_SIZE,
+    ):
         self.root, self.cache = root, cache
         self.resolved = [
             backbones.resolve(name, weights=weights_of(name), precision=precision) for name in names
         ]
-        self.machine = Machine(BATCH_SIZE, "cpu", chosen)
+        self.machine = Machine(batch_size, device, chosen)
         self.executor = Inline()  # keeps what is compiled and compared with Keras
 
     def run(self) -> None:
@@ -150,14 +159,17 @@ def backbone_alone(bench: Bench, n: int) -> Callable[[], Any]:
     return run
 
 
-def stitched(root: Path, cache: Path, name: str) -> Callable[[], Any]:
+def stitched(
+    root: Path, cache: Path, name: str, device: str = "cpu", chosen: str = "auto"
+) -> Callable[[], Any]:
     """A stitched model that predicts the folder."""
     options = {"weights": weights_of(name), "cache_dir": cache, "show_progress": False}
+    options |= {"device": device, "runtime": chosen}
     features = extraction.run(root, name, **options).features
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, report=False, show_progress=False)
     out = cache / f"{name}.keras"
     stitching.run(board.best, out, show_progress=False)
-    model = fc.load(out, device="cpu", cache_dir=None)
+    model = fc.load(out, device, chosen, cache_dir=None)
     return lambda: model.predict(root, show_progress=False)
 
 
@@ -212,10 +224,12 @@ def one_backbone(
     }
 
 
-def torch_rates(python: str, root: Path, name: str, rounds: int) -> dict[str, list[float]]:
+def torch_rates(
+    python: str, root: Path, name: str, rounds: int, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Return rates of torchvision, from a process of its own; nothing for what it lacks."""
     child = Path(__file__).with_name("extract_torch.py")
-    command = [python, str(child), str(root), name, str(rounds)]
+    command = [python, str(child), str(root), name, str(rounds), device]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         print(f"torch: {ran.stderr.strip().splitlines()[-1]}", file=sys.stderr)

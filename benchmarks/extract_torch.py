@@ -1,6 +1,6 @@
 """torchvision's side of benchmarks/extract.py: a process of its own, since torch is not ours.
 
-    python benchmarks/extract_torch.py FOLDER BACKBONE ROUNDS
+    python benchmarks/extract_torch.py FOLDER BACKBONE ROUNDS [DEVICE]
 
 Prints images/s of each round as JSON, for a plain model, channels_last, and channels_last in
 bfloat16. Images come from a DataLoader with one worker a core, decoded by Pillow, resized to 224 x
@@ -34,6 +34,8 @@ def features_of(name: str) -> torch.nn.Module:
 
 def main() -> None:
     root, name, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    device = "cuda" if sys.argv[4:] == ["gpu"] else "cpu"
+    batch_size = 256 if device == "cuda" else BATCH_SIZE
     if name not in NETWORKS:
         sys.exit(f"torchvision has no {name}")
     transforms = torchvision.transforms
@@ -49,15 +51,22 @@ def main() -> None:
 
     def run(layout: torch.memory_format, precision: torch.dtype) -> float:
         loader = torch.utils.data.DataLoader(
-            dataset, BATCH_SIZE, num_workers=os.cpu_count() or 1, shuffle=False
+            dataset,
+            batch_size,
+            num_workers=os.cpu_count() or 1,
+            shuffle=False,
+            pin_memory=device == "cuda",
         )
         lower = precision != torch.float32
-        context = torch.autocast("cpu", precision) if lower else nullcontext()
-        placed = network.to(memory_format=layout)
+        context = torch.autocast(device, precision) if lower else nullcontext()
+        placed = network.to(device, memory_format=layout)
         started = time.perf_counter()
         with torch.inference_mode(), context:
             for images, _ in loader:
-                placed(images.to(memory_format=layout))
+                images = images.to(device, non_blocking=True, memory_format=layout)
+                placed(images)
+            if device == "cuda":
+                torch.cuda.synchronize()
         return len(dataset) / (time.perf_counter() - started)
 
     variants = {

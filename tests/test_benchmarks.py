@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import coverage as of_intervals
 import extract as bench
 import finetune
+import gpu
 import head_costs
 import page
 import photos as made
@@ -72,6 +74,26 @@ def test_several_backbones_in_one_pass(root, tmp_path, two_backbones, monkeypatc
     assert not list(tmp_path.glob("*.parts/part-*"))
 
 
+def test_what_a_gpu_is_measured_by_runs_on_a_cpu(root, tmp_path, two_backbones, monkeypatch):
+    monkeypatch.setattr(gpu, "RESIDENT_S", 0.0)
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    options = argparse.Namespace(
+        images=24, batch_size=8, device="cpu", runtime="tensorflow", torch=None
+    )
+    options.runs = ((two_backbones[0], "float32"),)
+    rates = gpu.measured(root, tmp_path, options)
+    assert set(rates) == {"any", f"{two_backbones[0]} float32"}
+    assert {"extract", "decode", "straight", "resident", "tutorial", "predict"} <= set(
+        rates[f"{two_backbones[0]} float32"]
+    )
+    assert all(rate > 0 for some in rates.values() for rate in some.values())
+    result = {"rates": {"mobilenet-v2 float32": rates[f"{two_backbones[0]} float32"]}}
+    result |= {"machine": "", "what": "", "large": 9, "second process": {"second process": 3.0}}
+    text = gpu.text_of(result)
+    assert "over the tutorial" in text
+    assert "| 1.00 " in text
+
+
 def test_scaling(tmp_path):
     rows = scaling.measured(tmp_path, [6, 9], is_small=True, n_again=1)
     assert [row["images"] for row in rows] == [6, 9]
@@ -99,7 +121,7 @@ def test_a_result_takes_the_place_of_the_one_before(tmp_path, monkeypatch):
 
 def test_the_page_has_a_place_for_each_benchmark():
     text = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
-    for section in ("extract", "scaling"):
+    for section in ("extract", "scaling", "gpu", "gpu on cpus"):
         assert text.count(f"<!-- {section} -->") == text.count(f"<!-- end of {section} -->") == 1
 
 

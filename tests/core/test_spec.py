@@ -24,6 +24,7 @@ OTHER_VALUES = {
     "dtype": "float16",
     "views": {"views": 2, "augment": ("flip",)},
     "background": "#000000",
+    "decoder": "fast",
     "decode_scale": True,
     "value_range": (0.0, 4095.0),
     "augment": {"views": 2, "augment": ("crop",)},

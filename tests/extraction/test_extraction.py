@@ -498,7 +498,7 @@ def test_a_backbone_file_named_like_a_known_one_is_itself(photos, extract, tiny_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
+        ({"batch_size": 0}, "batch_size must be auto or a whole number, 1 or more"),
         ({"limit": 0}, "limit must be a whole number, 1 or more"),
         ({"device": "tpu"}, "device must be one of auto, cpu, gpu"),
         ({"pooling": "mean"}, "pooling must be one of"),

@@ -540,6 +540,25 @@ def test_decode_scale_is_part_of_the_fingerprint(tmp_path, extract):
     np.testing.assert_allclose(plain.X[1], scaled.X[1], rtol=1e-5)  # only JPEGs scale
 
 
+def test_a_faster_decoder_is_part_of_the_fingerprint_and_says_how_far_it_is(
+    tmp_path, extract, capsys
+):
+    large(tmp_path / "p" / "a" / "x.jpg")
+    large(tmp_path / "p" / "b" / "x.png")
+    exact = extract(tmp_path / "p").features
+    fast = extract(tmp_path / "p", decoder="fast", show_progress=True).features
+    assert exact.fingerprint != fast.fingerprint
+    assert np.abs(exact.X[0] - fast.X[0]).max() > 1e-6
+    np.testing.assert_allclose(exact.X[0], fast.X[0], rtol=0.02, atol=1e-3)  # levels off, no more
+    np.testing.assert_allclose(exact.X[1], fast.X[1], rtol=1e-5)  # only JPEGs are decoded so
+    lengths = np.linalg.norm(exact.X[:], axis=1) * np.linalg.norm(fast.X[:], axis=1)
+    cosine = ((exact.X[:] * fast.X[:]).sum(axis=1) / lengths).min()
+    assert fast.provenance["cosine_to_exact_decoder"] == pytest.approx(cosine, abs=2e-6)
+    assert "cosine_to_exact_decoder" not in exact.provenance
+    said = f"decoder fast: cosine similarity to exact {cosine:.4f} (the lowest of 2 images)."
+    assert said in capsys.readouterr().err
+
+
 def test_decode_scale_with_several_backbones_is_of_each_ones_own_size(
     tmp_path, extract_all, two_backbones
 ):

@@ -161,7 +161,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
         "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
         "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
-        "decoded": "large JPEGs at 1/2, 1/4 or 1/8" if spec.get("decode_scale") else "",
+        "decoded": _decoded(spec),
         "precision": spec["precision"],
         "background": spec.get("background", ""),
         "black and white": range_text(spec.get("value_range") or ()),
@@ -174,6 +174,15 @@ def _file_table(described: dict[str, Any]) -> Any:
     for one in described["failures"][:10]:
         table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
     return table
+
+
+def _decoded(spec: dict[str, Any]) -> str:
+    """Say how images were decoded, where that was not as Pillow does."""
+    ways = {
+        "JPEGs fast": spec.get("decoder") == "fast",
+        "large JPEGs at 1/2, 1/4 or 1/8": spec.get("decode_scale"),
+    }
+    return ", ".join(name for name, is_so in ways.items() if is_so)
 
 
 def _views(spec: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from featcache.core.text import file_name
 
 FORMAT_VERSION = 1
 
+DECODERS = ("exact", "fast")
 POOLINGS = ("avg", "max", "flatten", "none")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
@@ -113,6 +114,15 @@ class ExtractionSpec:
         "8 bits, as (0, 4095) of 12 bits in files of 16. None is what the file says, and 0 to 1 of "
         "floats that lie there; others cannot be used.",
         panel=PANEL,
+        is_later=True,
+    )
+    decoder: str = option(
+        "exact",
+        "exact, or fast: JPEGs by libjpeg's quick transform.",
+        "exact decodes JPEGs as Pillow does; fast by libjpeg's quick transform, which is a few "
+        "levels of 255 off, and a little sooner done.",
+        panel=PANEL,
+        allowed=DECODERS,
         is_later=True,
     )
     decode_scale: bool = option(

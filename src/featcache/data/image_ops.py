@@ -9,6 +9,9 @@ from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding
 
+# libjpeg's transforms: the accurate one gives Pillow's pixels, the fast one is a level off
+DCT = {"exact": "INTEGER_ACCURATE", "fast": "INTEGER_FAST"}
+
 
 def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
     """Return a TensorFlow image (..., height, width, 3) as float32 at `image_size`.
@@ -28,8 +31,7 @@ def decode(data: Any, spec: ExtractionSpec) -> Any:
     tf = import_tensorflow()
 
     def at(ratio: int) -> Any:
-        # The op reads PNG too. INTEGER_ACCURATE gives Pillow's pixels; the default is a level off.
-        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+        return tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method=DCT[spec.decoder])  # PNG too
 
     if not spec.decode_scale:
         return at(1)

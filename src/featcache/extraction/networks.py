@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.spec import ExtractionSpec
+from featcache.core.text import counted
+from featcache.data import loading
+from featcache.data.listing import Listing
 from featcache.data.loading import Images
 from featcache.data.recipe import views_of
 from featcache.extraction.shards import NetworkPlan
@@ -92,6 +96,23 @@ class Network:
             "difference_to_keras": float(f"{agreement.largest_difference:.2e}"),
             "cosine_to_keras": round(agreement.cosine, 6),
         }
+
+    def note_decoder(self, images: Images, listing: Listing, rows: np.ndarray, view: int) -> None:
+        """Say how far features are from those of the same images decoded exactly."""
+        spec, n = self.spec, engines.N_IMAGES
+        if spec.decoder == "exact":
+            return
+        assert self.agreed is not None
+        exact, is_read = loading.read(
+            listing, rows[:n], spec=replace(spec, decoder="exact"), view=view, batch_size=n
+        )
+        some = np.asarray(images[: len(exact)])[is_read]
+        found = engines.Closeness.of(self.agreed(some), self.agreed(exact[is_read]))
+        self.ran["cosine_to_exact_decoder"] = round(found.cosine, 6)
+        progress.note(
+            f"decoder {spec.decoder}: cosine similarity to exact {found.cosine:.4f} (the lowest of "
+            f"{counted(len(some), 'image')})."
+        )
 
     def start(self, stack: Images, places: Sequence[int]) -> Callable[[], list[np.ndarray]]:
         """Begin with some views of images; gives (b, v, …) for each spec."""

@@ -31,7 +31,8 @@ class Machine:
     device: str = "auto"
     runtime: str = "auto"
     models: Path | None = None  # folder of converted models
-    n_images: int | None = None  # that will be computed, where that is known
+    # that will be computed, where that is known; a network that is there serves any number
+    n_images: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ from featcache.networks.engines.choice import (
 )
 from featcache.networks.engines.openvino import MODEL_FILES
 from featcache.networks.engines.openvino import write as write_openvino
-from featcache.networks.engines.parity import Closeness, agree
+from featcache.networks.engines.parity import N_IMAGES, Closeness, agree
 from featcache.networks.engines.programs import keep as keep_programs
 from featcache.networks.engines.tensorflow import constant_graph
 
 __all__ = [
     "MODELS_FOLDER",
     "MODEL_FILES",
+    "N_IMAGES",
     "Closeness",
     "Compiled",
     "ConversionCache",
