@@ -160,6 +160,23 @@ def test_converted_models_go_by_age_and_size(extract, photos, tmp_path):
     assert extract(photos, runtime="openvino").n_computed == 1
 
 
+def test_compiled_programs_go_by_age_and_size(tmp_path):
+    folder = tmp_path / "cache" / ".models" / "xla" / "00ff"
+    folder.mkdir(parents=True)
+    old, new = (folder / f"xla_compile_cache__{n}__XLA_GPU_JIT.pb" for n in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b"program")
+    assert cleaning.removable(tmp_path / "cache") == []
+    age(old, 10)
+    (found,) = cleaning.removable(tmp_path / "cache", older_than_s=7 * 86400)
+    assert (found.path, found.size_bytes) == (old, 7)
+    assert [one.path for one in cleaning.removable(tmp_path / "cache", max_bytes=7)] == [old]
+    cleaning.remove([found])
+    assert list(folder.iterdir()) == [new]
+    cleaning.remove(cleaning.removable(tmp_path / "cache", max_bytes=0))
+    assert not (tmp_path / "cache" / ".models").exists()
+
+
 def test_what_featcache_did_not_write_stays(cut_short, extract, photos, tmp_path):
     features = extract(photos, runtime="openvino").features.path
     cut_short.mkdir()

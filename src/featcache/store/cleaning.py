@@ -16,7 +16,7 @@ import numpy as np
 
 from featcache.core import atomic
 from featcache.core.errors import StoreError
-from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER
+from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER, PROGRAM_FILES
 from featcache.store import hdf5
 from featcache.store.features import KIND
 from featcache.store.index import PARTS, Rows, part_files
@@ -46,8 +46,8 @@ def removable(
 
     Parameters
     ----------
-    older_than_s : also feature files, parts and converted models that were written longer ago, in
-        seconds.
+    older_than_s : also feature files, parts, converted models and compiled programs that were
+        written longer ago, in seconds.
     max_bytes : also the oldest of those until the others take no more than this.
     """
     found = list(_leftovers(cache_dir))
@@ -55,6 +55,7 @@ def removable(
     kept = [path for path in cache_dir.glob("*/*.h5") if path.is_file() and _is_ours(path)]
     kept += [part for folder in cache_dir.glob(f"*/*.h5{PARTS}/") for part in part_files(folder)]
     kept += [path for path in cache_dir.glob(MODELS) if (path / MODEL_FILES[0]).is_file()]
+    kept += cache_dir.glob(f"{MODELS_FOLDER}/{PROGRAM_FILES}")
     kept = [path for path in kept if path not in known]
     kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     total, now = 0, time.time()
@@ -84,9 +85,9 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
             _remove_if_empty(one.path)
         else:
             atomic.remove(one.path)
-        if one.path.parents[1].name in (MODELS_FOLDER, STAMP_FOLDER):
-            _remove_if_empty(one.path.parents[0])
-            _remove_if_empty(one.path.parents[1])
+        inside = [folder.name for folder in one.path.parents[:3]]
+        for own in {MODELS_FOLDER, STAMP_FOLDER}.intersection(inside):
+            _remove_if_empty(*one.path.parents[: inside.index(own) + 1])
     for target, mine in by_target.items():
         assert target is not None
         try:

@@ -25,6 +25,7 @@ from featcache.networks.engines.choice import (
 from featcache.networks.engines.openvino import MODEL_FILES
 from featcache.networks.engines.openvino import write as write_openvino
 from featcache.networks.engines.parity import N_IMAGES, Closeness, agree
+from featcache.networks.engines.programs import FILES as PROGRAM_FILES
 from featcache.networks.engines.programs import keep as keep_programs
 from featcache.networks.engines.tensorflow import constant_graph
 
@@ -32,6 +33,7 @@ __all__ = [
     "MODELS_FOLDER",
     "MODEL_FILES",
     "N_IMAGES",
+    "PROGRAM_FILES",
     "Closeness",
     "Compiled",
     "ConversionCache",

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "xla"  # among the converted models
+FILES = f"{FOLDER}/*/xla_compile_cache*"  # TensorFlow's name for a program
 WORTH_IMAGES = 20_000  # for fewer, what XLA gains is less than compiling takes
 _FLAG = "--tf_xla_persistent_cache_directory="
 _DRIVER = Path("/proc/driver/nvidia")
@@ -40,7 +41,7 @@ def forget() -> bool:
     """Delete the programs that are kept; return whether there were any."""
     flags = os.environ.get("TF_XLA_FLAGS", "").split()
     for folder in (Path(one[len(_FLAG) :]) for one in flags if one.startswith(_FLAG)):
-        found = list(folder.glob("xla_compile_cache*"))
+        found = list(folder.glob(Path(FILES).name))
         for path in found:
             path.unlink(missing_ok=True)
         return bool(found)
