@@ -17,11 +17,7 @@ from featcache.networks.engines.base import (
     in_order,
 )
 from featcache.networks.engines.batch_size import chosen as batch_size_of
-from featcache.networks.engines.choice import (
-    check_options,
-    compile_frozen,
-    gpus,
-)
+from featcache.networks.engines.choice import check_options, compile_frozen, gpus
 from featcache.networks.engines.openvino import MODEL_FILES
 from featcache.networks.engines.openvino import write as write_openvino
 from featcache.networks.engines.parity import N_IMAGES, Closeness, agree
