@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_photos
 
+from featcache import heads
 from featcache.core.tensorflow import import_keras
 from featcache.heads import dense_training
-from featcache.heads.dense import Dense
 from featcache.models import stitching
 from featcache.networks import initial_weights
 from featcache.networks.providers import efficientnet_lite
@@ -63,11 +63,14 @@ def reader_folder(tmp_path_factory):
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """Heads are fitted in this process, which has TensorFlow; the dense one is of one kind."""
+    """Heads are fitted in this process, which has TensorFlow; each chooses between few settings."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what `--jobs -1` counts
     monkeypatch.setattr(dense_training, "_MIN_STEPS", 1)
-    grid = Dense.grid.__func__
-    monkeypatch.setattr(Dense, "grid", classmethod(lambda cls, task: grid(cls, task)[:1]))
+    for kind in heads.CATALOGUE.values():
+        few = classmethod(lambda cls, task, whole=kind.grid: whole(task)[:2])
+        monkeypatch.setattr(kind, "grid", few)
+    short = classmethod(lambda cls, task: ({"hidden": (), "epochs": 3},))
+    monkeypatch.setattr(heads.CATALOGUE["dense"], "grid", short)
 
 
 @pytest.fixture
@@ -76,6 +79,7 @@ def short_network(monkeypatch):
 
     Most of the time goes into tracing layers. Its name, its files' names and the names of its
     layers stay; `test_demo` and the tests of the clip art have all of it, with its weights.
+    The others are one layer each; `test_keras_applications` builds them whole.
     """
     n_blocks = efficientnet_lite.STAGES[4][0]  # what is tapped is the last of them
     none = (0, 3, 1, 1, 8)
@@ -86,8 +90,16 @@ def short_network(monkeypatch):
         initial_weights.put(model, name, "random")
 
     monkeypatch.setattr(efficientnet_lite, "load_weights", random_weights)
+    keras = import_keras()
+
+    def one_layer(weights, include_top, input_shape):
+        inputs = keras.Input(input_shape)
+        return keras.Model(inputs, keras.layers.Conv2D(8, 3, strides=8)(inputs))
+
+    for factory in ("MobileNet", "MobileNetV2"):
+        monkeypatch.setattr(keras.applications, factory, one_layer)
     # to compile the steps of training takes longer than they do
-    model = import_keras().Model
+    model = keras.Model
     plainly = functools.partialmethod(model.compile, run_eagerly=True)
     monkeypatch.setattr(model, "compile", plainly)
 
