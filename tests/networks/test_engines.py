@@ -146,7 +146,8 @@ def test_both_runtimes_agree_for_every_seed(name, monkeypatch):
 
 
 def traced_once(constant_graph):
-    return functools.cache(lambda model, device="/CPU:0": constant_graph(model, device))
+    graph_of = functools.cache(constant_graph)
+    return lambda model, device="/CPU:0": graph_of(model, device)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
