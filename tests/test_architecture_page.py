@@ -57,6 +57,7 @@ USE = """
 import sys
 from pathlib import Path
 import featcache as fc
+from featcache.cli import main
 from featcache.extraction import run
 
 assert "/changed" in fc.__file__, fc.__file__
@@ -83,24 +84,20 @@ out = cache / "grades.keras"
 fc.stitch(board.best, out, show_progress=False)
 said = fc.load(out, cache_dir=None).predict(photos / "some.lst", show_progress=False)
 assert len(said) == 5 and all(-1 < one.outputs["grade"] < 4 and not one.error for one in said)
+
+sys.argv = ["featcache", "extract", "--help"]
+main()
 """
 
 
 def test_the_changes_do_what_the_page_says(changed, tmp_path):
     photos = make_photos(tmp_path / "photos")
-    environment = os.environ | {"PYTHONPATH": str(changed / "src")}
-    subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-c", USE, str(photos), str(tmp_path / "cache")],
         check=True,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(changed / "src"), "COLUMNS": "120"},
         cwd=changed,
-    )
-    shown = subprocess.run(
-        [sys.executable, "-m", "featcache", "extract", "--help"],
-        check=True,
-        env=environment | {"COLUMNS": "120"},
-        cwd=changed,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     assert "--grey" in shown.stdout

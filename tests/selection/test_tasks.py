@@ -26,6 +26,21 @@ def arrays(n=90, d=10, n_classes=3, seed=0):
     return 2 * rng.standard_normal((n_classes, d))[y] + rng.standard_normal((n, d)), y
 
 
+@pytest.fixture(autouse=True)
+def small_grids(monkeypatch):
+    """Forests of few trees, and a dense head with and without a hidden layer."""
+    forest, dense = heads.CATALOGUE["random-forest"], heads.CATALOGUE["dense"]
+
+    def of_few_trees(cls, task, grid=forest.grid):
+        return tuple({"n_estimators": 20, **settings} for settings in grid(task))
+
+    def of_both_shapes(cls, task, grid=dense.grid):
+        return grid(task)[1:]
+
+    monkeypatch.setattr(forest, "grid", classmethod(of_few_trees))
+    monkeypatch.setattr(dense, "grid", classmethod(of_both_shapes))
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "arrays.heads"
