@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -214,22 +212,6 @@ def test_layers_follow_a_head_that_has_used_the_name():
     X = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
     between = keras.Model(inputs, model.get_layer("probabilities").output)
     np.testing.assert_allclose(model(X), calibrator.transform(between(X)), atol=1e-5)
-
-
-def test_the_saved_model_needs_no_featcache(tmp_path):
-    logits, y = logits_and_classes()
-    calibrator = calibration.fit("isotonic", logits, y, "scores")
-    model_of(calibrator, 3).save(tmp_path / "map.keras")
-    np.save(tmp_path / "x.npy", logits[:50].astype(np.float32))
-    code = (
-        "import sys, keras, numpy as np\n"
-        "model = keras.models.load_model('map.keras')\n"
-        "np.save('p.npy', model(np.load('x.npy')))\n"
-        "assert 'featcache' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
-    expected = calibrator.transform(logits[:50])
-    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_dask_gives_the_same_numbers(tmp_path):
 
     here = fit(tmp_path / "here", jobs=1)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),
     ):
         there = fit(tmp_path / "dask", backend="dask")
@@ -95,7 +95,7 @@ def test_features_are_never_copied_whole(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     from heads_memory import make
 
-    n_rows, n_features = 50_000, 256
+    n_rows, n_features = 100_000, 256
     path: Path = make(tmp_path, n_rows, n_features)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True
