@@ -4,6 +4,7 @@ is one line: never what NumPy, scikit-learn or Python make of it.
 
 from __future__ import annotations
 
+import functools
 import re
 
 import bad_values
@@ -60,6 +61,7 @@ def spec(name):
     return lambda value: fc.ExtractionSpec(**(SPEC | {name: value}))
 
 
+@functools.cache
 def fitted(name):
     return heads.CATALOGUE[name]().fit(X, Y)
 

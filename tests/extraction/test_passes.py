@@ -470,9 +470,9 @@ def test_heads_train_on_all_views_and_are_judged_on_clean_images(photos, extract
 
 def test_fit_heads_on_views_and_stitch(photos, extract, tmp_path, cli):
     features = extract(photos, views=2).features
-    board = fc.fit_heads(
-        features, ["logreg", "dense"], cv=3, jobs=1, report=False, show_progress=False
-    )
+    dense = {"hidden": (), "epochs": 3}
+    quick = {"dense": dense, "cv": 3, "jobs": 1, "report": False, "show_progress": False}
+    board = fc.fit_heads(features, ["logreg", "dense"], **quick)
     assert board.n_train + board.n_test == 21
     fc.stitch(board["logreg"], tmp_path / "m.keras", show_progress=False)
     (one,) = fc.load(tmp_path / "m.keras", cache_dir=None).predict(

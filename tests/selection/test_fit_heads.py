@@ -292,7 +292,8 @@ def test_prints_as_a_table(features):
 def test_the_table_never_wraps_in_80_columns(features, metric):
     from rich.console import Console
 
-    board = fit(features, ["centroid", "knn", "random-forest"], metric=metric)
+    forest = heads.CATALOGUE["random-forest"](n_estimators=5)
+    board = fit(features, ["centroid", "knn", forest], metric=metric)
     console = Console(width=80)
     lines = list(console.render_lines(board, pad=False))
     text = ["".join(segment.text for segment in line).rstrip() for line in lines]
