@@ -1,7 +1,7 @@
 """The processes of benchmarks/faults.py: extractions that are counted, timed and killed.
 
-The fork server of `multiprocessing` preloads this module, so TensorFlow is imported once and every
-extraction is still a process of its own. Nothing but the import happens before a fork: TensorFlow
+The fork server of `multiprocessing` preloads this module, so TensorFlow and OpenVINO are imported
+once and every extraction is still a process of its own. Nothing but the import happens before a fork: TensorFlow
 has started no session and no compute threads by then.
 """
 
@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ BATCH_SIZE = 4
 
 with process.owned():  # else the command would begin with what TensorFlow says
     import_keras()
+with suppress(ImportError):  # what every extraction would import, if it is there
+    import openvino.frontend.tensorflow  # noqa: F401
 
 
 def serve(function: str, options: dict[str, Any], reply: Connection) -> None:
