@@ -1,8 +1,8 @@
 """The processes of benchmarks/faults.py: extractions that are counted, timed and killed.
 
 The fork server of `multiprocessing` preloads this module, so TensorFlow and OpenVINO are imported
-once and every extraction is still a process of its own. Nothing but the import happens before a fork: TensorFlow
-has started no session and no compute threads by then.
+once and every extraction is still a process of its own. Nothing but the imports happens before a
+fork: TensorFlow has started no session and no compute threads by then.
 """
 
 from __future__ import annotations
