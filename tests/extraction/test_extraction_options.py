@@ -369,7 +369,7 @@ def test_images_with_the_same_features_are_counted(tmp_path, extract, cli):
     root = write_deep(tmp_path / "p", GREY.astype(np.uint8), "png")
     shutil.copy(root / "a" / "0.png", root / "a" / "copy.png")
     ran = cli("extract", root, "--weights", tmp_path / "same.keras")
-    assert "All 5 images have the same features" in ran.stdout
+    assert "All 5 images have the very features of another image" in ran.stdout
     shutil.copy(root / "a" / "0.png", root / "a" / "0 again.png")
     Image.open(root / "a" / "0.png").save(root / "a" / "0.bmp")
     assert extract(root).n_same == 4  # the picture as PNG three times, and as BMP

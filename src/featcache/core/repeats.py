@@ -50,8 +50,9 @@ def sentence(n_same: int, n: int) -> str:
     """Say that so many of n images have the features of another image."""
     if n_same >= n:
         return (
-            f"All {n} images have the same features, so nothing can tell them apart. Look at the "
-            f"weights of the backbone, and at how images are read (extract --value-range)."
+            f"All {n} images have the very features of another image, though their files differ. "
+            f"Unless they are copies saved anew, look at the weights of the backbone, and at how "
+            f"images are read (extract --value-range)."
         )
     return (
         f"{n_same} of {n} images have the very features of another image, though their files "
