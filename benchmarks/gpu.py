@@ -191,10 +191,10 @@ def second_process(root: Path, cache: Path, n: int, options: Any) -> dict[str, f
         assert ran.stderr is not None
         for line in ran.stderr:
             if re.match(r"Extracting: \d+ of", line):
-                found.setdefault(f"{which} process, first batch s", time.perf_counter() - started)
+                found.setdefault(f"{which}: s to the first batch", time.perf_counter() - started)
         if ran.wait():
             raise SystemExit(f"{' '.join(command)} failed")
-        found[f"{which} process"] = n / (time.perf_counter() - started)
+        found[f"{which}: images/s"] = n / (time.perf_counter() - started)
     return found
 
 
