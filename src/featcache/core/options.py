@@ -57,7 +57,7 @@ class Option:
         """
         if self.allowed is not None and self.least is not None:
             return word_or_number(self.name, value, self.allowed, self.least, self.most)
-        if self.allowed is not None:
+        if self.allowed is not None and not (value is None and self.default is None):
             check_choice(self.name, value, self.allowed)
         if self.kind is bool:
             return check_bool(self.name, value)

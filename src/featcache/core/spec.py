@@ -30,7 +30,7 @@ from featcache.core.text import file_name
 FORMAT_VERSION = 1
 
 DECODERS = ("exact", "fast")
-POOLINGS = ("avg", "max", "flatten", "none")
+POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -86,10 +86,15 @@ class ExtractionSpec:
     )
     pooling: str = option(
         "avg",
-        "avg, max, flatten; none keeps maps.",
-        "avg, max or flatten; how a feature map becomes a vector. none keeps maps as they are, "
-        "(n, height, width, channels), which no head learns from.",
+        "avg, max, flatten; cls, cls+avg, attention; none keeps maps. (the backbone's own)",
+        "how a map or tokens become a vector: avg, max or flatten; of vision transformers also cls "
+        "(the class token), cls+avg, or attention where the network has that. Mean and maximum "
+        "are those of the patches. none keeps maps as they are, (n, height, width, channels), "
+        "which no head learns from. None is what its authors take, avg for most.",
         panel=PANEL,
+        asked=None,
+        kind=Optional[str],
+        typed=Optional[str],
         allowed=POOLINGS,
     )
     resize: str = option(
@@ -173,6 +178,7 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for one in NUMBERS.values():
             one.checked(getattr(self, one.name))
+        check_choice("pooling", self.pooling, POOLINGS)
         for name in ("backbone", "weights", "preprocessing", "background"):
             check_text(name, getattr(self, name))
         if self.layer is not None:

@@ -21,6 +21,7 @@ from featcache.core.checks import bad, check_path
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.options import taken, with_options
 from featcache.core.running import DEFAULT_CACHE, EVERY, Running
+from featcache.core.spec import POOLINGS as ALL_POOLINGS
 from featcache.core.spec import ExtractionSpec
 from featcache.core.text import counted
 from featcache.data import sources
@@ -34,7 +35,8 @@ from featcache.extraction.publish import Making, make
 from featcache.networks import backbones, registry
 from featcache.networks.weights import MEMO_NAME
 
-POOLINGS = ("avg", "max", "flatten")  # maps, unpooled, are nothing that an estimator learns from
+# maps, unpooled, are nothing that an estimator learns from
+POOLINGS = tuple(one for one in ALL_POOLINGS if one != "none")
 
 # of `extract`: no views, as an estimator learns from one row per image, and no choice of a source
 OPTIONS = {
@@ -203,7 +205,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Raise SpecError for what can be told without the weights."""
         numbers, _ = self._asked()
         name = self.backbone or registry.DEFAULT
-        entry = registry.find(name)
+        _, _, entry = backbones.named(name, numbers["weights"])
+        numbers["pooling"] = numbers["pooling"] or entry.pooling
         size = numbers.pop("image_size")
         size = entry.image_size if size is None else size
         size = size if isinstance(size, tuple) else (size, size)

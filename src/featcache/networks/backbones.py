@@ -13,10 +13,10 @@ from featcache.core.errors import SpecError
 from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
-from featcache.networks import registry
-from featcache.networks.providers import keras_file, keras_model
+from featcache.networks import checkpoint, registry
+from featcache.networks.providers import keras_file, keras_model, vit
 from featcache.networks.providers.base import WORDS, Entry, size_error
-from featcache.networks.taps import pooled, tapped
+from featcache.networks.taps import grid_of, pooled, tapped
 from featcache.networks.weights import digest_of, recall, remember
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def resolve(
     BackboneError
         When the weights cannot be had or do not fit.
     """
-    backbone = digest = source = None
+    backbone = digest = source = path = None
     if name is None or isinstance(name, str):
-        name, weights, entry = _named(name, weights)
+        name, weights, entry = named(name, weights)
     else:
         model = name
         keras_model.check(model, weights)
@@ -73,7 +73,8 @@ def resolve(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
 
     if digest is None:
-        path = registry.provider_of(name, weights).weights_path(name, weights)
+        provider = registry.provider_of(name, weights)
+        path = provider.weights_path(name, weights)
         source = path or weights
         digest = recall(memo, name, source)
         if digest is None and path is not None:
@@ -81,9 +82,11 @@ def resolve(
         elif digest is None:
             backbone = build(name, weights, size)
             digest = digest_of(backbone)
+    numbers["pooling"] = numbers.get("pooling") or entry.pooling
+    identity = digest if path is None else provider.identity(path, digest)
     spec = ExtractionSpec(
         backbone=name,
-        weights=digest,
+        weights=identity,
         image_size=size,
         preprocessing=entry.preprocessing,
         **numbers,
@@ -93,8 +96,12 @@ def resolve(
     return Resolved(spec, weights, backbone)
 
 
-def _named(name: str | None, weights: str) -> tuple[str, str, Entry]:
+def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
     """Return the name that a spec has for what is asked for, absolute weights, and its entry."""
+    if name is not None and name not in registry.CATALOGUE and checkpoint.is_folder(Path(name)):
+        if weights != "imagenet":
+            raise SpecError(f"The folder '{name}' brings its own weights; leave '{weights}' out.")
+        weights = str(checkpoint.weights_of(Path(name).absolute()))
     if weights not in WORDS:
         path = Path(weights).absolute()
         if not path.is_file():
@@ -104,6 +111,8 @@ def _named(name: str | None, weights: str) -> tuple[str, str, Entry]:
             )
         if name is None and path.suffix == keras_file.SUFFIX:
             return path.name, str(path), keras_file.entry_of(path)
+        if checkpoint.is_weights(str(path)):
+            return vit.name_of(path.parent), str(path), vit.entry_of(path.parent)
         weights = str(path)
     name = name or registry.DEFAULT
     return name, weights, registry.find(name)
@@ -159,18 +168,20 @@ def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Mod
     """
     keras = import_keras()
     spec = specs[0]
-    if any(one.layer is not None for one in specs):
+    grid = grid_of(backbone)
+    if len(backbone.outputs) > 1 or any(one.layer is not None for one in specs):
         taps = [tapped(backbone, one) for one in specs]
         name = backbone.name or spec.backbone
         backbone = keras.Model(backbone.inputs[0], taps if len(taps) > 1 else taps[0], name=name)
     backbone.trainable = False
     inputs = keras.Input((*spec.image_size, 3), name="image")
-    x = registry.PREPROCESSING[spec.preprocessing](inputs)
+    x = registry.preprocessing(spec.preprocessing)(inputs)
     try:
         x = backbone(x, training=False)
     except ValueError as error:
         raise size_error(spec.backbone, spec.image_size, error) from error
     if len(specs) == 1:
-        return keras.Model(inputs, pooled(x, spec), name="features")
-    outputs = [pooled(tap, one, f"_{i}") for i, (tap, one) in enumerate(zip(x, specs, strict=True))]
+        return keras.Model(inputs, pooled(x, spec, grid=grid), name="features")
+    each = enumerate(zip(x, specs, strict=True))
+    outputs = [pooled(tap, one, f"_{number}", grid) for number, (tap, one) in each]
     return keras.Model(inputs, outputs, name="features")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from featcache.core.errors import SpecError
+from featcache.networks import checkpoint
 from featcache.networks.preprocessing import COMMON
 from featcache.networks.providers import (
     base,
@@ -12,6 +13,7 @@ from featcache.networks.providers import (
     keras_applications,
     keras_file,
     keras_model,
+    vit,
 )
 from featcache.networks.providers.base import Entry, Provider, Scheme
 
@@ -55,5 +57,12 @@ def provider_of(name: str, weights: str) -> Provider:
         return keras_model.PROVIDER
     if name.endswith(keras_file.SUFFIX):
         return keras_file.PROVIDER
+    if checkpoint.is_weights(weights):
+        return vit.PROVIDER
     find(name)
     return CATALOGUE[name]
+
+
+def preprocessing(name: str) -> Scheme:
+    """Return the preprocessing of a name that a spec has."""
+    return vit.scheme(name) if name.startswith(vit.MEAN_STD) else PREPROCESSING[name]

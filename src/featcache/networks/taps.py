@@ -13,6 +13,8 @@ from featcache.core.tensorflow import import_keras
 if TYPE_CHECKING:
     import keras
 
+PATCHES = "patches"  # of a vision transformer, the layer whose output has the grid of patches
+
 _POOLING: dict[str, Callable[[Any, str], Any]] = {
     "none": lambda layers, name: lambda x: x,
     "avg": lambda layers, name: layers.GlobalAveragePooling2D(name=name),
@@ -31,7 +33,7 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     """
     name = spec.layer
     if name is None:
-        return backbone.output
+        return _output(backbone, spec)
     names = [layer.name for layer in backbone.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
@@ -42,20 +44,86 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     return output
 
 
-def pooled(x: Any, spec: ExtractionSpec, suffix: str = "") -> Any:
-    """Return a tapped map as the spec pools it, or a vector as it is.
+def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
+    """Return a network's output, or of a vision transformer the one that its pooling takes."""
+    outputs = backbone.outputs
+    if len(outputs) == 1:
+        return outputs[0]
+    tokens, pooled = outputs
+    is_of_attention = any(layer.name == "pooling_attention" for layer in backbone.layers)
+    if spec.pooling == ("attention" if is_of_attention else "cls"):
+        return pooled
+    return tokens
+
+
+def grid_of(backbone: keras.Model) -> tuple[int, int] | None:
+    """Return height and width of a vision transformer's patches; None of other networks."""
+    for layer in backbone.layers:
+        if layer.name == PATCHES:
+            _, height, width, _ = layer.output.shape
+            return height, width
+    return None
+
+
+def pooled(
+    x: Any, spec: ExtractionSpec, suffix: str = "", grid: tuple[int, int] | None = None
+) -> Any:
+    """Return a tapped map or sequence of tokens as the spec pools it, or a vector as it is.
+
+    Parameters
+    ----------
+    grid : of patches, where tokens are theirs; those before them belong to no place in the image.
 
     Raises
     ------
     SpecError
-        When it is neither.
+        When it is none of them, or does not have what the pooling takes.
     """
+    if len(x.shape) == 2:
+        return x
+    if len(x.shape) == 3 and grid is not None:
+        return _of_tokens(x, spec, suffix, grid)
     if len(x.shape) == 4:
+        if spec.pooling not in _POOLING:
+            raise SpecError(
+                f"pooling {spec.pooling} is of vision transformers; {spec.backbone} gives a map. "
+                f"Use {', '.join(_POOLING)}."
+            )
         return _POOLING[spec.pooling](import_keras().layers, f"pooling{suffix}")(x)
-    if len(x.shape) != 2:
+    raise SpecError(
+        f"{f'Layer {spec.layer!r}' if spec.layer else 'The output'} of {spec.backbone} gives "
+        f"{len(x.shape)} dimensions; a vector or a map of height, width and channels is "
+        f"expected. Tap another layer with --layer."
+    )
+
+
+def _of_tokens(x: Any, spec: ExtractionSpec, suffix: str, grid: tuple[int, int]) -> Any:
+    """Pool tokens (n, tokens, d). The mean, the maximum and the map are of the patches alone."""
+    keras = import_keras()
+    layers, (height, width) = keras.layers, grid
+    name, n_tokens, d = f"pooling{suffix}", x.shape[1], x.shape[2]
+    n_before = n_tokens - height * width
+    if spec.pooling == "attention":
         raise SpecError(
-            f"{f'Layer {spec.layer!r}' if spec.layer else 'The output'} of {spec.backbone} gives "
-            f"{len(x.shape)} dimensions; a vector or a map of height, width and channels is "
-            f"expected. Tap another layer with --layer."
+            f"{spec.backbone} pools by no attention{' there' if spec.layer else ''}. Use cls, avg, "
+            f"max or none."
         )
-    return x
+    if "cls" in spec.pooling and not n_before:
+        raise SpecError(f"{spec.backbone} has no class token. Use attention, avg, max or none.")
+    patches = layers.Cropping1D((n_before, 0), name=f"patches{suffix}")(x)
+    if spec.pooling == "max":
+        return layers.GlobalMaxPooling1D(name=name)(patches)
+    if spec.pooling == "flatten":
+        return layers.Flatten(name=name)(patches)
+    if spec.pooling == "none":
+        return layers.Reshape((height, width, d), name=name)(patches)
+    if spec.pooling == "avg":
+        return layers.GlobalAveragePooling1D(name=name)(patches)
+    first = layers.Cropping1D((0, n_tokens - 1), name=f"class_token{suffix}")(x)
+    if spec.pooling == "cls":
+        return layers.Flatten(name=name)(first)
+    both = [
+        layers.Flatten(name=f"class{suffix}")(first),
+        layers.GlobalAveragePooling1D(name=f"mean{suffix}")(patches),
+    ]
+    return layers.Concatenate(name=name)(both)

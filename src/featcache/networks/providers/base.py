@@ -26,7 +26,8 @@ class Entry:
     """What is known of a network without building it."""
 
     image_size: int | tuple[int, int]  # default side, or height and width, in pixels
-    preprocessing: str  # key of `registry.PREPROCESSING`
+    preprocessing: str  # a name that `registry.preprocessing` knows
+    pooling: str = "avg"  # what is taken where nobody says
 
 
 def given_path(name: str, weights: str) -> Path | None:
@@ -46,6 +47,9 @@ class Provider:
     `weights_path` takes a name and weights, and returns where they lie, or None where only
     building tells them. It raises BackboneError where they are not installed.
 
+    `identity` takes the path of the weights and the digest of that file, and returns what
+    identifies the network; for most that is the digest.
+
     `again` takes the name and the digest of the weights that a spec has, and returns what to ask
     for to have that network again; for most that is the name.
     """
@@ -54,6 +58,7 @@ class Provider:
     build: Callable[[str, str, tuple[int, int]], keras.Model]
     weights_path: Callable[[str, str], Path | None] = given_path
     preprocessing: Mapping[str, Scheme] = field(default_factory=dict)  # of this family alone
+    identity: Callable[[Path, str], str] = lambda path, digest: digest
     again: Callable[[str, str], Any] = lambda name, digest: name
 
 

@@ -1,0 +1,190 @@
+"""Folders as Hugging Face lays them out: config.json, preprocessor_config.json and safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.core.errors import BackboneError, one_line
+from featcache.core.keys import digest_file
+from featcache.networks.providers.base import short
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# of config.json, what changes no number of a frozen network
+_WITHOUT_EFFECT = {
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "drop_path_rate",
+    "dtype",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+    "license",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is laid out so."""
+    return (path / CONFIG).is_file()
+
+
+def is_weights(path: str) -> bool:
+    """Return whether a path is that of the weights of such a folder."""
+    return path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))
+
+
+def weights_of(folder: Path) -> Path:
+    """Return the file of a folder's weights, or the list of its parts.
+
+    Raises
+    ------
+    BackboneError
+        When there is none.
+    """
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".h5", ".pt"))
+    hint = f" Its {others[0]} is not read: it can run code." if others else ""
+    raise BackboneError(
+        f"'{folder}' has a {CONFIG} and no {WEIGHTS}.{hint} Save the model as safetensors."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds.
+
+    Raises
+    ------
+    BackboneError
+        When it is no object, or cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"'{path}' cannot be read: {short(error)}") from error
+    if not isinstance(found, dict):
+        raise BackboneError(f"'{path}' must hold one JSON object.")
+    return found
+
+
+def identity(weights: Path, digest: str) -> str:
+    """Return BLAKE2b-128, hex, of all that makes a network's numbers: weights and description.
+
+    Parameters
+    ----------
+    digest : of the weights' file, or of the list of its parts, which are digested here.
+    """
+    config = _without_effect_left_out(read_json(weights.with_name(CONFIG)))
+    total = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
+    total.update(digest.encode())
+    if weights.name == INDEX:
+        for path in _parts(weights):
+            total.update(digest_file(path).encode())
+    return total.hexdigest()
+
+
+def _without_effect_left_out(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            name: _without_effect_left_out(value)
+            for name, value in config.items()
+            if name not in _WITHOUT_EFFECT
+        }
+    return config
+
+
+def _parts(index: Path) -> list[Path]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise BackboneError(f"'{index}' lists no weights (weight_map).")
+    names = sorted({Path(str(name)).name for name in found.values()})
+    return [index.with_name(name) for name in names]
+
+
+class Tensors:
+    """The tensors of a checkpoint, each to be taken once.
+
+    Parameters
+    ----------
+    weights : the file of the weights, or the list of its parts.
+    renamed : patterns and what to put in their place, applied in order to every name.
+    ignored : pattern of names, as they are then, that the network does without.
+    """
+
+    def __init__(self, weights: Path, renamed: Sequence[tuple[str, str]], ignored: str):
+        self.weights = weights
+        self._left: dict[str, tuple[str, np.ndarray]] = {}
+        for published, array in _read(weights):
+            name = published
+            for pattern, other in renamed:
+                name = re.sub(pattern, other, name)
+            if not re.search(ignored, name):
+                self._left[name] = published, array
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """Return a tensor as float32.
+
+        Raises
+        ------
+        BackboneError
+            When it is missing or of another shape; None in `shape` is any length.
+        """
+        if name not in self._left:
+            raise BackboneError(
+                f"'{self.weights}' has no tensor '{name}', which its {CONFIG} asks for."
+            )
+        published, array = self._left.pop(name)
+        fits = len(array.shape) == len(shape) and all(
+            wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            expected = tuple("any" if length is None else length for length in shape)
+            raise BackboneError(
+                f"Tensor '{published}' of '{self.weights}' has the shape {array.shape}; its "
+                f"{CONFIG} asks for {expected}."
+            )
+        return array.astype(np.float32)
+
+    def check_all_taken(self) -> None:
+        """Raise BackboneError where a tensor is left over: the network is not what it was."""
+        if self._left:
+            published = sorted(name for name, _ in self._left.values())
+            raise BackboneError(
+                f"'{self.weights}' has {len(published)} tensor(s) that a network of its {CONFIG} "
+                f"has no use for: {', '.join(published[:3])}{' …' if published[3:] else ''}."
+            )
+
+
+def _read(weights: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise BackboneError(
+            "Networks in Hugging Face's layout need safetensors: pip install 'featcache[hub]'"
+        ) from error
+    for path in _parts(weights) if weights.name == INDEX else [weights]:
+        try:
+            found: Mapping[str, np.ndarray] = load_file(path)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise BackboneError(
+                f"'{path}' is no whole safetensors file: {one_line(error)}"
+            ) from error
+        yield from found.items()
