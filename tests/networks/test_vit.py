@@ -1,0 +1,284 @@
+"""Vision transformers against what transformers computes: see make_reference_backbones.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_photos
+
+import featcache as fc
+from featcache import extraction
+from featcache.core.errors import BackboneError, SpecError
+from featcache.core.tensorflow import import_keras
+from featcache.data.decoding import decode
+from featcache.networks import backbones, engines, interpolation
+from featcache.networks.providers import vit, vit_families, vit_network
+from featcache.networks.providers.vit_families import architecture_of
+
+pytest.importorskip("safetensors")
+REFERENCE = Path(__file__).parent / "reference"
+FAMILIES = sorted(path.name for path in REFERENCE.iterdir())
+SIZES = ("24x24", "40x32", "16x24")
+
+
+def built(folder, size=(24, 24)):
+    return vit.PROVIDER.build("x", str(folder / "model.safetensors"), size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_tokens_and_what_is_taken_of_them_are_those_of_transformers(family, size):
+    expected = np.load(REFERENCE / family / "reference.npz")
+    model = built(REFERENCE / family, tuple(map(int, size.split("x"))))
+    tokens, pooled = model(expected[f"{size} images"], training=False)
+    for name, found in (("tokens", tokens), ("pooled", pooled)):
+        wanted = expected[f"{size} {name}"]
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the smallest DINOv2, to be changed."""
+    return shutil.copytree(REFERENCE / "dinov2-registers", tmp_path / "my dino")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return make_photos(tmp_path / "pictures", 5)
+
+
+def extract(source, tmp_path, folder, **options):
+    settings = {"cache_dir": tmp_path / "cache", "batch_size": 4, "show_progress": False}
+    return extraction.run(source, str(folder), **(settings | options))
+
+
+@pytest.mark.parametrize("runtime", ["tensorflow", "openvino"])
+def test_features_are_those_of_the_network_on_normalised_pixels(
+    folder, pictures, tmp_path, runtime
+):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    features = extract(pictures, tmp_path, folder, runtime=runtime).features
+    assert (features.spec.backbone, features.spec.pooling) == ("my_dino", "cls")
+    model, keras = built(folder), import_keras()
+    pixels = [decode((pictures / id_).read_bytes()).astype(np.float32) for id_ in features.ids]
+    shaped = [keras.ops.image.resize(one, (24, 24)) for one in pixels]
+    images = (np.stack(shaped) / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
+    _, pooled = model(images.astype(np.float32), training=False)
+    np.testing.assert_allclose(features.X, pooled, rtol=1e-3, atol=1e-4)
+
+
+def test_every_pooling_is_what_it_says(folder, pictures, tmp_path, tiny_backbone):
+    found = {
+        pooling: np.asarray(extract(pictures, tmp_path, folder, pooling=pooling).features.X[:])
+        for pooling in ("cls", "avg", "cls+avg", "max", "none", "flatten")
+    }
+    n = len(found["cls"])
+    assert found["none"].shape == (n, 3, 3, 16)  # of the patches: no class token, no registers
+    patches = found["none"].reshape(n, 9, 16)
+    np.testing.assert_allclose(found["avg"], patches.mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["max"], patches.max(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["flatten"], patches.reshape(n, -1), rtol=1e-5, atol=1e-6)
+    both = np.concatenate([found["cls"], found["avg"]], axis=1)
+    np.testing.assert_allclose(found["cls+avg"], both, rtol=1e-5, atol=1e-6)
+    with pytest.raises(SpecError, match="my_dino pools by no attention"):
+        extract(pictures, tmp_path, folder, pooling="attention")
+    with pytest.raises(SpecError, match="siglip has no class token"):
+        extract(pictures, tmp_path, REFERENCE / "siglip", pooling="cls")
+    with pytest.raises(SpecError, match=r"pooling cls is of vision transformers; tiny\.keras"):
+        fc.extract(pictures, pooling="cls", weights=str(tiny_backbone), cache_dir=tmp_path)
+
+
+def test_a_layer_of_it_is_tapped(folder, pictures, tmp_path):
+    tapped = extract(pictures, tmp_path, folder, layer="block_0", pooling="avg").features
+    assert tapped.shape == (15, 16)
+    assert tapped.fingerprint != extract(pictures, tmp_path, folder).features.fingerprint
+
+
+def test_what_a_network_is_and_not_where_it_lies_identifies_it(folder, pictures, tmp_path):
+    first = extract(pictures, tmp_path, folder).features
+    moved = folder
+    config = json.loads((moved / "config.json").read_text())
+    told = config | {"_name_or_path": "other", "transformers_version": "9"}
+    (moved / "config.json").write_text(json.dumps(told))
+    assert extract(pictures, tmp_path, moved).hit
+    (moved / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    other = extract(pictures, tmp_path, moved).features
+    assert other.spec.weights != first.spec.weights
+    (moved / "config.json").write_text(json.dumps(config))
+    statistics = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (moved / "preprocessor_config.json").write_text(json.dumps(statistics))
+    assert extract(pictures, tmp_path, moved).features.fingerprint != first.fingerprint
+
+
+def test_renamed_images_are_found_and_a_copy_elsewhere_lends_its_rows(folder, pictures, tmp_path):
+    extract(pictures, tmp_path, folder)
+    for path in sorted(pictures.rglob("*.jpg"))[:4]:
+        path.rename(path.with_name(f"was {path.name}"))
+    twin = shutil.copytree(folder, tmp_path / "twin" / folder.name)
+    assert extract(pictures, tmp_path, twin).n_computed == 0
+
+
+PLAIN = """
+import sys
+for name in ("featcache", "transformers", "safetensors"):
+    sys.modules[name] = None
+import keras, numpy as np
+images = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    np.save(path + ".npy", keras.saving.load_model(path)(images, training=False))
+"""
+
+
+def test_stitched_models_load_in_plain_keras(pictures, tmp_path):
+    paths, expected = [], []
+    images = np.random.default_rng(0).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    for family in ("dinov2-registers", "siglip", "clip"):
+        features = extract(pictures, tmp_path, REFERENCE / family).features
+        options = {"cv": 3, "jobs": 1, "report": False, "show_progress": False}
+        board = fc.fit_heads(features, ["ridge"], **options)
+        paths.append(str(tmp_path / f"{family}.keras"))
+        fc.stitch(board.best, paths[-1], show_progress=False)
+        expected.append(np.asarray(fc.load(paths[-1]).keras_model(images, training=False)))
+    command = [sys.executable, "-c", PLAIN, str(tmp_path / "images.npy"), *paths]
+    subprocess.run(command, check=True, capture_output=True)
+    for path, wanted in zip(paths, expected, strict=True):
+        np.testing.assert_allclose(np.load(f"{path}.npy"), wanted, rtol=1e-5, atol=1e-6)
+
+
+REAL = {
+    "dinov2": ({"hidden_size": 384, "num_attention_heads": 6, "image_size": 518}, 22_056_576),
+    "vit": ({}, 85_798_656),
+    "deit": ({}, 85_800_192),
+    "siglip_vision_model": ({}, 92_884_224),
+    "clip_vision_model": ({}, 87_456_000),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REAL)
+def test_real_configurations_have_the_published_number_of_parameters(kind):
+    config, published = REAL[kind]
+    of = architecture_of({"model_type": kind} | config, Path())
+    model = vit_network.network(of, of.image_size)
+    counted = sum(int(np.prod(weight.shape)) for weight in model.weights)
+    # what normalises counts no divisors; LayerScale is in other weights; tokens are in positions
+    tokens = vit_network.n_prefix(of) + np.prod(
+        [s // p for s, p in zip(of.image_size, of.patch, strict=True)]
+    )
+    counted -= int(tokens) * of.width + 1
+    counted += 2 * of.depth * of.width * of.family.has_scale
+    if of.has_head:
+        counted -= of.width + 1
+    n_special = int(of.family.has_class) + of.family.n_distilled
+    counted += n_special * of.width  # a token and its position are one here
+    if kind == "clip_vision_model":
+        counted -= of.width  # patches have no bias there
+    if kind == "dinov2":
+        counted += of.width  # what masks patches in training
+    assert counted == published
+
+
+def test_positions_are_interpolated_as_torch_does():
+    grid = np.arange(12, dtype=np.float32).reshape(3, 4, 1) ** 1.5
+    np.testing.assert_array_equal(interpolation.bicubic(grid, (3, 4)), grid)
+    # torch.nn.functional.interpolate(mode="bicubic", size=(2, 6)) of the same
+    assert interpolation.bicubic(grid, (5, 7)).shape == (5, 7, 1)
+    flat = np.ones((5, 5, 2), np.float32)
+    for antialias in (False, True):
+        np.testing.assert_allclose(interpolation.bicubic(flat, (3, 9), antialias), 1, rtol=1e-6)
+
+
+def damaged(folder, change):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("layernorm.bias"), "has no tensor 'norm.bias'"),
+        (
+            lambda t: t.update({"layernorm.bias": np.zeros(5, np.float32)}),
+            r"Tensor 'layernorm.bias' of '.*' has the shape \(5,\); its config.json asks for \(16",
+        ),
+        (
+            lambda t: t.update({"adapter.weight": np.zeros(5, np.float32)}),
+            r"has 1 tensor\(s\) that a network of its config.json has no use for: adapter.weight",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, change, message):
+    damaged(folder, change)
+    with pytest.raises(BackboneError, match=message):
+        built(folder)
+
+
+def test_folders_that_are_none_are_one_line(folder, tmp_path):
+    (folder / "config.json").write_text(json.dumps({"model_type": "swin"}))
+    with pytest.raises(BackboneError, match="a network of the kind swin; known are clip, clip_vi"):
+        backbones.resolve(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(BackboneError, match=r"config.json' cannot be read"):
+        backbones.resolve(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 10}))
+    with pytest.raises(BackboneError, match="is no config of a vit: 12 heads do not part 10"):
+        backbones.resolve(str(folder))
+    (folder / "model.safetensors").write_bytes(b"\x05")
+    (folder / "config.json").write_bytes((REFERENCE / "vit" / "config.json").read_bytes())
+    with pytest.raises(BackboneError, match="is no whole safetensors file"):
+        built(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match=r"Its pytorch_model.bin is not read: it can run code"):
+        backbones.resolve(str(folder))
+    with pytest.raises(SpecError, match="brings its own weights; leave 'random' out"):
+        backbones.resolve(str(REFERENCE / "vit"), weights="random")
+    with pytest.raises(SpecError, match="images of 4 x 24 pixels: its patches have 8 x 8"):
+        built(REFERENCE / "vit", (4, 24))
+
+
+def test_weights_in_parts_and_in_bfloat16(folder):
+    import ml_dtypes
+    from safetensors.numpy import load_file, save_file
+
+    whole = built(folder)
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, some in parts.items():
+        save_file({name: tensors[name] for name in some}, folder / file)
+    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _, weights, _ = backbones.named(str(folder), "imagenet")
+    parted = vit.PROVIDER.build("x", weights, (24, 24))
+    for one, other in zip(whole.get_weights(), parted.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    before = backbones.resolve(str(folder)).spec.weights
+    half = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
+    save_file({name: half[name] for name in parts["a.safetensors"]}, folder / "a.safetensors")
+    assert backbones.resolve(str(folder)).spec.weights != before
+    rounded = vit.PROVIDER.build("x", weights, (24, 24))
+    assert rounded.get_weights()[0].dtype == np.float32
+
+
+def test_compiled_it_gives_what_keras_gives(folder):
+    spec = backbones.resolve(str(folder)).spec
+    model = backbones.frozen_extractor(built(folder), spec)
+    compiled = engines.compile_frozen(model, device="cpu")
+    images = np.random.default_rng(1).uniform(0, 255, (5, 24, 24, 3)).astype(np.float32)
+    found, closeness = engines.agree(compiled, model, images, "float32", pytest.fail)
+    assert closeness.holds
+    assert found is compiled
+    assert len(vit_families.FAMILIES) >= 6
