@@ -166,7 +166,11 @@ CALLS = {  # what is called with a bad value, and the values that are good for i
         f"Embedder({name})": (embedded(name), good)
         for name, good in (
             *(("weights", PATHS), ("image_size", {"None", "int"}), ("batch_size", {"None", "int"})),
-            *(("layer", {"None", "text", "zero byte"}), ("decode_scale", FLAGS), ("pooling", {"None"})),
+            *(
+                ("layer", {"None", "text", "zero byte"}),
+                ("decode_scale", FLAGS),
+                ("pooling", {"None"}),
+            ),
         )
     },
     **{f"ExtractionSpec({name})": (spec(name), set()) for name in ("image_size", "pooling")},

@@ -449,8 +449,14 @@ def test_arrays_of_another_range_are_refused(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "mean"}, "pooling must be one of avg, max, flatten; got 'mean'"),
-        ({"pooling": "none"}, "pooling must be one of avg, max, flatten; got 'none'"),
+        (
+            {"pooling": "mean"},
+            "pooling must be one of avg, max, flatten, cls, .*attention; got 'mean'",
+        ),
+        (
+            {"pooling": "none"},
+            "pooling must be one of avg, max, flatten, cls, .*attention; got 'none'",
+        ),
         ({"backbone": "resnet-50", "weights": "random"}, "There is no backbone 'resnet-50'"),
         ({"backbone": 5}, "backbone must be one name"),
         ({"layer": ["a", "b"]}, "layer must be one name"),
