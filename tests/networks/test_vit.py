@@ -92,6 +92,8 @@ def test_every_pooling_is_what_it_says(folder, pictures, tmp_path, tiny_backbone
         extract(pictures, tmp_path, folder, pooling="attention")
     with pytest.raises(SpecError, match="siglip has no class token"):
         extract(pictures, tmp_path, REFERENCE / "siglip", pooling="cls")
+    with pytest.raises(SpecError, match="clip normalises its class token and not its patches"):
+        extract(pictures, tmp_path, REFERENCE / "clip", pooling="cls+avg")
     with pytest.raises(SpecError, match=r"pooling cls is of vision transformers; tiny\.keras"):
         fc.extract(pictures, pooling="cls", weights=str(tiny_backbone), cache_dir=tmp_path)
 
@@ -152,6 +154,22 @@ def test_stitched_models_load_in_plain_keras(pictures, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     for path, wanted in zip(paths, expected, strict=True):
         np.testing.assert_allclose(np.load(f"{path}.npy"), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_its_last_block_is_fine_tuned_from_cached_tokens(pictures, tmp_path):
+    folder = REFERENCE / "dinov2-registers"
+    features = extract(pictures, tmp_path, folder).features
+    options = {"report": False, "show_progress": False}
+    board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, **options)
+    fc.stitch(board.best, tmp_path / "model.keras", show_progress=False)
+    settings = {"cache_dir": tmp_path / "cache", "show_progress": False, "epochs": 1}
+    done = fc.finetune(
+        tmp_path / "model.keras", out=tmp_path / "tuned.keras", unfreeze="3", **settings
+    )
+    every = [fc.Features(path) for path in (tmp_path / "cache").rglob("*.h5")]
+    (boundary,) = (one for one in every if one.spec.pooling == "tokens")
+    assert boundary.shape[1:] == (13, 16)  # class token, registers and patches
+    assert done.after["accuracy"] >= 0
 
 
 REAL = {

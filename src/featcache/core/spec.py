@@ -30,7 +30,7 @@ from featcache.core.text import file_name
 FORMAT_VERSION = 1
 
 DECODERS = ("exact", "fast")
-POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention")
+POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention", "tokens")
 RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -86,11 +86,12 @@ class ExtractionSpec:
     )
     pooling: str = option(
         "avg",
-        "avg, max, flatten; cls, cls+avg, attention; none keeps maps. (the backbone's own)",
+        "avg, max, flatten; cls, cls+avg, attention; none or tokens. (the backbone's own)",
         "how a map or tokens become a vector: avg, max or flatten; of vision transformers also cls "
         "(the class token), cls+avg, or attention where the network has that. Mean and maximum "
         "are those of the patches. none keeps maps as they are, (n, height, width, channels), "
-        "which no head learns from. None is what its authors take, avg for most.",
+        "and tokens keeps all tokens, (n, tokens, width); no head learns from these. None is what "
+        "its authors take, avg for most.",
         panel=PANEL,
         asked=None,
         kind=Optional[str],

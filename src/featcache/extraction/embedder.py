@@ -35,8 +35,8 @@ from featcache.extraction.publish import Making, make
 from featcache.networks import backbones, registry
 from featcache.networks.weights import MEMO_NAME
 
-# maps, unpooled, are nothing that an estimator learns from
-POOLINGS = tuple(one for one in ALL_POOLINGS if one != "none")
+# maps and tokens, unpooled, are nothing that an estimator learns from
+POOLINGS = tuple(one for one in ALL_POOLINGS if one not in ("none", "tokens"))
 
 # of `extract`: no views, as an estimator learns from one row per image, and no choice of a source
 OPTIONS = {

@@ -92,7 +92,8 @@ def cached(
     """
     spec = replace(described.spec, views=plan.views, augment=plan.augment)
     if at is not None:
-        spec = replace(spec, layer=at.layer, pooling="none", dtype=plan.dtype)
+        whole = "tokens" if len(shape) == 2 else "none"  # nothing is pooled
+        spec = replace(spec, layer=at.layer, pooling=whole, dtype=plan.dtype)
     backbone = graph.backbone_of(network)
     model = ""
     if changed := described.changed_layers:

@@ -53,6 +53,12 @@ def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     is_of_attention = any(layer.name == "pooling_attention" for layer in backbone.layers)
     if spec.pooling == ("attention" if is_of_attention else "cls"):
         return pooled
+    of_one = any(layer.name == "norm" and layer.output.shape[1] == 1 for layer in backbone.layers)
+    if of_one and spec.pooling == "cls+avg":
+        raise SpecError(
+            f"{spec.backbone} normalises its class token and not its patches, so they are not of "
+            f"one kind. Use cls or avg."
+        )
     return tokens
 
 
@@ -108,6 +114,8 @@ def _of_tokens(x: Any, spec: ExtractionSpec, suffix: str, grid: tuple[int, int])
             f"{spec.backbone} pools by no attention{' there' if spec.layer else ''}. Use cls, avg, "
             f"max or none."
         )
+    if spec.pooling == "tokens":
+        return x
     if "cls" in spec.pooling and not n_before:
         raise SpecError(f"{spec.backbone} has no class token. Use attention, avg, max or none.")
     patches = layers.Cropping1D((n_before, 0), name=f"patches{suffix}")(x)
