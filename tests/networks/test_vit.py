@@ -128,6 +128,16 @@ def test_renamed_images_are_found_and_a_copy_elsewhere_lends_its_rows(folder, pi
     assert extract(pictures, tmp_path, twin).n_computed == 0
 
 
+def test_several_at_once_each_with_its_own_pooling_and_preprocessing(pictures, tmp_path):
+    names = [str(REFERENCE / family) for family in ("vit", "siglip")]
+    options = {"cache_dir": tmp_path / "cache", "show_progress": False}
+    one, other = fc.extract_all(pictures, names, **options)
+    assert (one.spec.pooling, other.spec.pooling) == ("cls", "attention")
+    for name, together in zip(names, (one, other), strict=True):
+        alone = extract(pictures, tmp_path / "alone", name).features
+        np.testing.assert_allclose(together.X, alone.X, rtol=1e-4, atol=1e-5)
+
+
 PLAIN = """
 import sys
 for name in ("featcache", "transformers", "safetensors"):

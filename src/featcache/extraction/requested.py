@@ -8,7 +8,7 @@ from typing import Any
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError
 from featcache.extraction.options import Names
-from featcache.networks import backbones, registry
+from featcache.networks import backbones
 
 
 def _names(names: Any) -> list[Any]:
@@ -43,7 +43,9 @@ def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any
         )
     for name in names if len(names) > 1 else ():
         if isinstance(name, str):
-            registry.find(name)  # its error comes before another one's weights are fetched
+            backbones.named(
+                name, "imagenet"
+            )  # its error comes before another one's weights are fetched
     return [(name, tap) for name in names for tap in layers]
 
 
