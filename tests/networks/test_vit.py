@@ -18,6 +18,7 @@ from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
 from featcache.data.decoding import decode
 from featcache.networks import backbones, engines, interpolation
+from featcache.networks.engines import tensorflow
 from featcache.networks.providers import vit, vit_families, vit_network
 from featcache.networks.providers.vit_families import architecture_of
 
@@ -310,3 +311,12 @@ def test_compiled_it_gives_what_keras_gives(folder):
     assert closeness.holds
     assert found is compiled
     assert len(vit_families.FAMILIES) >= 6
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_keeps_positions(folder, precision):
+    model = backbones.frozen_extractor(built(folder), backbones.resolve(str(folder)).spec)
+    images = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    lower = np.asarray(tensorflow.in_precision(model, precision)(images), np.float32)
+    found = engines.Closeness.of([lower], [np.asarray(model(images))])
+    assert found.cosine > 0.999

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
+from featcache.core.tensorflow import import_keras
 from featcache.networks import backbones
+from featcache.networks.engines import tensorflow
+from featcache.networks.providers import keras_model
 
 
 def test_weights_are_part_of_the_fingerprint(tmp_path, two_backbones):
@@ -53,3 +58,18 @@ def test_a_damaged_memo_is_no_obstacle(tmp_path, tiny_backbone):
     memo.write_text("{")
     first = backbones.resolve(weights=str(tiny_backbone), memo=memo)
     assert first.spec == backbones.resolve(weights=str(tiny_backbone), memo=memo).spec
+
+
+def test_a_copy_has_what_layers_were_adapted_to():
+    keras = import_keras()
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    normalization = keras.layers.Normalization()
+    normalization.adapt(images)
+    inner = keras.Input((8, 8, 3))
+    body = keras.Model(inner, keras.ops.multiply(keras.layers.Conv2D(2, 3)(inner), 2.0))
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, body(normalization(inputs)), name="adapted")
+    expected = np.asarray(model(images))
+    np.testing.assert_array_equal(keras_model.copy_of(model)(images), expected)
+    lower = tensorflow.in_precision(model, "bfloat16")(images)  # the function included
+    np.testing.assert_allclose(np.asarray(lower, np.float32), expected, atol=0.1)

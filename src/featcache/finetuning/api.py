@@ -37,6 +37,7 @@ from featcache.finetuning.training import History
 from featcache.finetuning.training_images import TrainingImages, open_training_images
 from featcache.models import card, stitching
 from featcache.models.load import load_keras
+from featcache.networks.weights import set_weights
 from featcache.scoring import metrics
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _run(
     again: Sequence[History] = ()
     improved = any(history.best_epoch for history in histories)
     if not improved or plans.refit:
-        original.set_weights(weights)
+        set_weights(original, weights)
         network = original
     if improved and plans.refit:
         rows = np.sort(np.concatenate([data.train, data.validation]))

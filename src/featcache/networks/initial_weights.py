@@ -10,6 +10,7 @@ import numpy as np
 from featcache.core.errors import BackboneError
 from featcache.networks.providers import keras_file
 from featcache.networks.providers.base import short
+from featcache.networks.weights import set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -29,7 +30,7 @@ def put(backbone: keras.Model, name: str, weights: str) -> None:
         given = keras_file.load(Path(weights)).get_weights()
         if [w.shape for w in given] != [w.shape for w in backbone.get_weights()]:
             raise BackboneError(f"The model in '{weights}' is not of the architecture of {name}.")
-        backbone.set_weights(given)
+        set_weights(backbone, given)
     else:
         try:
             backbone.load_weights(weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,22 @@ def digest_of(backbone: keras.Model) -> str:
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def set_weights(layer: Any, arrays: list[np.ndarray]) -> None:
+    """Set the weights of a layer or model, and have them used.
+
+    Keras has `Normalization` compute with copies of its weights, which setting them leaves behind.
+    """
+    layer.set_weights(arrays)
+    for one in adapted(layer):
+        one.finalize_state()
+
+
+def adapted(layer: Any) -> list[Any]:
+    """Return the layers in a layer or model that compute with copies of their weights."""
+    every = layer._flatten_layers()
+    return [one for one in every if hasattr(one, "finalize_state") and one.weights]
 
 
 def recall(at: Path | None, name: str, weights: str | Path) -> str | None:

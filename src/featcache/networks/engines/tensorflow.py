@@ -15,6 +15,7 @@ from featcache.core.tensorflow import import_keras, import_tensorflow
 from featcache.core.text import counted
 from featcache.networks.engines import programs
 from featcache.networks.engines.base import Compiled, Images, Outputs, padded
+from featcache.networks.weights import set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -88,7 +89,8 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
 
     def lowered(layer: Any) -> Any:
         config = layer.get_config()
-        if not isinstance(layer, exact):
+        # functions of keras.ops are no layers: they compute in what they are given
+        if isinstance(layer, keras.layers.Layer) and not isinstance(layer, exact):
             config["dtype"] = policy
         return type(layer).from_config(config)
 
@@ -98,7 +100,7 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
         return type(layer).from_config(layer.get_config())
 
     twin = keras.models.clone_model(model, clone_function=cloned)
-    twin.set_weights(model.get_weights())
+    set_weights(twin, model.get_weights())
     return twin
 
 

@@ -20,7 +20,7 @@ from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
 from featcache.networks.providers.base import Entry, Provider, short
 from featcache.networks.providers.keras_file import check_ends, entry_for
-from featcache.networks.weights import digest_of
+from featcache.networks.weights import adapted, digest_of, set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -63,7 +63,7 @@ def describe(model: keras.Model, layer: str | None) -> tuple[str, Entry, str]:
 def copy_of(model: keras.Model) -> keras.Model:
     """Return a copy to freeze: what its owner does to the model later does not reach it."""
     twin = import_keras().models.clone_model(model)
-    twin.set_weights(model.get_weights())
+    set_weights(twin, model.get_weights())
     return twin
 
 
@@ -114,6 +114,8 @@ def _identity(what: str, model: keras.Model, layer: str | None) -> str:
     )
     total = hashlib.blake2b(canonical.encode(), digest_size=16)
     total.update(digest_of(model).encode())
+    if adapted(model):  # earlier versions ran these without what they were adapted to
+        total.update(b"adapted")
     if layer in automatic:  # a name that is not in the description says which layer by its place
         total.update(f"{[one.name for one in model.layers].index(layer)}".encode())
     return total.hexdigest()

@@ -19,6 +19,7 @@ from featcache.networks.checkpoint import Tensors
 from featcache.networks.interpolation import bicubic
 from featcache.networks.providers.vit_families import Architecture
 from featcache.networks.taps import PATCHES
+from featcache.networks.weights import set_weights
 
 if TYPE_CHECKING:
     import keras
@@ -190,8 +191,7 @@ def _put_positions(model: keras.Model, of: Architecture, tensors: Tensors) -> No
 def add_always(layer: Any, added: np.ndarray) -> None:
     """Let a `Normalization` layer add (tokens, width) to whatever it is given."""
     count = np.zeros((), layer.weights[2].dtype)
-    layer.set_weights([-added, np.ones_like(added), count])
-    layer.finalize_state()
+    set_weights(layer, [-added, np.ones_like(added), count])
 
 
 def _load_block(
