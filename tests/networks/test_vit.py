@@ -320,3 +320,66 @@ def test_lower_precision_keeps_positions(folder, precision):
     lower = np.asarray(tensorflow.in_precision(model, precision)(images), np.float32)
     found = engines.Closeness.of([lower], [np.asarray(model(images))])
     assert found.cosine > 0.999
+
+
+def test_images_have_the_size_that_the_original_takes(folder):
+    assert backbones.resolve(str(folder)).spec.image_size == (24, 24)  # of its positions
+    path = folder / "preprocessor_config.json"
+    says = json.loads(path.read_text())
+    for size, crop, expected in (
+        ({"height": 40, "width": 32}, None, (40, 32)),
+        ({"shortest_edge": 36}, {"height": 32, "width": 32}, (32, 32)),
+        (36, 32, (32, 32)),
+    ):
+        more = {"size": size} | ({"do_center_crop": True, "crop_size": crop} if crop else {})
+        path.write_text(json.dumps(says | more))
+        resolved = backbones.resolve(str(folder))
+        assert resolved.spec.image_size == expected
+        assert len(resolved.remarks) == bool(crop)
+    path.unlink()
+    with pytest.raises(BackboneError, match=r"has no preprocessor_config.json, which says what"):
+        backbones.resolve(str(folder))
+
+
+def test_what_the_original_cuts_off_is_said_where_images_are_computed(
+    folder, pictures, tmp_path, capsys
+):
+    path = folder / "preprocessor_config.json"
+    says = {"do_center_crop": True, "crop_size": 24, "size": 30}
+    path.write_text(json.dumps(json.loads(path.read_text()) | says))
+    remark = (
+        "Note: my dino: the original takes the middle 24 x 24 of an image, resized to 30 pixels on "
+        "the shorter side; here all of it is stretched to the size.\n"
+    )
+    # a path from Python, too
+    assert extraction.run(pictures, folder, cache_dir=tmp_path / "cache").n_computed == 15
+    assert remark in capsys.readouterr().err
+    assert extraction.run(pictures, folder, cache_dir=tmp_path / "cache").hit
+    assert "original" not in capsys.readouterr().err
+
+
+def test_bfloat16_is_read_where_nobody_told_numpy_of_it(folder):
+    import ml_dtypes
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    half = {name: one.astype(ml_dtypes.bfloat16) for name, one in load_file(path).items()}
+    save_file(half, path)
+    code = (
+        "import sys; from pathlib import Path; from featcache.networks import checkpoint\n"
+        "found = checkpoint.Tensors(Path(sys.argv[1]), [], '^$')\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "print(found.take('layernorm.weight', (16,)).dtype)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert ran.stdout.strip() == "float32", ran.stderr
+
+
+def test_a_layer_of_another_network_may_be_called_patches():
+    keras = import_keras()
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    rows = keras.layers.Reshape((36, 4), name="patches")(x)
+    model = keras.Model(inputs, keras.layers.Reshape((6, 6, 4), name="map")(rows))
+    resolved = backbones.resolve(model)
+    assert backbones.frozen_extractor(resolved.backbone, resolved.spec).output_shape == (None, 4)

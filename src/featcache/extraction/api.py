@@ -70,12 +70,12 @@ class Extraction:
         return self.passed_over.n_files
 
 
-Backbone = Union[Names, "keras.Model"]
+Backbone = Union[Names, Path, "keras.Model"]
 
 
 @with_options(EVERY)
 def extract(
-    source: Any = DEFAULT_SOURCE, backbone: str | keras.Model | None = None, **options: Any
+    source: Any = DEFAULT_SOURCE, backbone: Backbone = None, **options: Any
 ) -> store.Features:
     """Return the features of a source's images, computed once and kept in `cache_dir`.
 
@@ -83,8 +83,8 @@ def extract(
     ----------
     source : whatever `open_source` takes: a folder with one subfolder per class, a manifest, tar
         files, example:clipart or example:digits, or images from Python.
-    backbone : name of a backbone, or a Keras model; None is efficientnet-lite0, or the model itself
-        when `weights` is a .keras file.
+    backbone : name of a backbone, path of a folder with one, or a Keras model; None is
+        efficientnet-lite0, or the model itself when `weights` is a .keras file.
     {options}
 
     Raises
@@ -126,9 +126,7 @@ def extract_all(
 
 
 @with_options(EVERY)
-def run(
-    source: Any = DEFAULT_SOURCE, backbone: str | keras.Model | None = None, **options: Any
-) -> Extraction:
+def run(source: Any = DEFAULT_SOURCE, backbone: Backbone = None, **options: Any) -> Extraction:
     """Do what `extract` does for one file, and also say what was computed, reused and failed."""
     for name, value in (("backbone", backbone), ("layer", options.get("layer"))):
         if not requested.is_name(value, or_model=name == "backbone"):
@@ -276,7 +274,7 @@ def _made_in_folder(
             seconds=time.monotonic() - started,
             computing_s=how.costs.seconds,
             waited_s=how.costs.waited_s,
-            remarks=source.remarks + lost_classes(source, files[output.path].failures),
+            remarks=output.remarks + lost_classes(source, files[output.path].failures),
         )
         for output, before in zip(outputs, published, strict=True)
     ]

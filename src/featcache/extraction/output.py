@@ -122,6 +122,11 @@ class OutputFile:
         self.keep_stamps(features)
         return features
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of the images, and of how they got to the network where any did."""
+        return self.listing.source.remarks + (self.resolved.remarks if self.computed else ())
+
     def keep_stamps(self, features: store.Features) -> None:
         """Keep for the next run how the images of a file that `is_all_in` look now."""
         stamps.keep(features, stamps_of(self.listing, features.ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,16 +15,22 @@ from featcache.networks import backbones
 def _names(names: Any) -> list[Any]:
     """Return names without repetitions; None is one of them, and a model is one name."""
     if is_name(names):
-        return [names]
+        return [_as_text(names)]
     if not isinstance(names, (list, tuple)) or not all(is_name(name) for name in names):
         raise bad("backbone and layer", "be names", names)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(map(_as_text, names)))
+
+
+def _as_text(name: Any) -> Any:
+    """Return a path as text that is no name of the registry; anything else as it is."""
+    return os.path.join(name, "") if isinstance(name, os.PathLike) else name
 
 
 def is_name(name: Any, or_model: bool = True) -> bool:
     """Return whether it stands for one backbone or layer; None is the default's."""
     is_model = or_model and hasattr(name, "get_weights")  # of Keras
-    return name is None or isinstance(name, str) or is_model
+    is_path = or_model and isinstance(name, os.PathLike)  # of a folder
+    return name is None or isinstance(name, str) or is_model or is_path
 
 
 def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any, str | None]]:
@@ -43,9 +50,8 @@ def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any
         )
     for name in names if len(names) > 1 else ():
         if isinstance(name, str):
-            backbones.named(
-                name, "imagenet"
-            )  # its error comes before another one's weights are fetched
+            # its error comes before another one's weights are fetched
+            backbones.named(name, "imagenet")
     return [(name, tap) for name in names for tap in layers]
 
 

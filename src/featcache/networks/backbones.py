@@ -31,6 +31,7 @@ class Resolved:
     weights: str  # imagenet, random, an absolute path, or `keras_model.ORIGIN`: their origin
     backbone: keras.Model | None = None
     model: str = ""  # absolute path of the model that it is a part of, where that changed weights
+    remarks: tuple[str, ...] = ()  # what to know of how images get to it, a sentence each
 
 
 def resolve(
@@ -93,7 +94,7 @@ def resolve(
     )
     if source is not None:
         remember(memo, name, source, digest)
-    return Resolved(spec, weights, backbone)
+    return Resolved(spec, weights, backbone, remarks=entry.remarks)
 
 
 def named(name: str | None, weights: str) -> tuple[str, str, Entry]:

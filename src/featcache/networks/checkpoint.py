@@ -174,6 +174,7 @@ class Tensors:
 
 def _read(weights: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
+        import ml_dtypes  # noqa: F401 (Keras has it; without it NumPy knows no bfloat16)
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError as error:
@@ -183,7 +184,7 @@ def _read(weights: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in _parts(weights) if weights.name == INDEX else [weights]:
         try:
             found: Mapping[str, np.ndarray] = load_file(path)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BackboneError(
                 f"'{path}' is no whole safetensors file: {one_line(error)}"
             ) from error

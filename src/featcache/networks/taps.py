@@ -65,7 +65,8 @@ def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
 def grid_of(backbone: keras.Model) -> tuple[int, int] | None:
     """Return height and width of a vision transformer's patches; None of other networks."""
     for layer in backbone.layers:
-        if layer.name == PATCHES:
+        # also a layer of somebody else's network may have this name
+        if layer.name == PATCHES and len(getattr(layer.output, "shape", ())) == 4:
             _, height, width, _ = layer.output.shape
             return height, width
     return None

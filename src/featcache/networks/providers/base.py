@@ -28,6 +28,7 @@ class Entry:
     image_size: int | tuple[int, int]  # default side, or height and width, in pixels
     preprocessing: str  # a name that `registry.preprocessing` knows
     pooling: str = "avg"  # what is taken where nobody says
+    remarks: tuple[str, ...] = ()  # what to know of how images get to it, a sentence each
 
 
 def given_path(name: str, weights: str) -> Path | None:

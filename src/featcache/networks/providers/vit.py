@@ -37,13 +37,49 @@ def entry_of(folder: Path) -> Entry:
     checkpoint.weights_of(folder)
     of = architecture_of(checkpoint.read_json(folder / checkpoint.CONFIG), folder)
     pooling = of.family.pooled if of.has_head or of.family.has_class else "avg"
-    return Entry(of.image_size, _preprocessing(folder), pooling)
+    says = _said_of_images(folder)
+    size, remark = _size(says)
+    remarks = (f"{folder.name}: {remark}",) if remark else ()
+    return Entry(size or of.image_size, _preprocessing(folder, says), pooling, remarks)
 
 
-def _preprocessing(folder: Path) -> str:
+def _said_of_images(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of the images that its network expects."""
+    path = folder / checkpoint.PREPROCESSOR
+    if not path.is_file():
+        raise BackboneError(
+            f"'{folder}' has no {path.name}, which says what images its network expects: another "
+            f"mean would change all features. Take it from where the weights are from."
+        )
+    return checkpoint.read_json(path)
+
+
+def _size(says: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
+    """Return the size of images, if said, and what the original cuts off where it does."""
+    size = _sides(says.get("size"))
+    if not says.get("do_center_crop") or (cropped := _sides(says.get("crop_size"))) is None:
+        return size, ""
+    first = f", resized to {min(size)} pixels on the shorter side" if size else ""
+    return cropped, (
+        f"the original takes the middle {cropped[0]} x {cropped[1]} of an image{first}; here all "
+        f"of it is stretched to the size."
+    )
+
+
+def _sides(says: Any) -> tuple[int, int] | None:
+    """Return height and width, of numbers or names as such files have them."""
+    if isinstance(says, dict):
+        shortest = says.get("shortest_edge")
+        says = [says.get("height", shortest), says.get("width", shortest)]
+    sides = says if isinstance(says, list) else [says, says]
+    if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
+        return sides[0], sides[1]
+    return None
+
+
+def _preprocessing(folder: Path, says: dict[str, Any]) -> str:
     """Return the name of the preprocessing that a folder asks for; it has all its numbers."""
     path = folder / checkpoint.PREPROCESSOR
-    says = checkpoint.read_json(path) if path.is_file() else {}
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     mean, deviation = IMAGENET_STATISTICS

@@ -86,7 +86,7 @@ FAMILIES: dict[str, Family] = {
 _TOWERS = {"siglip": "siglip_vision_model", "clip": "clip_vision_model"}  # of text and images
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16}
 _SIDES = {"dinov2": 224, "clip_vision_model": 224, "siglip_vision_model": 224}
-_PATCHES = {"dinov2": 14, "dinov2_with_registers": 14, "clip_vision_model": 32}
+_PATCHES = {"dinov2": 14, "clip_vision_model": 32}
 
 
 @dataclass(frozen=True)
