@@ -383,3 +383,51 @@ def test_a_layer_of_another_network_may_be_called_patches():
     model = keras.Model(inputs, keras.layers.Reshape((6, 6, 4), name="map")(rows))
     resolved = backbones.resolve(model)
     assert backbones.frozen_extractor(resolved.backbone, resolved.spec).output_shape == (None, 4)
+
+
+@pytest.mark.parametrize("family", ["dinov2-registers", "vit", "clip", "siglip"])
+def test_a_number_is_the_end_after_a_block(family):
+    images = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    model = built(REFERENCE / family)
+
+    def taken(layer, pooling):
+        spec = backbones.resolve(str(REFERENCE / family), layer=layer, pooling=pooling).spec
+        return np.asarray(backbones.frozen_extractor(model, spec)(images))
+
+    for pooling in ("avg", "none") if family == "siglip" else ("cls", "avg", "none"):
+        end = taken(None, pooling)
+        np.testing.assert_allclose(taken("1", pooling), end, rtol=1e-5, atol=1e-6)
+        assert np.abs(taken("0", pooling) - end).max() > 0.1
+        both = np.concatenate([taken("0", pooling), taken("1", pooling)], axis=-1)
+        np.testing.assert_allclose(taken("last2", pooling), both, rtol=1e-5, atol=1e-6)
+    for layer in ("2", "last0", "last3"):
+        with pytest.raises(SpecError, match=rf"has blocks 0 to 1, and layer is '{layer}'. Give"):
+            taken(layer, "avg")
+
+
+def test_a_number_is_normalised_as_the_end_is():
+    model = built(REFERENCE / "dinov2")
+    spec = backbones.resolve(str(REFERENCE / "dinov2"), layer="0").spec
+    pixels = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    keras = import_keras()
+    block = keras.Model(model.inputs[0], model.get_layer("block_0").output)
+    rows = model.get_layer("norm")(block(vit.scheme(spec.preprocessing)(pixels)))
+    found = backbones.frozen_extractor(model, spec)(pixels)
+    np.testing.assert_allclose(found, rows[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_taken_of_blocks_is_stitched(pictures, tmp_path):
+    features = extract(pictures, tmp_path, REFERENCE / "dinov2", layer="last2").features
+    assert features.shape == (15, 32)
+    keras = import_keras()
+    _, weights, _ = backbones.named(str(REFERENCE / "dinov2"), "imagenet")
+    network = backbones.frozen_extractor(
+        backbones.build("dinov2", weights, (24, 24)), features.spec
+    )
+    network.save(tmp_path / "blocks.keras")
+    again = keras.models.load_model(tmp_path / "blocks.keras")
+    images = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    np.testing.assert_array_equal(again(images), network(images))
+    # cut out of a model it is what it was
+    cut = backbones.frozen_extractor(again.get_layer(network.layers[2].name), features.spec)
+    np.testing.assert_allclose(cut(images), network(images), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from featcache.core.tensorflow import import_keras
 if TYPE_CHECKING:
     import keras
 
+_NUMBERS = re.compile(r"(last)?\d+")  # of blocks of a vision transformer, as --layer has them
 PATCHES = "patches"  # of a vision transformer, the layer whose output has the grid of patches
 
 _POOLING: dict[str, Callable[[Any, str], Any]] = {
@@ -34,6 +37,8 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     name = spec.layer
     if name is None:
         return _output(backbone, spec)
+    if grid_of(backbone) is not None and _NUMBERS.fullmatch(name):
+        return _of_blocks(backbone, spec)
     names = [layer.name for layer in backbone.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
@@ -53,13 +58,42 @@ def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     is_of_attention = any(layer.name == "pooling_attention" for layer in backbone.layers)
     if spec.pooling == ("attention" if is_of_attention else "cls"):
         return pooled
-    of_one = any(layer.name == "norm" and layer.output.shape[1] == 1 for layer in backbone.layers)
-    if of_one and spec.pooling == "cls+avg":
+    _norm_of(backbone, spec)
+    return tokens
+
+
+def _norm_of(backbone: keras.Model, spec: ExtractionSpec) -> Any:
+    """Return the last normalisation of what a spec pools, or None where that has none."""
+    norm = backbone.get_layer("norm")
+    if norm.output.shape[1] > 1:
+        return norm
+    if spec.pooling == "cls+avg":
         raise SpecError(
             f"{spec.backbone} normalises its class token and not its patches, so they are not of "
             f"one kind. Use cls or avg."
         )
-    return tokens
+    return norm if spec.pooling == "cls" else None
+
+
+def _of_blocks(backbone: keras.Model, spec: ExtractionSpec) -> Any:
+    """Return tokens as they would be if the network ended after a block, of several side by side.
+
+    So does the linear protocol of DINOv2. Blocks are counted from 0, as in the weights' names.
+    """
+    layer = str(spec.layer)
+    names = {one.name for one in backbone.layers}
+    depth = next(number for number in itertools.count() if f"block_{number}" not in names)
+    last = int(layer.removeprefix("last"))
+    numbers = range(depth - last, depth) if layer.startswith("last") else range(last, last + 1)
+    if not len(numbers) or numbers[0] < 0 or numbers[-1] >= depth:
+        raise SpecError(
+            f"{spec.backbone} has blocks 0 to {depth - 1}, and layer is '{layer}'. Give one of "
+            f"these numbers, or last1 to last{depth}."
+        )
+    norm = _norm_of(backbone, spec)
+    ends = [backbone.get_layer(f"block_{number}").output for number in numbers]
+    ends = [norm(end) for end in ends] if norm is not None else ends
+    return ends[0] if len(ends) == 1 else import_keras().layers.Concatenate(name="blocks")(ends)
 
 
 def grid_of(backbone: keras.Model) -> tuple[int, int] | None:
