@@ -142,8 +142,7 @@ def run_all(
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
     started = time.monotonic()
     numbers, running = parted(taken(EVERY, options, "extract"))
-    if running.device != "cpu":
-        engines.keep_programs(running.cache / engines.MODELS_FOLDER)
+    engines.keep_programs(running.cache / engines.MODELS_FOLDER, running.device)
     layer, weights = numbers.pop("layer"), numbers["weights"]
     samples = openers.open_source(source, root=running.root, target=running.target)
     progress.notes(samples.remarks, running.show_progress)

@@ -75,9 +75,14 @@ class Network:
     def batch_size(self, n_images: int) -> int:
         """Return how many images to compute at once."""
         machine, shape = self.plan.machine, (*self.spec.image_size, 3)
-        compiled, kept = (lambda: self.compiled), self._kept
         return engines.batch_size_of(
-            machine.batch_size, machine.device, compiled, shape, n_images, kept, progress.note
+            machine.batch_size,
+            machine.device,
+            lambda: self.compiled,
+            shape,
+            n_images,
+            self._kept,
+            progress.note,
         )
 
     def build(self) -> None:
@@ -100,8 +105,6 @@ class Network:
     def note_decoder(self, images: Images, listing: Listing, rows: np.ndarray, view: int) -> None:
         """Say how far features are from those of the same images decoded exactly."""
         spec, n = self.spec, engines.N_IMAGES
-        if spec.decoder == "exact":
-            return
         assert self.agreed is not None
         exact, is_read = loading.read(
             listing, rows[:n], spec=replace(spec, decoder="exact"), view=view, batch_size=n

@@ -126,8 +126,9 @@ def _computed(
     for one, network, stack in zip(shard.passes, opened, first.images, strict=True):
         images = views_of(stack, one.places[:1])
         network.check(images)
-        listing = shard.listing if reading is None else reading.listing()
-        network.note_decoder(images, listing, first.rows, shard.views[one.places[0]])
+        if network.spec.decoder != "exact":
+            listing = shard.listing if reading is None else reading.listing()
+            network.note_decoder(images, listing, first.rows, shard.views[one.places[0]])
     watch.add("preparing", time.monotonic() - before)
 
     def start(batch: loading.Batch) -> Callable[[], Outputs]:

@@ -135,30 +135,23 @@ class Tensors:
             if not re.search(ignored, name):
                 self._left[name] = published, array
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._left
-
-    def take(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Return a tensor as float32.
 
         Raises
         ------
         BackboneError
-            When it is missing or of another shape; None in `shape` is any length.
+            When it is missing or of another shape.
         """
         if name not in self._left:
             raise BackboneError(
                 f"'{self.weights}' has no tensor '{name}', which its {CONFIG} asks for."
             )
         published, array = self._left.pop(name)
-        fits = len(array.shape) == len(shape) and all(
-            wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
-        )
-        if not fits:
-            expected = tuple("any" if length is None else length for length in shape)
+        if array.shape != shape:
             raise BackboneError(
                 f"Tensor '{published}' of '{self.weights}' has the shape {array.shape}; its "
-                f"{CONFIG} asks for {expected}."
+                f"{CONFIG} asks for {shape}."
             )
         return array.astype(np.float32)
 

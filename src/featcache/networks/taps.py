@@ -58,21 +58,21 @@ def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     is_of_attention = any(layer.name == "pooling_attention" for layer in backbone.layers)
     if spec.pooling == ("attention" if is_of_attention else "cls"):
         return pooled
-    _norm_of(backbone, spec)
+    _check_normalised_alike(backbone, spec)
     return tokens
 
 
-def _norm_of(backbone: keras.Model, spec: ExtractionSpec) -> Any:
-    """Return the last normalisation of what a spec pools, or None where that has none."""
-    norm = backbone.get_layer("norm")
-    if norm.output.shape[1] > 1:
-        return norm
-    if spec.pooling == "cls+avg":
+def _normalises_all(backbone: keras.Model) -> bool:
+    """Return whether the last normalisation is of all tokens, and not of the class token alone."""
+    return bool(backbone.get_layer("norm").output.shape[1] > 1)
+
+
+def _check_normalised_alike(backbone: keras.Model, spec: ExtractionSpec) -> None:
+    if spec.pooling == "cls+avg" and not _normalises_all(backbone):
         raise SpecError(
             f"{spec.backbone} normalises its class token and not its patches, so they are not of "
             f"one kind. Use cls or avg."
         )
-    return norm if spec.pooling == "cls" else None
 
 
 def _of_blocks(backbone: keras.Model, spec: ExtractionSpec) -> Any:
@@ -90,9 +90,10 @@ def _of_blocks(backbone: keras.Model, spec: ExtractionSpec) -> Any:
             f"{spec.backbone} has blocks 0 to {depth - 1}, and layer is '{layer}'. Give one of "
             f"these numbers, or last1 to last{depth}."
         )
-    norm = _norm_of(backbone, spec)
+    _check_normalised_alike(backbone, spec)
     ends = [backbone.get_layer(f"block_{number}").output for number in numbers]
-    ends = [norm(end) for end in ends] if norm is not None else ends
+    if spec.pooling == "cls" or _normalises_all(backbone):
+        ends = [backbone.get_layer("norm")(end) for end in ends]
     return ends[0] if len(ends) == 1 else import_keras().layers.Concatenate(name="blocks")(ends)
 
 
@@ -153,20 +154,15 @@ def _of_tokens(x: Any, spec: ExtractionSpec, suffix: str, grid: tuple[int, int])
         return x
     if "cls" in spec.pooling and not n_before:
         raise SpecError(f"{spec.backbone} has no class token. Use attention, avg, max or none.")
-    patches = layers.Cropping1D((n_before, 0), name=f"patches{suffix}")(x)
-    if spec.pooling == "max":
-        return layers.GlobalMaxPooling1D(name=name)(patches)
-    if spec.pooling == "flatten":
-        return layers.Flatten(name=name)(patches)
-    if spec.pooling == "none":
-        return layers.Reshape((height, width, d), name=name)(patches)
-    if spec.pooling == "avg":
-        return layers.GlobalAveragePooling1D(name=name)(patches)
     first = layers.Cropping1D((0, n_tokens - 1), name=f"class_token{suffix}")(x)
     if spec.pooling == "cls":
         return layers.Flatten(name=name)(first)
+    patches = layers.Cropping1D((n_before, 0), name=f"patches{suffix}")(x)
+    grid_of_patches = layers.Reshape((height, width, d), name=f"grid{suffix}")(patches)
+    if spec.pooling in _POOLING:
+        return _POOLING[spec.pooling](layers, name)(grid_of_patches)
     both = [
         layers.Flatten(name=f"class{suffix}")(first),
-        layers.GlobalAveragePooling1D(name=f"mean{suffix}")(patches),
+        _POOLING["avg"](layers, f"mean{suffix}")(grid_of_patches),
     ]
     return layers.Concatenate(name=name)(both)

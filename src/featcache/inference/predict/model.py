@@ -73,8 +73,8 @@ class Model:
         cache_dir: str | os.PathLike[str] | None = DEFAULT_CACHE,
     ):
         engines.check_options(runtime, device, "float32")
-        if cache_dir is not None and Path(cache_dir).is_dir() and device != "cpu":
-            engines.keep_programs(Path(cache_dir) / engines.MODELS_FOLDER)
+        if cache_dir is not None and Path(cache_dir).is_dir():
+            engines.keep_programs(Path(cache_dir) / engines.MODELS_FOLDER, device)
         self.card = read_card(Path(path))
         self.keras_model = load_keras(Path(path), self.card)
         if device == "gpu":

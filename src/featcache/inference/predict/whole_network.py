@@ -64,10 +64,14 @@ class WholeNetwork:
     def batch_size(self, n_images: int) -> int:
         """Return how many of some images to compute at once; nothing is measured on CPUs."""
         self._n_images = self._n_images or n_images
-        shape, kept = self._model.input_shape[1:], self._kept
-        compiled = lambda: self._compiled  # noqa: E731
         return engines.batch_size_of(
-            None, self._device, compiled, shape, n_images, kept, progress.note
+            None,
+            self._device,
+            lambda: self._compiled,
+            self._model.input_shape[1:],
+            n_images,
+            self._kept,
+            progress.note,
         )
 
     def run(self, batches: Iterator[Batch]) -> Iterator[tuple[np.ndarray, engines.Outputs]]:

@@ -21,13 +21,13 @@ _FLAG = "--tf_xla_persistent_cache_directory="
 _DRIVER = Path("/proc/driver/nvidia")
 
 
-def keep(models: Path) -> None:
+def keep(models: Path, device: str = "auto") -> None:
     """Have what XLA compiles in this process kept in a folder, and taken from there.
 
-    Nothing is done where TensorFlow is imported already, there is no GPU whose kind is known, or
-    somebody has said otherwise.
+    Nothing is done where TensorFlow is imported already, there is no GPU whose kind is known or
+    none is to be used, or somebody has said otherwise.
     """
-    machine = _machine()
+    machine = "" if device == "cpu" else _machine()
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if not machine or "tensorflow" in sys.modules or _FLAG in flags:
         return

@@ -64,6 +64,7 @@ class Family:
     pooled: str = "cls"  # what its authors take of it: cls or attention
     n_distilled: int = 0  # tokens after the class token that have positions
     has_class: bool = True
+    has_patch_bias: bool = True
     norm_of_all: bool = True  # else of the class token alone, when it is taken
     has_scale: bool = False
     antialias: bool = False  # when positions are interpolated
@@ -80,7 +81,12 @@ FAMILIES: dict[str, Family] = {
         _OF_TOWER + _LINEAR, True, "attention", has_class=False, activation="gelu_pytorch_tanh"
     ),
     "clip_vision_model": Family(
-        _OF_TOWER + _LINEAR, True, norm_of_all=False, epsilon=1e-5, activation="quick_gelu"
+        _OF_TOWER + _LINEAR,
+        True,
+        has_patch_bias=False,
+        norm_of_all=False,
+        epsilon=1e-5,
+        activation="quick_gelu",
     ),
 }
 _TOWERS = {"siglip": "siglip_vision_model", "clip": "clip_vision_model"}  # of text and images

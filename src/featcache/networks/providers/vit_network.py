@@ -37,7 +37,8 @@ def network(of: Architecture, image_size: tuple[int, int]) -> keras.Model:
     keras = import_keras()
     layers = keras.layers
     inputs = keras.Input((*image_size, 3))
-    x = layers.Conv2D(of.width, of.patch, of.patch, name=PATCHES)(inputs)
+    use_bias = of.family.has_patch_bias
+    x = layers.Conv2D(of.width, of.patch, of.patch, use_bias=use_bias, name=PATCHES)(inputs)
     _, height, width, _ = x.shape
     x = layers.Reshape((height * width, of.width), name="sequence")(x)
     n_before = n_prefix(of)
@@ -85,9 +86,8 @@ def load(model: keras.Model, of: Architecture, tensors: Tensors) -> None:
         model.get_layer(layer).set_weights([scale, offset])
 
     kernel = tensors.take("patches.weight", (d, 3, *of.patch)).transpose(2, 3, 1, 0)
-    has_bias = "patches.bias" in tensors
-    bias = tensors.take("patches.bias", (d,)) if has_bias else np.zeros(d, np.float32)
-    model.get_layer(PATCHES).set_weights([kernel, bias])
+    bias = [tensors.take("patches.bias", (d,))] if of.family.has_patch_bias else []
+    model.get_layer(PATCHES).set_weights([kernel, *bias])
     _put_positions(model, of, tensors)
     if not of.family.norm_of_all:
         norm("pre_norm", "pre_norm")
@@ -114,15 +114,18 @@ def _block(of: Architecture, name: str, x: Any) -> Any:
         of.n_heads, of.width // of.n_heads, name=f"{name}_attention"
     )
     x = layers.Add(name=f"{name}_add")([x, attention(y, y)])
-    y = _norm(of, f"{name}_norm2")(x)
+    return layers.Add(name=name)([x, _mlp(of, name, _norm(of, f"{name}_norm2")(x))])
+
+
+def _mlp(of: Architecture, name: str, x: Any) -> Any:
+    layers = import_keras().layers
+    y = layers.Dense(of.mlp_width, name=f"{name}_fc1")(x)
     if of.is_gated:
-        gate = layers.Dense(of.mlp_width, "silu", name=f"{name}_gate")(y)
-        y = layers.Dense(of.mlp_width, name=f"{name}_fc1")(y)
+        gate = layers.Dense(of.mlp_width, "silu", name=f"{name}_gate")(x)
         y = layers.Multiply(name=f"{name}_gated")([gate, y])
     else:
-        y = activated(of.activation, layers.Dense(of.mlp_width, name=f"{name}_fc1")(y))
-    y = layers.Dense(of.width, name=f"{name}_fc2")(y)
-    return layers.Add(name=name)([x, y])
+        y = activated(of.activation, y)
+    return layers.Dense(of.width, name=f"{name}_fc2")(y)
 
 
 def activated(name: str, x: Any) -> Any:
@@ -159,9 +162,7 @@ def _attention_pooled(of: Architecture, x: Any) -> Any:
         of.n_heads, of.width // of.n_heads, name="pooling_attention"
     )
     x = attention(query, x)
-    y = _norm(of, "pooling_norm")(x)
-    y = activated(of.activation, layers.Dense(of.mlp_width, name="pooling_fc1")(y))
-    y = layers.Dense(of.width, name="pooling_fc2")(y)
+    y = _mlp(of, "pooling", _norm(of, "pooling_norm")(x))
     return layers.Flatten(name=POOLED)(layers.Add(name="pooling_add")([x, y]))
 
 
