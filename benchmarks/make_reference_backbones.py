@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parent.parent / "tests" / "networks" / "reference"
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
 SMALL |= {"image_size": 24, "intermediate_size": 24}
 DINO = SMALL | {"mlp_ratio": 2}
+DINOV3 = SMALL | {"num_register_tokens": 3}
 FAMILIES = {
     "dinov2": ("Dinov2Model", "Dinov2Config", DINO),
     "dinov2-gated": ("Dinov2Model", "Dinov2Config", DINO | {"use_swiglu_ffn": True}),
@@ -30,9 +32,16 @@ FAMILIES = {
         "Dinov2WithRegistersConfig",
         DINO | {"num_register_tokens": 3},
     ),
+    "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", DINOV3),
+    "dinov3-gated": (
+        "DINOv3ViTModel",
+        "DINOv3ViTConfig",
+        DINOV3 | {"use_gated_mlp": True, "query_bias": False, "value_bias": False},
+    ),
     "vit": ("ViTModel", "ViTConfig", SMALL),
     "deit": ("DeiTModel", "DeiTConfig", SMALL),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", SMALL),
+    "siglip2": ("Siglip2VisionModel", "Siglip2VisionConfig", SMALL | {"num_patches": 9}),
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", SMALL),
 }
 SIZES = ((24, 24), (40, 32), (16, 24))  # the positions' own, larger, and smaller in one direction
@@ -51,6 +60,23 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def inputs_of(family: str, images: torch.Tensor) -> dict[str, Any]:
+    """Return what a family's model takes for images (1, 3, height, width)."""
+    if family == "siglip2":  # cut into patches beforehand
+        _, n_channels, height, width = images.shape
+        side = SMALL["patch_size"]
+        shape = (height // side, width // side)
+        cut = images.reshape(1, n_channels, shape[0], side, shape[1], side)
+        patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(1, shape[0] * shape[1], -1)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": torch.ones(1, patches.shape[1]),
+            "spatial_shapes": torch.tensor([shape]),
+        }
+    more = {} if family.startswith("dino") else {"interpolate_pos_encoding": True}
+    return {"pixel_values": images, **more}
+
+
 def main() -> None:
     root = Path(sys.argv[1]) if sys.argv[1:] else FOLDER
     for family, (kind, config, values) in FAMILIES.items():
@@ -62,9 +88,8 @@ def main() -> None:
         arrays = {}
         for height, width in SIZES:
             images = torch.randn(1, 3, height, width)
-            more = {} if family.startswith("dinov2") else {"interpolate_pos_encoding": True}
             with torch.no_grad():
-                found = model(images, **more)
+                found = model(**inputs_of(family, images))
             tokens = found.last_hidden_state.numpy()
             pooled = tokens[:, 0] if family in OWN_POOLING else found.pooler_output.numpy()
             size = f"{height}x{width}"

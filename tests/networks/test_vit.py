@@ -153,7 +153,7 @@ def test_stitched_models_load_in_plain_keras(pictures, tmp_path):
     paths, expected = [], []
     images = np.random.default_rng(0).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
-    for family in ("dinov2-registers", "siglip", "clip"):
+    for family in ("dinov2-registers", "dinov3", "siglip", "clip"):
         features = extract(pictures, tmp_path, REFERENCE / family).features
         options = {"cv": 3, "jobs": 1, "report": False, "show_progress": False}
         board = fc.fit_heads(features, ["ridge"], **options)
@@ -166,8 +166,9 @@ def test_stitched_models_load_in_plain_keras(pictures, tmp_path):
         np.testing.assert_allclose(np.load(f"{path}.npy"), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_its_last_block_is_fine_tuned_from_cached_tokens(pictures, tmp_path):
-    folder = REFERENCE / "dinov2-registers"
+@pytest.mark.parametrize("family", ["dinov2-registers", "dinov3"])
+def test_its_last_block_is_fine_tuned_from_cached_tokens(family, pictures, tmp_path):
+    folder = REFERENCE / family
     features = extract(pictures, tmp_path, folder).features
     options = {"report": False, "show_progress": False}
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, **options)
@@ -184,9 +185,11 @@ def test_its_last_block_is_fine_tuned_from_cached_tokens(pictures, tmp_path):
 
 REAL = {
     "dinov2": ({"hidden_size": 384, "num_attention_heads": 6, "image_size": 518}, 22_056_576),
+    "dinov3_vit": ({"num_register_tokens": 4}, 21_596_544),
     "vit": ({}, 85_798_656),
     "deit": ({}, 85_800_192),
     "siglip_vision_model": ({}, 92_884_224),
+    "siglip2_vision_model": ({"num_patches": 256}, 92_930_304),
     "clip_vision_model": ({}, 87_456_000),
 }
 
@@ -197,19 +200,15 @@ def test_real_configurations_have_the_published_number_of_parameters(kind):
     config, published = REAL[kind]
     of = architecture_of({"model_type": kind} | config, Path())
     model = vit_network.network(of, of.image_size)
-    counted = sum(int(np.prod(weight.shape)) for weight in model.weights)
-    # what normalises counts no divisors; LayerScale is in other weights; tokens are in positions
-    tokens = vit_network.n_prefix(of) + np.prod(
-        [s // p for s, p in zip(of.image_size, of.patch, strict=True)]
-    )
-    counted -= int(tokens) * of.width + 1
-    counted += 2 * of.depth * of.width * of.family.has_scale
-    if of.has_head:
-        counted -= of.width + 1
+    counted = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    n_tokens, d = model.get_layer("positions").output.shape[1:]
+    # tokens and positions, one where they meet, are no trainable weights here, nor is the probe
     n_special = int(of.family.has_class) + of.family.n_distilled
-    counted += n_special * of.width  # a token and its position are one here
-    if kind == "dinov2":
-        counted += of.width  # what masks patches in training
+    counted += d * (vit_network.n_prefix(of) if of.family.is_rotary else n_tokens + n_special)
+    counted += d * of.has_head
+    counted += 2 * of.depth * d * of.family.has_scale  # in other weights
+    counted -= of.depth * d * len(of.without_bias)  # zeros
+    counted += d * kind.startswith("dino")  # what masks patches in training
     assert counted == published
 
 
@@ -218,8 +217,9 @@ def test_positions_are_interpolated_as_torch_does():
     np.testing.assert_array_equal(interpolation.bicubic(grid, (3, 4)), grid)
     assert interpolation.bicubic(grid, (5, 7)).shape == (5, 7, 1)
     flat = np.ones((5, 5, 2), np.float32)
-    for antialias in (False, True):
-        np.testing.assert_allclose(interpolation.bicubic(flat, (3, 9), antialias), 1, rtol=1e-6)
+    for kind in ("bicubic", "bicubic_antialias", "bilinear_antialias"):
+        found = getattr(interpolation, kind)(flat, (3, 9))
+        np.testing.assert_allclose(found, 1, rtol=1e-6)
 
 
 def damaged(folder, change):
@@ -385,7 +385,7 @@ def test_a_layer_of_another_network_may_be_called_patches():
     assert backbones.frozen_extractor(resolved.backbone, resolved.spec).output_shape == (None, 4)
 
 
-@pytest.mark.parametrize("family", ["dinov2-registers", "vit", "clip", "siglip"])
+@pytest.mark.parametrize("family", ["dinov2-registers", "dinov3", "vit", "clip", "siglip"])
 def test_a_number_is_the_end_after_a_block(family):
     images = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
     model = built(REFERENCE / family)

@@ -135,6 +135,10 @@ class Tensors:
             if not re.search(ignored, name):
                 self._left[name] = published, array
 
+    def has(self, name: str) -> bool:
+        """Return whether a tensor is there to be taken."""
+        return name in self._left
+
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Return a tensor as float32.
 

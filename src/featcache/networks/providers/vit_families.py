@@ -14,6 +14,12 @@ from typing import Any
 
 from featcache.core.errors import BackboneError
 from featcache.networks.checkpoint import CONFIG
+from featcache.networks.interpolation import (
+    Interpolated,
+    bicubic,
+    bicubic_antialias,
+    bilinear_antialias,
+)
 
 Renamed = tuple[tuple[str, str], ...]
 
@@ -22,9 +28,10 @@ _LINEAR = (
     (r"attention\.attention\.key\.|attention\.k_proj\.|self_attn\.k_proj\.", "k."),
     (r"attention\.attention\.value\.|attention\.v_proj\.|self_attn\.v_proj\.", "v."),
     (r"attention\.output\.dense\.|attention\.o_proj\.|self_attn\.out_proj\.", "out."),
-    (r"(?<!attention\.)intermediate\.dense\.|mlp\.fc1\.|mlp\.weights_in\.", "fc1."),
+    (r"(?<!attention\.)intermediate\.dense\.|mlp\.(fc1|weights_in|up_proj)\.", "fc1."),
     (r"(blocks\.\d+\.)output\.dense\.", r"\1fc2."),
-    (r"mlp\.fc2\.|mlp\.weights_out\.", "fc2."),
+    (r"mlp\.(fc2|weights_out|down_proj)\.", "fc2."),
+    (r"mlp\.gate_proj\.", "gate."),
     (r"layernorm_before\.|layer_norm1\.", "norm1."),
     (r"layernorm_after\.|layer_norm2\.", "norm2."),
     (r"layer_scale([12])\.lambda1", r"scale\1"),
@@ -38,6 +45,12 @@ _OF_VIT = (
     (r"^embeddings\.position_embeddings$", "positions"),
     (r"^(encoder\.layer|layers)\.", "blocks."),
     (r"^layernorm\.", "norm."),
+)
+_OF_DINOV3 = (
+    (r"^embeddings\.patch_embeddings\.", "patches."),
+    (r"^embeddings\.cls_token$", "class_token"),
+    (r"^embeddings\.register_tokens$", "register_tokens"),
+    (r"^(model\.)?layer\.", "blocks."),
 )
 _OF_TOWER = (  # a vision tower beside one of text
     (r"^vision_model\.", ""),
@@ -63,22 +76,40 @@ class Family:
     is_tower: bool = False  # beside one of text: embeddings are (…, d), not (1, …, d)
     pooled: str = "cls"  # what its authors take of it: cls or attention
     n_distilled: int = 0  # tokens after the class token that have positions
+    n_registers: int | None = None  # where the config does not say; None has none, whatever it says
     has_class: bool = True
     has_patch_bias: bool = True
+    has_patch_matrix: bool = False  # (d, pixels * 3) instead of (d, 3, height, width)
     norm_of_all: bool = True  # else of the class token alone, when it is taken
     has_scale: bool = False
-    antialias: bool = False  # when positions are interpolated
+    is_rotary: bool = False  # queries and keys turn with the place of their patch; see `rotary`
+    interpolated: Interpolated = bicubic  # positions, for another size of image
     epsilon: float = 1e-6  # of normalisation, where the config does not say
     activation: str = "gelu"
 
 
+_TANH = "gelu_pytorch_tanh"
 FAMILIES: dict[str, Family] = {
     "dinov2": Family(_OF_VIT + _LINEAR, has_scale=True),
-    "dinov2_with_registers": Family(_OF_VIT + _LINEAR, has_scale=True, antialias=True),
+    "dinov2_with_registers": Family(
+        _OF_VIT + _LINEAR, n_registers=4, has_scale=True, interpolated=bicubic_antialias
+    ),
+    "dinov3_vit": Family(
+        _OF_DINOV3 + _LINEAR, n_registers=0, has_scale=True, is_rotary=True, epsilon=1e-5
+    ),
     "vit": Family(_OF_VIT + _LINEAR, epsilon=1e-12),
     "deit": Family(_OF_VIT + _LINEAR, n_distilled=1, epsilon=1e-12),
     "siglip_vision_model": Family(
-        _OF_TOWER + _LINEAR, True, "attention", has_class=False, activation="gelu_pytorch_tanh"
+        _OF_TOWER + _LINEAR, True, "attention", has_class=False, activation=_TANH
+    ),
+    "siglip2_vision_model": Family(
+        _OF_TOWER + _LINEAR,
+        True,
+        "attention",
+        has_class=False,
+        has_patch_matrix=True,
+        interpolated=bilinear_antialias,
+        activation=_TANH,
     ),
     "clip_vision_model": Family(
         _OF_TOWER + _LINEAR,
@@ -89,10 +120,33 @@ FAMILIES: dict[str, Family] = {
         activation="quick_gelu",
     ),
 }
-_TOWERS = {"siglip": "siglip_vision_model", "clip": "clip_vision_model"}  # of text and images
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16}
-_SIDES = {"dinov2": 224, "clip_vision_model": 224, "siglip_vision_model": 224}
-_PATCHES = {"dinov2": 14, "clip_vision_model": 32}
+_TOWERS = {  # of text and images
+    "siglip": "siglip_vision_model",
+    "siglip2": "siglip2_vision_model",
+    "clip": "clip_vision_model",
+}
+# what a config leaves out, as transformers fills it in
+_BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "patch_size": 16,
+}
+_OTHERS: dict[str, dict[str, int]] = {
+    "dinov2": {"patch_size": 14},
+    "dinov3_vit": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "clip_vision_model": {"patch_size": 32},
+}
+_GATED = ("use_swiglu_ffn", "use_gated_mlp")
+_BIASES = {  # parts of a block by what says whether they have one
+    "qkv_bias": ("q", "k", "v"),
+    "query_bias": ("q",),
+    "key_bias": ("k",),
+    "value_bias": ("v",),
+    "proj_bias": ("out",),
+    "mlp_bias": ("fc1", "gate", "fc2"),
+}
 
 
 @dataclass(frozen=True)
@@ -109,9 +163,10 @@ class Architecture:
     epsilon: float
     activation: str
     n_registers: int
-    has_bias: bool  # of queries, keys and values
-    is_gated: bool  # SwiGLU
+    without_bias: frozenset[str]  # parts of a block
+    is_gated: bool  # one half of the layer in the middle gates the other, as SwiGLU does
     has_head: bool  # attention pooling
+    theta: float  # of rotary positions, the base of their wavelengths
 
 
 def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
@@ -139,30 +194,46 @@ def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
 
 
 def _architecture(config: Mapping[str, Any], kind: str, family: Family) -> Architecture:
-    base = {**_BASE, "patch_size": _PATCHES.get(kind, 16)}
-    width, depth, n_heads = (int(config.get(name, base[name])) for name in list(base)[:3])
+    says: dict[str, Any] = {**_BASE, **_OTHERS.get(kind, {}), **config}
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    width, depth, n_heads, mlp_width = (int(says[name]) for name in names)
     if width % n_heads:
         raise ValueError(f"{n_heads} heads do not part {width} numbers a token")
-    is_gated = bool(config.get("use_swiglu_ffn", False))
+    if family.is_rotary and width // n_heads % 4:
+        raise ValueError(f"{width // n_heads} numbers a head are no multiple of 4")
+    is_gated = any(config.get(name, False) for name in _GATED)
     if "mlp_ratio" in config or kind.startswith("dinov2"):
         mlp_width = int(width * config.get("mlp_ratio", 4))
         mlp_width = (int(mlp_width * 2 / 3) + 7) // 8 * 8 if is_gated else mlp_width
+    biases = {"key_bias": False} if kind == "dinov3_vit" else {}
+    biases |= {name: bool(config[name]) for name in _BIASES if name in config}
+    patch = _pair(says["patch_size"])
+    sides = config.get("image_size", 224)
+    if "num_patches" in config:  # SigLIP 2 says how many patches a square of positions has
+        sides = [round(int(config["num_patches"]) ** 0.5) * side for side in patch]
+    if family.n_registers is None:
+        n_registers = 0
     else:
-        mlp_width = int(config.get("intermediate_size", 3072))
+        n_registers = int(config.get("num_register_tokens", family.n_registers))
     return Architecture(
         family=family,
         width=width,
         depth=depth,
         n_heads=n_heads,
         mlp_width=mlp_width,
-        patch=_pair(config.get("patch_size", base["patch_size"])),
-        image_size=_pair(config.get("image_size", _SIDES.get(kind, 224))),
+        patch=patch,
+        image_size=_pair(sides),
         epsilon=float(config.get("layer_norm_eps", family.epsilon)),
-        activation=str(config.get("hidden_act", family.activation)),
-        n_registers=int(config.get("num_register_tokens", 4)) if family.antialias else 0,
-        has_bias=bool(config.get("qkv_bias", True)),
+        activation="silu"
+        if config.get("use_swiglu_ffn")
+        else str(config.get("hidden_act", family.activation)),
+        n_registers=n_registers,
+        without_bias=frozenset(
+            p for name, parts in _BIASES.items() for p in parts if not biases.get(name, True)
+        ),
         is_gated=is_gated,
         has_head=family.pooled == "attention" and bool(config.get("vision_use_head", True)),
+        theta=float(config.get("rope_theta", 100.0)),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
 from featcache.networks.checkpoint import Tensors
-from featcache.networks.interpolation import bicubic
+from featcache.networks.providers import vit_rotary
 from featcache.networks.providers.vit_families import Architecture
 from featcache.networks.taps import PATCHES
 from featcache.networks.weights import set_weights
@@ -79,13 +79,19 @@ def load(model: keras.Model, of: Architecture, tensors: Tensors) -> None:
 
     def linear(name: str, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
         kernel = tensors.take(f"{name}.weight", (n_out, n_in)).T
+        if name.rpartition(".")[2] in of.without_bias:
+            return kernel, np.zeros(n_out, np.float32)
         return kernel, tensors.take(f"{name}.bias", (n_out,))
 
     def norm(layer: str, name: str) -> None:
         scale, offset = (tensors.take(f"{name}.{one}", (d,)) for one in ("weight", "bias"))
         model.get_layer(layer).set_weights([scale, offset])
 
-    kernel = tensors.take("patches.weight", (d, 3, *of.patch)).transpose(2, 3, 1, 0)
+    if of.family.has_patch_matrix:
+        flat = tensors.take("patches.weight", (d, int(np.prod(of.patch)) * 3))
+        kernel = flat.reshape(d, *of.patch, 3).transpose(1, 2, 3, 0)
+    else:
+        kernel = tensors.take("patches.weight", (d, 3, *of.patch)).transpose(2, 3, 1, 0)
     bias = [tensors.take("patches.bias", (d,))] if of.family.has_patch_bias else []
     model.get_layer(PATCHES).set_weights([kernel, *bias])
     _put_positions(model, of, tensors)
@@ -110,18 +116,22 @@ def _norm(of: Architecture, name: str) -> Any:
 def _block(of: Architecture, name: str, x: Any) -> Any:
     layers = import_keras().layers
     y = _norm(of, f"{name}_norm1")(x)
-    attention = layers.MultiHeadAttention(
-        of.n_heads, of.width // of.n_heads, name=f"{name}_attention"
-    )
-    x = layers.Add(name=f"{name}_add")([x, attention(y, y)])
+    x = layers.Add(name=f"{name}_add")([x, _attention(of, f"{name}_attention", y)])
     return layers.Add(name=name)([x, _mlp(of, name, _norm(of, f"{name}_norm2")(x))])
+
+
+def _attention(of: Architecture, name: str, x: Any) -> Any:
+    if of.family.is_rotary:
+        return vit_rotary.attention(of, name, x)
+    size = of.width // of.n_heads
+    return import_keras().layers.MultiHeadAttention(of.n_heads, size, name=name)(x, x)
 
 
 def _mlp(of: Architecture, name: str, x: Any) -> Any:
     layers = import_keras().layers
     y = layers.Dense(of.mlp_width, name=f"{name}_fc1")(x)
     if of.is_gated:
-        gate = layers.Dense(of.mlp_width, "silu", name=f"{name}_gate")(x)
+        gate = activated(of.activation, layers.Dense(of.mlp_width, name=f"{name}_gate")(x))
         y = layers.Multiply(name=f"{name}_gated")([gate, y])
     else:
         y = activated(of.activation, y)
@@ -173,10 +183,13 @@ def _put_positions(model: keras.Model, of: Architecture, tensors: Tensors) -> No
     new = model.get_layer(PATCHES).output.shape[1:3]
     n_special = int(family.has_class) + family.n_distilled
     shape = (n_special + old[0] * old[1], d)
-    positions = tensors.take("positions", shape if family.is_tower else (1, *shape)).reshape(shape)
+    positions: np.ndarray = np.zeros(shape, np.float32)
+    if not family.is_rotary:
+        positions = tensors.take("positions", shape if family.is_tower else (1, *shape))
+        positions = positions.reshape(shape)
     grid = positions[n_special:].reshape(*old, d)
     if tuple(new) != old:
-        grid = bicubic(grid, tuple(new), family.antialias)
+        grid = family.interpolated(grid, tuple(new))
     rows = []
     if family.has_class:
         token = tensors.take("class_token", (d,) if family.is_tower else (1, 1, d)).reshape(1, d)
@@ -207,14 +220,13 @@ def _load_block(
     d, hidden = of.width, of.mlp_width
     norm(f"{layer}_norm1", f"{name}.norm1")
     norm(f"{layer}_norm2", f"{name}.norm2")
-    inside = []
-    for one in ("q", "k", "v"):
-        kernel = tensors.take(f"{name}.{one}.weight", (d, d)).T
-        bias = tensors.take(f"{name}.{one}.bias", (d,)) if of.has_bias else np.zeros(d, np.float32)
-        inside.append((kernel, bias))
+    inside = [linear(f"{name}.{one}", d, d) for one in ("q", "k", "v")]
     outside = _scaled(linear(f"{name}.out", d, d), of, f"{name}.scale1", tensors)
-    _put_attention(model.get_layer(f"{layer}_attention"), of, inside, outside)
-    if of.is_gated:
+    _put_attention(model, of, f"{layer}_attention", inside, outside)
+    if of.is_gated and tensors.has(f"{name}.gate.weight"):
+        model.get_layer(f"{layer}_gate").set_weights(linear(f"{name}.gate", d, hidden))
+        model.get_layer(f"{layer}_fc1").set_weights(linear(f"{name}.fc1", d, hidden))
+    elif of.is_gated:  # side by side
         kernel, bias = linear(f"{name}.fc1", d, 2 * hidden)
         model.get_layer(f"{layer}_gate").set_weights([kernel[:, :hidden], bias[:hidden]])
         model.get_layer(f"{layer}_fc1").set_weights([kernel[:, hidden:], bias[hidden:]])
@@ -233,14 +245,23 @@ def _scaled(
     return linear[0] * scale, linear[1] * scale
 
 
-def _put_attention(layer: Any, of: Architecture, inside: Any, outside: Any) -> None:
+def _put_attention(
+    model: keras.Model, of: Architecture, layer: str, inside: Any, outside: Any
+) -> None:
     """Set kernels (d, d) and biases (d,) of queries, keys and values, and of what comes out."""
+    if of.family.is_rotary:
+        for one, weights in zip(("q", "k", "v", "out"), (*inside, outside), strict=True):
+            model.get_layer(f"{layer}_{one}").set_weights(weights)
+        grid = model.get_layer(PATCHES).output.shape[1:3]
+        for one, table in vit_rotary.turns(of, grid, n_prefix(of)).items():
+            add_always(model.get_layer(f"{layer}_{one}"), table)
+        return
     size = of.width // of.n_heads
     weights = []
     for kernel, bias in inside:
         weights += [kernel.reshape(-1, of.n_heads, size), bias.reshape(of.n_heads, size)]
     weights += [outside[0].reshape(of.n_heads, size, -1), outside[1]]
-    layer.set_weights(weights)
+    model.get_layer(layer).set_weights(weights)
 
 
 def _load_head(
@@ -252,7 +273,7 @@ def _load_head(
     biases = tensors.take("head.attention.in_proj_bias", (3 * d,)).reshape(3, d)
     inside = [(kernel.T, bias) for kernel, bias in zip(kernels, biases, strict=True)]
     outside = linear("head.attention.out_proj", d, d)
-    _put_attention(model.get_layer("pooling_attention"), of, inside, outside)
+    _put_attention(model, of, "pooling_attention", inside, outside)
     norm("pooling_norm", "head.layernorm")
     model.get_layer("pooling_fc1").set_weights(linear("head.fc1", d, of.mlp_width))
     model.get_layer("pooling_fc2").set_weights(linear("head.fc2", of.mlp_width, d))
