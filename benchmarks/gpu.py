@@ -99,7 +99,7 @@ class Graph:
         def load(path: Any) -> Any:
             method = image_ops.DCT[decoder]
             image = tf.io.decode_jpeg(tf.io.read_file(path), 3, dct_method=method)
-            image = image_ops.resize(image, spec.image_size, spec.resize)
+            image = image_ops.resize(image, spec.geometry)
             image.set_shape((*spec.image_size, 3))
             return image
 

@@ -64,7 +64,7 @@ def test_a_new_field_of_the_spec_makes_no_file_a_miss():
     assert spec.fingerprint == "e22d923b5615177b4006347fcead2d19"
     assert set(spec.to_dict()) == first
     changed = {"background": "#000000", "decode_scale": True, "decoder": "fast"}
-    changed["value_range"] = (0, 1)
+    changed |= {"value_range": (0, 1), "crop": "center 0.875"}
     assert later <= set(replace(spec, views=2, augment=("flip",), **changed).to_dict())
 
 

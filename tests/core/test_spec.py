@@ -20,6 +20,7 @@ OTHER_VALUES = {
     "layer": "block_16_project_BN",
     "pooling": "max",
     "resize": "antialias",
+    "crop": "center 0.875",
     "precision": "bfloat16",
     "dtype": "float16",
     "views": {"views": 2, "augment": ("flip",)},
@@ -49,7 +50,7 @@ def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
 
 
-@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer", "value_range"])
+@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer", "value_range", "crop"])
 def test_round_trip_of_what_differs(name):
     other = OTHER_VALUES[name]
     changed = replace(SPEC, **(other if isinstance(other, dict) else {name: other}))

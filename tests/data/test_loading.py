@@ -170,7 +170,7 @@ def test_batches_give_every_row_its_own_pixels(tmp_path):
     assert set(failures) == bad
     assert set(got) == set(range(len(source))) - bad
     for row, pixels in got.items():
-        expected = image_ops.resize(decoding.decode(source.get(row)), (24, 24), "bilinear")
+        expected = image_ops.resize(decoding.decode(source.get(row)), SPEC.geometry)
         np.testing.assert_array_equal(pixels, expected)
 
 

@@ -70,7 +70,7 @@ def test_features_are_those_of_the_network_on_normalised_pixels(
     assert (features.spec.backbone, features.spec.pooling) == ("my_dino", "cls")
     model, keras = built(folder), import_keras()
     pixels = [decode((pictures / id_).read_bytes()).astype(np.float32) for id_ in features.ids]
-    shaped = [keras.ops.image.resize(one, (24, 24)) for one in pixels]
+    shaped = [keras.ops.image.resize(one, (24, 24), antialias=True) for one in pixels]
     images = (np.stack(shaped) / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
     _, pooled = model(images.astype(np.float32), training=False)
     np.testing.assert_allclose(features.X, pooled, rtol=1e-3, atol=1e-4)
@@ -336,6 +336,12 @@ def test_images_have_the_size_that_the_original_takes(folder):
         resolved = backbones.resolve(str(folder))
         assert resolved.spec.image_size == expected
         assert len(resolved.remarks) == bool(crop)
+    for number, method in ((2, "antialias"), (3, "bicubic"), (0, "antialias")):
+        path.write_text(json.dumps(says | {"resample": number}))
+        resolved = backbones.resolve(str(folder))
+        assert resolved.spec.resize == method
+        assert len(resolved.remarks) == (number == 0)
+    assert backbones.resolve(str(folder), resize="bilinear").spec.resize == "bilinear"
     path.unlink()
     with pytest.raises(BackboneError, match=r"has no preprocessor_config.json, which says what"):
         backbones.resolve(str(folder))
@@ -349,12 +355,16 @@ def test_what_the_original_cuts_off_is_said_where_images_are_computed(
     path.write_text(json.dumps(json.loads(path.read_text()) | says))
     remark = (
         "Note: my dino: the original takes the middle 24 x 24 of an image, resized to 30 pixels on "
-        "the shorter side; here all of it is stretched to the size.\n"
+        "the shorter side; here all of it is stretched to the size, unless you say "
+        "--crop center.\n"
     )
     # a path from Python, too
     assert extraction.run(pictures, folder, cache_dir=tmp_path / "cache").n_computed == 15
     assert remark in capsys.readouterr().err
     assert extraction.run(pictures, folder, cache_dir=tmp_path / "cache").hit
+    assert "original" not in capsys.readouterr().err
+    cropped = extraction.run(pictures, folder, crop="center", cache_dir=tmp_path / "cache")
+    assert cropped.features.spec.crop == "center 0.8"
     assert "original" not in capsys.readouterr().err
 
 

@@ -24,6 +24,7 @@ from featcache.core.checks import (
     whole_number,
 )
 from featcache.core.errors import SpecError
+from featcache.core.geometry import NONE, RESIZES, Geometry, check_crop
 from featcache.core.options import declared, option, options_of
 from featcache.core.text import file_name
 
@@ -31,7 +32,6 @@ FORMAT_VERSION = 1
 
 DECODERS = ("exact", "fast")
 POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention", "tokens")
-RESIZES = ("bilinear", "antialias")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 MAX_VIEWS = 100  # all are made of an image at once
@@ -91,9 +91,8 @@ class ExtractionSpec:
         "avg, max, flatten; cls, cls+avg, attention; none or tokens. (the backbone's own)",
         "how a map or tokens become a vector: avg, max or flatten; of vision transformers also cls "
         "(the class token), cls+avg, or attention where the network has that. Mean and maximum "
-        "are those of the patches. none keeps maps as they are, (n, height, width, channels), "
-        "and tokens keeps all tokens, (n, tokens, width); no head learns from these. None is what "
-        "its authors take, avg for most.",
+        "are those of patches. none keeps maps as they are, (n, height, width, channels), and "
+        "tokens all tokens, (n, tokens, width); no head learns from these. None is its authors'.",
         panel=PANEL,
         asked=None,
         kind=Optional[str],
@@ -102,10 +101,22 @@ class ExtractionSpec:
     )
     resize: str = option(
         "bilinear",
-        "bilinear as Keras does, or antialias for large photos.",
-        "bilinear (as Keras does), or antialias (better for large photographs, slower).",
+        "bilinear as Keras does, antialias for large photos, bicubic. (the backbone's own)",
+        "bilinear (as Keras does), antialias (of all pixels, as Pillow does: better for large "
+        "photographs, slower), or bicubic (likewise). None is its authors', bilinear for most.",
         panel=PANEL,
+        asked=None,
+        kind=Optional[str],
+        typed=Optional[str],
         allowed=RESIZES,
+    )
+    crop: str = option(
+        NONE,
+        "none, or center: the middle of each image, as the original takes it.",
+        "none stretches all of an image to the size. center takes from the middle the largest part "
+        "of its proportions, and of that the share that the backbone's authors take.",
+        panel=PANEL,
+        is_later=True,
     )
     background: str = option(  # #rrggbb
         BACKGROUND,
@@ -127,8 +138,7 @@ class ExtractionSpec:
     decoder: str = option(
         "exact",
         "exact, or fast: JPEGs by libjpeg's quick transform.",
-        "exact decodes JPEGs as Pillow does; fast by libjpeg's quick transform, which is a few "
-        "levels of 255 off, and a little sooner done.",
+        "exact decodes JPEGs as Pillow does; fast by libjpeg's quick transform, a few levels off.",
         panel=PANEL,
         allowed=DECODERS,
         is_later=True,
@@ -144,8 +154,7 @@ class ExtractionSpec:
     views: int = option(
         1,
         "Embeddings per image: the clean one, the rest augmented.",
-        "embeddings per image: the clean one and `views` - 1 augmented ones, for heads that train "
-        "on `Features.views`.",
+        "embeddings per image: the clean one and augmented ones, for heads to train on.",
         panel=PANEL,
         least=1,
         most=MAX_VIEWS,
@@ -181,7 +190,9 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for one in NUMBERS.values():
             one.checked(getattr(self, one.name))
-        check_choice("pooling", self.pooling, POOLINGS)
+        check_crop(self.crop)
+        for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES)):
+            check_choice(name, getattr(self, name), allowed)
         for name in ("backbone", "weights", "preprocessing", "background"):
             check_text(name, getattr(self, name))
         if self.layer is not None:
@@ -255,6 +266,11 @@ class ExtractionSpec:
         """BLAKE2b-128 of the canonical JSON, 32 hex digits."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images get the network's size."""
+        return Geometry(self.image_size, self.resize, self.crop)
 
     @property
     def clean(self) -> ExtractionSpec:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
+from featcache.core.geometry import NONE, Geometry
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding
@@ -13,14 +16,41 @@ from featcache.data import decoding
 DCT = {"exact": "INTEGER_ACCURATE", "fast": "INTEGER_FAST"}
 
 
-def resize(image: Any, image_size: tuple[int, int], method: str) -> Any:
-    """Return a TensorFlow image (..., height, width, 3) as float32 at `image_size`.
+def resize(image: Any, geometry: Geometry) -> Any:
+    """Return a TensorFlow image (height, width, 3) as float32 at the size of a geometry.
 
-    The aspect ratio is not kept, as in `keras.utils.image_dataset_from_directory`. `method` is
-    "bilinear" or "antialias" (bilinear with a wider filter when shrinking; better, slower).
+    Without a crop the aspect ratio is not kept, as in `keras.utils.image_dataset_from_directory`.
+    "antialias" and "bicubic" have a wider filter when shrinking, as Pillow has.
     """
     tf = import_tensorflow()
-    return tf.image.resize(image, image_size, "bilinear", antialias=method == "antialias")
+    size, method, crop = geometry
+    if crop != NONE:
+        image = _middle(image, geometry)
+    elif method == "bicubic":
+        image = tf.image.resize(image, size, "bicubic", antialias=True)
+    else:
+        return tf.image.resize(image, size, "bilinear", antialias=method == "antialias")
+    return tf.clip_by_value(image, 0.0, 255.0)  # which cubic kernels overshoot
+
+
+def _middle(image: Any, geometry: Geometry) -> Any:
+    """Return what the middle of an image is once all of it is resized: only that is computed.
+
+    The shorter side gets the size divided by the share, the longer one what keeps the proportions.
+    """
+    tf = import_tensorflow()
+    wanted = np.array(geometry.image_size, np.float32)
+    old = tf.cast(tf.shape(image)[:2], tf.float32)
+    least = np.round(wanted / geometry.share)
+    new = tf.maximum(tf.floor(old * tf.reduce_max(least / old) + 1e-3), least)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=geometry.image_size,
+        scale=new / old,
+        translation=-tf.floor((new - wanted) / 2),
+        kernel_type="keyscubic" if geometry.resize == "bicubic" else "triangle",
+        antialias=geometry.resize != "bilinear",
+    )[0]
 
 
 def decode(data: Any, spec: ExtractionSpec) -> Any:
@@ -35,7 +65,7 @@ def decode(data: Any, spec: ExtractionSpec) -> Any:
 
     if not spec.decode_scale:
         return at(1)
-    side = max(spec.image_size)
+    side = spec.geometry.side
     shortest = tf.cond(
         tf.image.is_jpeg(data),
         lambda: tf.reduce_min(tf.io.extract_jpeg_shape(data)[:2]),

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, Union
 
 import numpy as np
 
+from featcache.core.geometry import Geometry
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding, levels
@@ -67,7 +68,7 @@ def batches(
     Parameters
     ----------
     rows : row numbers of the listing.
-    specs : the images of each; they differ in nothing about images but `image_size`, and not in
+    specs : the images of each; they differ in nothing about images but `geometry`, and not in
         that with `decode_scale`, which goes by it.
     views : which views to make, 0 is the clean one.
     batch_size : images per batch at most, all views counted.
@@ -76,13 +77,13 @@ def batches(
     """
     recipe = Recipe(
         spec=specs[0],
-        sizes=tuple(dict.fromkeys(spec.image_size for spec in specs)),
+        geometries=tuple(dict.fromkeys(spec.geometry for spec in specs)),
         views=views,
         digests=listing.digests if reading is None else reading.digests,
         batch_size=max(1, batch_size // len(views)),
     )
-    assert not (recipe.spec.decode_scale and len(recipe.sizes) > 1)
-    place = [recipe.sizes.index(spec.image_size) for spec in specs]
+    assert not (recipe.spec.decode_scale and len(recipe.geometries) > 1)
+    place = [recipe.geometries.index(spec.geometry) for spec in specs]
     asked = np.array(rows, np.int64)
     # what TensorFlow fails on never arrives, and so is left: Pillow has the last word
     is_done = np.zeros(len(listing), bool)
@@ -164,7 +165,7 @@ def pixels(
         raw = source.contents.get(row)
     except OSError as error:
         raise VanishedImageError(error.strerror or str(error)) from error
-    side = max(spec.image_size) if spec.decode_scale else None
+    side = spec.geometry.side if spec.decode_scale else None
     return decoding.seen(raw, spec, max_pixels, side)
 
 
@@ -212,18 +213,20 @@ def _decoded_in_passing(
 
 def _decoded(dataset: Any, recipe: Recipe) -> Iterator[Arrays]:
     """Yield images of a dataset of rows, orientations and the bytes of plain files."""
-    load = _loader(recipe) if recipe.views != CLEAN else _clean_loader(recipe.spec, recipe.sizes)
+    load = (
+        _loader(recipe) if recipe.views != CLEAN else _clean_loader(recipe.spec, recipe.geometries)
+    )
     yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
 
 @functools.lru_cache(maxsize=16)
-def _clean_loader(spec: ExtractionSpec, sizes: tuple[tuple[int, int], ...]) -> Any:
+def _clean_loader(spec: ExtractionSpec, geometries: tuple[Geometry, ...]) -> Any:
     """Return the function of `_loader` for clean images, which need no more of a recipe.
 
     It is kept: to trace it takes a tenth of a second, which every short run would spend again.
     """
     nothing = np.zeros((0, 16), np.uint8)
-    return _loader(Recipe(spec, sizes, CLEAN, digests=nothing, batch_size=1))
+    return _loader(Recipe(spec, geometries, CLEAN, digests=nothing, batch_size=1))
 
 
 def _loader(recipe: Recipe) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.geometry import Geometry
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import augment
@@ -20,31 +21,29 @@ CLEAN = (0,)
 class Recipe:
     """What becomes of each decoded image."""
 
-    spec: ExtractionSpec  # for all but the size
-    sizes: tuple[tuple[int, int], ...]
+    spec: ExtractionSpec  # for all but the geometry
+    geometries: tuple[Geometry, ...]
     views: tuple[int, ...]
     digests: np.ndarray  # (n, 16) uint8 by row
     batch_size: int
 
     def made(self, row: Any, image: Any) -> tuple[Any, ...]:
-        """Return row and images (n_views, height, width, 3), one tensor a size."""
+        """Return row and images (n_views, height, width, 3), one tensor a geometry."""
         drawn = self._draws(row) if self.views != CLEAN else None
         stacks = []
-        for size in self.sizes:
-            made = [self._view(image, size, place, drawn) for place in range(len(self.views))]
+        for geometry in self.geometries:
+            made = [self._view(image, geometry, place, drawn) for place in range(len(self.views))]
             stack = made[0][None] if len(made) == 1 else import_tensorflow().stack(made)
-            stack.set_shape((len(self.views), *size, 3))
+            stack.set_shape((len(self.views), *geometry.image_size, 3))
             stacks.append(stack)
         return (row, *stacks)
 
-    def _view(self, image: Any, size: tuple[int, int], place: int, drawn: Any) -> Any:
+    def _view(self, image: Any, geometry: Geometry, place: int, drawn: Any) -> Any:
         """One view; what is cheap on a small image comes after resizing."""
         if self.views[place] == 0:
-            return resize(image, size, self.spec.resize)
+            return resize(image, geometry)
         ways, mine = self.spec.augment, drawn[place]
-        image = resize(
-            augment.crop(image, mine) if "crop" in ways else image, size, self.spec.resize
-        )
+        image = resize(augment.crop(image, mine) if "crop" in ways else image, geometry)
         if "flip" in ways:
             image = augment.flip(image, mine)
         return augment.color(image, mine) if "color" in ways else image

@@ -206,7 +206,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         numbers, _ = self._asked()
         name = self.backbone or registry.DEFAULT
         _, _, entry = backbones.named(name, numbers["weights"])
-        numbers["pooling"] = numbers["pooling"] or entry.pooling
+        numbers = backbones.completed(numbers, entry)
         size = numbers.pop("image_size")
         size = entry.image_size if size is None else size
         size = size if isinstance(size, tuple) else (size, size)

@@ -36,9 +36,9 @@ def unread(source: sources.Source, max_pixels: int) -> Listing:
 
 def is_read_in_passing(source: sources.Source, specs: Iterable[ExtractionSpec]) -> bool:
     """Return whether images can be read as late as when they are decoded, which is once then."""
-    # what is decoded scaled is decoded for each size by itself
-    sizes = {spec.image_size for spec in specs if spec.decode_scale}
-    return source.contents.is_encoded and source.digests is None and len(sizes) <= 1
+    # what is decoded scaled is decoded for each geometry by itself
+    geometries = {spec.geometry for spec in specs if spec.decode_scale}
+    return source.contents.is_encoded and source.digests is None and len(geometries) <= 1
 
 
 def unreadable(listing: Listing) -> dict[int, Unusable]:

@@ -78,7 +78,7 @@ def networks_of(
     by_pass: dict[tuple[Any, ...], list[int]] = {}
     for number, one in enumerate(every):
         spec = one.spec
-        key = (spec.backbone, spec.weights, spec.image_size, spec.precision)
+        key = (spec.backbone, spec.weights, spec.preprocessing, spec.geometry, spec.precision)
         by_pass.setdefault(key, []).append(number)
     return [
         (
@@ -134,10 +134,10 @@ def shards_of(
 def _decoded_at_once(
     networks: Sequence[tuple[NetworkPlan, tuple[int, ...]]],
 ) -> list[list[tuple[NetworkPlan, tuple[int, ...]]]]:
-    """Part networks by what can be decoded at once: a scaled image is for one size."""
-    by_size: dict[Any, list[tuple[NetworkPlan, tuple[int, ...]]]] = {}
+    """Part networks by what can be decoded at once: a scaled image is for one geometry."""
+    by_geometry: dict[Any, list[tuple[NetworkPlan, tuple[int, ...]]]] = {}
     for network, files in networks:
         spec = network.specs[0]
-        size = spec.image_size if spec.decode_scale else None
-        by_size.setdefault(size, []).append((network, files))
-    return list(by_size.values())
+        geometry = spec.geometry if spec.decode_scale else None
+        by_geometry.setdefault(geometry, []).append((network, files))
+    return list(by_geometry.values())

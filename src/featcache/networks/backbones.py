@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.core.errors import SpecError
+from featcache.core.geometry import CENTER, NONE, check_crop, crop_of
 from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
@@ -72,6 +73,8 @@ def resolve(
     if image_size is None:
         image_size = entry.image_size
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    numbers = completed(numbers, entry)
+    stretched = (entry.stretched,) if entry.stretched and numbers["crop"] == NONE else ()
 
     if digest is None:
         provider = registry.provider_of(name, weights)
@@ -83,7 +86,6 @@ def resolve(
         elif digest is None:
             backbone = build(name, weights, size)
             digest = digest_of(backbone)
-    numbers["pooling"] = numbers.get("pooling") or entry.pooling
     identity = digest if path is None else provider.identity(path, digest)
     spec = ExtractionSpec(
         backbone=name,
@@ -94,7 +96,24 @@ def resolve(
     )
     if source is not None:
         remember(memo, name, source, digest)
-    return Resolved(spec, weights, backbone, remarks=entry.remarks)
+    return Resolved(spec, weights, backbone, remarks=stretched + entry.remarks)
+
+
+def completed(numbers: dict[str, Any], entry: Entry) -> dict[str, Any]:
+    """Return the fields of a spec with what a backbone's authors do where nobody said.
+
+    Raises
+    ------
+    SpecError
+        When there is no such crop.
+    """
+    crop = numbers.get("crop", NONE)
+    check_crop(crop)
+    return numbers | {
+        "pooling": numbers.get("pooling") or entry.pooling,
+        "resize": numbers.get("resize") or entry.resize,
+        "crop": crop_of(entry.share) if crop == CENTER else crop,
+    }
 
 
 def named(name: str | None, weights: str) -> tuple[str, str, Entry]:

@@ -123,7 +123,7 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
             lambda: opaque(tf.io.decode_image(data, expand_animations=False)),
         )
         image = tf.ensure_shape(image, (None, None, 3))
-        return image_ops.resize(image, spec.image_size, spec.resize)
+        return image_ops.resize(image, spec.geometry)
 
     return load
 

@@ -28,7 +28,10 @@ class Entry:
     image_size: int | tuple[int, int]  # default side, or height and width, in pixels
     preprocessing: str  # a name that `registry.preprocessing` knows
     pooling: str = "avg"  # what is taken where nobody says
-    remarks: tuple[str, ...] = ()  # what to know of how images get to it, a sentence each
+    resize: str = "bilinear"  # how images are interpolated where nobody says
+    share: float = 1.0  # of an image's sides, that its authors take from the middle
+    stretched: str = ""  # what to know where all of an image is taken instead, a sentence
+    remarks: tuple[str, ...] = ()  # what else to know of how images get to it
 
 
 def given_path(name: str, weights: str) -> Path | None:

@@ -7,6 +7,7 @@ downloaded here.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from featcache.networks.providers.vit_families import IGNORED, architecture_of
 if TYPE_CHECKING:
     import keras
 
+_RESIZES = {2: "antialias", 3: "bicubic"}  # by the numbers that Pillow has for them
 MEAN_STD = "mean-std"  # begins the name of a preprocessing; numbers follow
 
 
@@ -38,9 +40,16 @@ def entry_of(folder: Path) -> Entry:
     of = architecture_of(checkpoint.read_json(folder / checkpoint.CONFIG), folder)
     pooling = of.family.pooled if of.has_head or of.family.has_class else "avg"
     says = _said_of_images(folder)
-    size, remark = _size(says)
-    remarks = (f"{folder.name}: {remark}",) if remark else ()
-    return Entry(size or of.image_size, _preprocessing(folder, says), pooling, remarks)
+    framing = _framing(says)
+    return Entry(
+        framing.size or of.image_size,
+        _preprocessing(folder, says),
+        pooling,
+        framing.resize,
+        framing.share,
+        framing.stretched and f"{folder.name}: {framing.stretched}",
+        tuple(f"{folder.name}: {remark}" for remark in framing.remarks),
+    )
 
 
 def _said_of_images(folder: Path) -> dict[str, Any]:
@@ -54,16 +63,32 @@ def _said_of_images(folder: Path) -> dict[str, Any]:
     return checkpoint.read_json(path)
 
 
-def _size(says: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
-    """Return the size of images, if said, and what the original cuts off where it does."""
+@dataclass(frozen=True)
+class _Framing:
+    """How a folder says that images get their size; see `Entry`."""
+
+    size: tuple[int, int] | None
+    resize: str
+    share: float = 1.0
+    stretched: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def _framing(says: dict[str, Any]) -> _Framing:
     size = _sides(says.get("size"))
+    number = says.get("resample", 2)
+    resize = _RESIZES.get(number, "antialias")
+    otherwise = f"the original interpolates otherwise (Pillow's resample {number}); here: {resize}."
+    remarks = () if number in _RESIZES else (otherwise,)
     if not says.get("do_center_crop") or (cropped := _sides(says.get("crop_size"))) is None:
-        return size, ""
+        return _Framing(size, resize, remarks=remarks)
     first = f", resized to {min(size)} pixels on the shorter side" if size else ""
-    return cropped, (
+    stretched = (
         f"the original takes the middle {cropped[0]} x {cropped[1]} of an image{first}; here all "
-        f"of it is stretched to the size."
+        f"of it is stretched to the size, unless you say --crop center."
     )
+    share = min(1.0, min(cropped) / min(size)) if size else 1.0
+    return _Framing(cropped, resize, share, stretched, remarks)
 
 
 def _sides(says: Any) -> tuple[int, int] | None:
