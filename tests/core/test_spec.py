@@ -50,7 +50,9 @@ def test_round_trip():
     assert ExtractionSpec.from_dict(SPEC.to_dict()) == SPEC
 
 
-@pytest.mark.parametrize("name", ["precision", "views", "decode_scale", "layer", "value_range", "crop"])
+@pytest.mark.parametrize(
+    "name", ["precision", "views", "decode_scale", "layer", "value_range", "crop"]
+)
 def test_round_trip_of_what_differs(name):
     other = OTHER_VALUES[name]
     changed = replace(SPEC, **(other if isinstance(other, dict) else {name: other}))

@@ -138,6 +138,19 @@ def test_several_at_once_each_with_its_own_pooling_and_preprocessing(pictures, t
         np.testing.assert_allclose(together.X, alone.X, rtol=1e-4, atol=1e-5)
 
 
+def test_folders_of_the_same_weights_with_other_preprocessing_share_no_pass(
+    folder, pictures, tmp_path
+):
+    twin = shutil.copytree(folder, tmp_path / "twin" / folder.name)
+    statistics = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (twin / "preprocessor_config.json").write_text(json.dumps(statistics))
+    options = {"cache_dir": tmp_path / "cache", "show_progress": False}
+    one, other = fc.extract_all(pictures, [str(folder), str(twin)], **options)
+    alone = extract(pictures, tmp_path / "alone", twin).features
+    np.testing.assert_allclose(other.X, alone.X, rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(one.X) - np.asarray(other.X)).max() > 0.1
+
+
 PLAIN = """
 import sys
 for name in ("featcache", "transformers", "safetensors"):

@@ -14,9 +14,10 @@ from featcache.core.geometry import CENTER, NONE, check_crop, crop_of
 from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
-from featcache.networks import checkpoint, registry
+from featcache.networks import checkpoint, hub, registry
 from featcache.networks.providers import keras_file, keras_model, vit
 from featcache.networks.providers.base import WORDS, Entry, size_error
+from featcache.networks.published import PUBLISHED
 from featcache.networks.taps import grid_of, pooled, tapped
 from featcache.networks.weights import digest_of, recall, remember
 
@@ -47,8 +48,9 @@ def resolve(
 
     Parameters
     ----------
-    name : a name of the registry; None is `registry.DEFAULT`, or the model itself when `weights`
-        is a .keras file. Or a Keras model, which takes RGB, 0 to 255, as it is.
+    name : a name of the registry or of `published`, one on the Hub, or a folder; None is
+        `registry.DEFAULT`, or the model itself when `weights` is a .keras file. Or a Keras
+        model, which takes RGB, 0 to 255, as it is.
     weights : "imagenet", "random", or the path of a weights file or of a .keras backbone.
     image_size : pixels, one number for a square or (height, width); None is the network's own.
     memo : file that remembers the digests of weights; None remembers nothing.
@@ -117,11 +119,17 @@ def completed(numbers: dict[str, Any], entry: Entry) -> dict[str, Any]:
 
 
 def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
-    """Return the name that a spec has for what is asked for, absolute weights, and its entry."""
-    if name is not None and name not in registry.CATALOGUE and checkpoint.is_folder(Path(name)):
+    """Return the name that a spec has for what is asked for, absolute weights, and its entry.
+
+    What is on the Hub is downloaded for it, unless it is on this machine.
+    """
+    if found := _brings_weights(name):
         if weights != "imagenet":
-            raise SpecError(f"The folder '{name}' brings its own weights; leave '{weights}' out.")
-        weights = str(checkpoint.weights_of(Path(name).absolute()))
+            raise SpecError(f"Backbone '{name}' brings its own weights; leave '{weights}' out.")
+        weights = found
+    if weights.startswith(checkpoint.HUB):
+        folder = hub.folder_of(weights)
+        return vit.name_of(folder), hub.pinned(weights, folder), vit.entry_of(folder)
     if weights not in WORDS:
         path = Path(weights).absolute()
         if not path.is_file():
@@ -136,6 +144,17 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
         weights = str(path)
     name = name or registry.DEFAULT
     return name, weights, registry.find(name)
+
+
+def _brings_weights(name: str | None) -> str:
+    """Return the weights that a name stands for, where it is one of weights and not of a kind."""
+    if name is None or name in registry.CATALOGUE:
+        return ""
+    if checkpoint.is_folder(Path(name)):
+        return str(checkpoint.weights_of(Path(name).absolute()))
+    if name in PUBLISHED:
+        return PUBLISHED[name].name
+    return name if name.startswith(checkpoint.HUB) else ""
 
 
 def options_of(

@@ -16,6 +16,7 @@ from featcache.core.keys import digest_file
 from featcache.networks.providers.base import short
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+HUB = "hf:"  # begins the names of folders on the Hugging Face Hub
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # of config.json, what changes no number of a frozen network
 _WITHOUT_EFFECT = {
@@ -41,9 +42,9 @@ def is_folder(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def is_weights(path: str) -> bool:
-    """Return whether a path is that of the weights of such a folder."""
-    return path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))
+def is_weights(origin: str) -> bool:
+    """Return whether weights are those of such a folder: a path, or a name on the Hub."""
+    return origin.startswith(HUB) or origin.endswith((f"/{WEIGHTS}", f"/{INDEX}"))
 
 
 def weights_of(folder: Path) -> Path:
@@ -62,6 +63,18 @@ def weights_of(folder: Path) -> Path:
     raise BackboneError(
         f"'{folder}' has a {CONFIG} and no {WEIGHTS}.{hint} Save the model as safetensors."
     )
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether the description and all parts of the weights are there."""
+    if not is_folder(folder):
+        return False
+    try:
+        weights = weights_of(folder)
+        parts = _parts(weights) if weights.name == INDEX else [weights]
+    except BackboneError:
+        return False
+    return all(path.is_file() for path in parts)
 
 
 def read_json(path: Path) -> dict[str, Any]:

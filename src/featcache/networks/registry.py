@@ -16,6 +16,7 @@ from featcache.networks.providers import (
     vit,
 )
 from featcache.networks.providers.base import Entry, Provider, Scheme
+from featcache.networks.published import PUBLISHED
 
 DEFAULT = base.DEFAULT
 
@@ -40,7 +41,8 @@ def find(name: str) -> Entry:
     """
     if name in CATALOGUE:
         return CATALOGUE[name].entries[name]
-    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.4)
+    known = [*CATALOGUE, *PUBLISHED]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(near)}." if near else f"For example: {DEFAULT}, mobilenet-v2."
     raise SpecError(f"There is no backbone '{name}'. {hint}")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
-from featcache.networks import checkpoint
+from featcache.networks import checkpoint, hub
 from featcache.networks.preprocessing import IMAGENET_STATISTICS
 from featcache.networks.providers import vit_network
 from featcache.networks.providers.base import Entry, Provider, Scheme
@@ -138,11 +138,11 @@ def scheme(name: str) -> Scheme:
 
 def name_of(folder: Path) -> str:
     """Return what a spec calls the network of a folder: safe in names of files."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name).strip("._") or "network"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", hub.own_name(folder.resolve())).strip("._") or "network"
 
 
 def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
-    path = Path(weights)
+    path = _weights_path(name, weights)
     of = architecture_of(checkpoint.read_json(path.with_name(checkpoint.CONFIG)), path.parent)
     if any(side < patch for side, patch in zip(image_size, of.patch, strict=True)):
         height, width = image_size
@@ -157,6 +157,8 @@ def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
 
 
 def _weights_path(name: str, weights: str) -> Path:
+    if weights.startswith(checkpoint.HUB):
+        return checkpoint.weights_of(hub.folder_of(weights))
     path = Path(weights)
     if not path.is_file():
         raise BackboneError(f"The weights of {name} are gone: there is no file '{weights}'.")
