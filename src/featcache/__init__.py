@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from featcache.data.sources import Source
     from featcache.extraction import extract, extract_all
     from featcache.extraction.embedder import Embedder
+    from featcache.extraction.speeds import backbones
     from featcache.finetuning import finetune
     from featcache.inference.evaluate import Evaluation, evaluate
     from featcache.inference.predict import Model, load
@@ -42,6 +43,7 @@ _HOME = {
     "Leaderboard": "scoring.leaderboard",
     "Model": "inference.predict",
     "Source": "data.sources",
+    "backbones": "extraction.speeds",
     "evaluate": "inference.evaluate",
     "export": "models.export",
     "extract": "extraction",
@@ -63,6 +65,7 @@ __all__ = [
     "Leaderboard",
     "Model",
     "Source",
+    "backbones",
     "evaluate",
     "export",
     "extract",

@@ -8,7 +8,8 @@ import pytest
 from featcache.core.errors import SpecError, StitchError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
-from featcache.finetuning import graph
+from featcache.finetuning import graph, unfreezing
+from featcache.finetuning.trainable import trainable_layers
 from featcache.networks import backbones
 from featcache.networks.registry import find
 
@@ -60,12 +61,14 @@ def test_points_are_where_one_tensor_carries_everything(branched):
         ("all", ("conv_1", "conv_2", "bn_2", "gate", "conv_3", "conv_4"), None),
         ("dropped", ("conv_4",), "dropped"),
         ("bn_2", ("bn_2", "gate", "conv_3", "conv_4"), "conv_1"),
+        ("1 block", ("conv_3", "conv_4"), "joined"),
+        ("2 blocks", ("conv_1", "conv_2", "bn_2", "gate", "conv_3", "conv_4"), None),
     ],
 )
 def test_the_boundary_is_the_last_point_before_what_is_unfrozen(
     branched, unfreeze, unfrozen, boundary
 ):
-    names = graph.chosen(branched, unfreeze)
+    names = unfreezing.chosen(branched, unfreeze)
     assert names == unfrozen
     at = graph.boundary(branched, names)
     # `dropped` itself holds no weights: unfreezing from it unfreezes what comes after
@@ -83,7 +86,7 @@ def test_blocks_end_where_branches_join(branched):
 def check_blocks(backbone, n_blocks):
     """They are numbered from the last layer to the first."""
     block = graph.blocks(backbone)
-    layers = graph.trainable_layers(backbone)
+    layers = trainable_layers(backbone)
     numbers = [block[layer.name] for layer in layers]
     assert numbers == sorted(numbers, reverse=True)
     assert (numbers[-1], numbers[0]) == (1, n_blocks)
@@ -98,7 +101,7 @@ def test_blocks_of_a_network_of_our_own():
 def test_both_halves_give_what_the_whole_gives(branched, unfreeze):
     network, features = network_of(branched, 16)
     backbone = graph.backbone_of(network)
-    at = graph.boundary(backbone, graph.chosen(backbone, unfreeze))
+    at = graph.boundary(backbone, unfreezing.chosen(backbone, unfreeze))
     parted = graph.part(network, at, features, dropout=0.5)
     pixels = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 3)).astype(np.float32)
     got = parted.suffix(parted.prefix(pixels, training=False), training=False)
@@ -127,13 +130,13 @@ def test_real_networks_are_parted_exactly(name, n_blocks):
     backbone = backbones.build(name, "random", (64, 64))
     check_blocks(backbone, n_blocks)
     network, features = network_of(backbone, 64, entry.preprocessing)
-    names = graph.chosen(backbone, 6)
+    names = unfreezing.chosen(backbone, 6)
     at = graph.boundary(backbone, names)
     parted = graph.part(network, at, features)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
     got = parted.suffix(parted.prefix(pixels, training=False), training=False)
     np.testing.assert_allclose(got, network(pixels, training=False), rtol=1e-4, atol=1e-6)
-    graph.thaw(network, names)
+    unfreezing.thaw(network, names)
     # what trains lies in the suffix, all of it
     assert {v.path for v in parted.suffix.trainable_variables} == {
         v.path for v in network.trainable_variables
@@ -142,7 +145,7 @@ def test_real_networks_are_parted_exactly(name, n_blocks):
 
 def test_thawing_leaves_statistics_and_what_is_not_named(branched):
     network, _ = network_of(branched, 16)
-    graph.thaw(network, ("bn_2", "conv_4"))
+    unfreezing.thaw(network, ("bn_2", "conv_4"))
     names = {"/".join(v.path.split("/")[-2:]) for v in network.trainable_variables}
     parts = ("conv_4/kernel", "conv_4/bias", "probabilities/kernel", "probabilities/bias")
     assert names == {"bn_2/gamma", "bn_2/beta", *parts}
@@ -157,8 +160,8 @@ def test_a_backbone_nested_in_a_backbone_trains_but_for_its_statistics():
     x = inner(keras.layers.Conv2D(4, 1, name="outer_conv")(inputs))
     backbone = keras.Model(inputs, x, name="outer")
     network, _ = network_of(backbone, 8)
-    assert graph.chosen(graph.backbone_of(network), 1) == ("inner",)
-    graph.thaw(network, ("inner",))
+    assert unfreezing.chosen(graph.backbone_of(network), 1) == ("inner",)
+    unfreezing.thaw(network, ("inner",))
     assert len(network.trainable_variables) == 2 + 2 + 2  # head, convolution, scale and offset
     batch = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(network(batch, training=True), network(batch), rtol=1e-6)
@@ -176,7 +179,7 @@ def test_a_sequential_backbone():
     )
     network, features = network_of(backbone, 8)
     backbone = graph.backbone_of(network)
-    at = graph.boundary(backbone, graph.chosen(backbone, 1))
+    at = graph.boundary(backbone, unfreezing.chosen(backbone, 1))
     assert at.layer == "first"
     parted = graph.part(network, at, features)
     pixels = np.ones((2, 8, 8, 3), np.float32)
@@ -185,9 +188,11 @@ def test_a_sequential_backbone():
 
 def test_no_such_layers(branched):
     with pytest.raises(SpecError, match="unfreeze is 7, but branched has 6 layers that hold"):
-        graph.chosen(branched, 7)
+        unfreezing.chosen(branched, 7)
+    with pytest.raises(SpecError, match="unfreeze_blocks is 3, but branched has 2 blocks"):
+        unfreezing.chosen(branched, "3 blocks")
     with pytest.raises(SpecError, match=r"branched has no layer 'conv_9'\. Nearest: conv_"):
-        graph.chosen(branched, "conv_9")
+        unfreezing.chosen(branched, "conv_9")
 
 
 def test_a_model_that_was_not_stitched():

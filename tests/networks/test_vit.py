@@ -188,9 +188,13 @@ def test_its_last_block_is_fine_tuned_from_cached_tokens(family, pictures, tmp_p
     fc.stitch(board.best, tmp_path / "model.keras", show_progress=False)
     settings = {"cache_dir": tmp_path / "cache", "show_progress": False, "epochs": 1}
     done = fc.finetune(
-        tmp_path / "model.keras", out=tmp_path / "tuned.keras", unfreeze="3", **settings
+        tmp_path / "model.keras", out=tmp_path / "tuned.keras", unfreeze_blocks=1, **settings
     )
     every = [fc.Features(path) for path in (tmp_path / "cache").rglob("*.h5")]
+    assert done.stages[0].boundary == "block_0"
+    unfrozen = done.stages[0].unfrozen
+    assert unfrozen[-1] == "norm"
+    assert {name[:8] for name in unfrozen[:-1]} == {"block_1_"}
     (boundary,) = (one for one in every if one.spec.pooling == "tokens")
     assert boundary.shape[1:] == (13, 16)  # class token, registers and patches
     assert done.after["accuracy"] >= 0

@@ -40,6 +40,10 @@ def finetune(
     unfreeze_from: Annotated[
         Optional[str], typer.Option(help="The first layer to unfreeze, by its name, instead.")
     ] = None,
+    unfreeze_blocks: Annotated[
+        Optional[int],
+        typer.Option(help="Blocks, counted from the end, instead: of a vision transformer, say."),
+    ] = None,
     stages: Annotated[
         Optional[str], typer.Option(help="One stage after the other instead, as 10,30,all.")
     ] = None,
@@ -112,6 +116,7 @@ def finetune(
         out=out,
         unfreeze=unfreeze,
         unfreeze_from=unfreeze_from,
+        unfreeze_blocks=unfreeze_blocks,
         stages=stages,
         learning_rate=learning_rate,
         lr_decay=lr_decay,

@@ -20,6 +20,7 @@ import typer
 
 from featcache import __version__
 from featcache.cli import (
+    backbones,
     clean,
     demo,
     evaluate,
@@ -50,6 +51,7 @@ VERBS = (
     export,
     info,
     verify,
+    backbones,
     clean,
     demo,
 )

@@ -13,6 +13,7 @@ import numpy as np
 from featcache import store
 from featcache.core import progress
 from featcache.core.errors import SourceError, StoreError
+from featcache.extraction import speeds
 from featcache.extraction.executors import Executor
 from featcache.extraction.output import OutputFile
 from featcache.extraction.run import PartRows, run
@@ -148,5 +149,7 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
                 _stop_if_asked(outputs, how)
     _stop_if_asked(outputs, how)
     how.costs.seconds += time.monotonic() - started
+    if len(outputs) == 1:  # else it is nobody's alone
+        outputs[0].ran = {**outputs[0].ran, **speeds.noted(n_images, how.costs.seconds)}
     for output in outputs:
         output.fail_copies()

@@ -29,10 +29,12 @@ from featcache.finetuning import (
     resuming,
     saving,
     starting,
+    unfreezing,
 )
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import TrainingPlan
 from featcache.finetuning.stages import Cut, TrainingRun, cut, train_stages
+from featcache.finetuning.trainable import trainable_layers
 from featcache.finetuning.training import History
 from featcache.finetuning.training_images import TrainingImages, open_training_images
 from featcache.models import card, stitching
@@ -54,6 +56,7 @@ def finetune(
     out: str | os.PathLike[str],
     unfreeze: int | str | None = None,
     unfreeze_from: str | None = None,
+    unfreeze_blocks: int | None = None,
     stages: Sequence[int | str] | str | None = None,
     learning_rate: float = 1e-5,
     lr_decay: float = 1.0,
@@ -93,10 +96,11 @@ def finetune(
     unfreeze : number of backbone layers, counted from the end among those that hold weights to
         train, or "all"; 0 trains the head alone. None is 20, or all where there are fewer.
     unfreeze_from : name of the first layer to unfreeze, instead of a number.
+    unfreeze_blocks : number of blocks, counted from the end, instead of layers. A block ends where
+        branches of the network join; of a vision transformer it is one of its blocks.
     stages : several numbers, as (10, 30, "all"), one stage of training after the other.
     learning_rate : of Adam, at its highest.
-    lr_decay : factor of the rate for each block further from the head; a block ends where branches
-        of the network join.
+    lr_decay : factor of the rate for each block further from the head.
     schedule : cosine (falls to 0 over the epochs of a stage) or constant.
     warmup : share of a stage's steps over which the rate rises from 0.
     epochs : of each stage, at most. The best on the validation images is kept, by accuracy
@@ -134,7 +138,7 @@ def finetune(
         When there is no room for the activations.
     """
     path, to = Path(model), Path(out)
-    asked = plan.stages_of(unfreeze, unfreeze_from, stages)
+    asked = plan.stages_of(unfreeze, unfreeze_from, unfreeze_blocks, stages)
     plans = TrainingPlan(
         stages=asked or (0,),
         learning_rate=learning_rate,
@@ -169,10 +173,10 @@ def finetune(
     network = load_keras(path, described)
     backbone = graph.backbone_of(network)
     if asked is None:
-        n_layers = len(graph.trainable_layers(backbone))
+        n_layers = len(trainable_layers(backbone))
         plans = replace(plans, stages=(min(plan.DEFAULT_UNFREEZE, n_layers),))
     for stage in plans.stages:
-        graph.chosen(backbone, stage)  # its error comes before the images are looked at
+        unfreezing.chosen(backbone, stage)  # its error comes before the images are looked at
     data = open_training_images(described, source, root, target)
     progress.notes(data.images.samples.remarks, resources.show_progress)
     data = data.fresh(described, resources.cache_dir, resources.show_progress)

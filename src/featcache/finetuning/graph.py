@@ -6,14 +6,16 @@ boundary is the last one at or before the first unfrozen layer. Nothing is train
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featcache.core.errors import SpecError, StitchError
+from featcache.core.errors import StitchError
 from featcache.core.tensorflow import import_keras
-from featcache.core.text import counted
+from featcache.finetuning.trainable import trainable_layers
+from featcache.networks.taps import grid_of
 
 if TYPE_CHECKING:
     import keras
@@ -44,66 +46,6 @@ def backbone_of(network: keras.Model) -> keras.Model:
     raise StitchError(f"Model '{network.name}' has no backbone nested in it; stitch one.")
 
 
-def trainable_layers(backbone: keras.Model) -> list[Any]:
-    """Return the layers that have something to train, in the order of the graph."""
-    return [layer for layer in backbone.layers if any(True for _ in _trainables(layer))]
-
-
-def chosen(backbone: keras.Model, unfreeze: int | str) -> tuple[str, ...]:
-    """Return the names of the layers to unfreeze.
-
-    Parameters
-    ----------
-    unfreeze : a number, counted from the end among the layers that hold weights to train; "all";
-        or the name of the first layer: it and all after it.
-
-    Raises
-    ------
-    SpecError
-        When there are not so many, or there is no layer of that name.
-    """
-    layers = trainable_layers(backbone)
-    names = tuple(layer.name for layer in layers)
-    if unfreeze == "all":
-        return names
-    if isinstance(unfreeze, int):
-        if unfreeze > len(names):
-            raise SpecError(
-                f"unfreeze is {unfreeze}, but {backbone.name} has {counted(len(names), 'layer')} "
-                f"that hold weights."
-            )
-        return names[len(names) - unfreeze :]
-    every = [layer.name for layer in backbone.layers]
-    if unfreeze not in every:
-        import difflib
-
-        near = difflib.get_close_matches(unfreeze, every, n=3)
-        known = f"Nearest: {', '.join(near)}" if near else f"Its last: {', '.join(names[-3:])}"
-        raise SpecError(f"{backbone.name} has no layer '{unfreeze}'. {known}.")
-    after = set(every[every.index(unfreeze) :])
-    return tuple(name for name in names if name in after)
-
-
-def thaw(network: keras.Model, names: Sequence[str]) -> None:
-    """Make the head and these layers of the backbone trainable, and nothing else.
-
-    Batch normalisation stays in inference mode. Keras hands the outer call's `training=True` down
-    into nested models, also where they were called with `training=False`; only a layer whose
-    `trainable` is False keeps to its moving statistics. So such a layer stays untrainable, and its
-    scale and offset are made trainable as variables.
-    """
-    backbone = backbone_of(network)
-    network.trainable = True  # or no variable in it would be
-    for layer in network.layers:
-        if layer is not backbone:
-            _thaw(layer)
-    backbone.trainable = True
-    for layer in backbone.layers:
-        layer.trainable = False
-        if layer.name in names:
-            _thaw(layer)
-
-
 def points(backbone: keras.Model) -> list[Point]:
     """Return the single-tensor points of a backbone, in the order of its graph.
 
@@ -123,7 +65,8 @@ def points(backbone: keras.Model) -> list[Point]:
             uses[id(tensor)] -= 1
             if not uses[id(tensor)]:
                 needed.discard(id(tensor))
-        needed.update(id(tensor) for tensor in node.outputs)
+        # what nothing takes, as the rest of something split, is not needed
+        needed.update(id(tensor) for tensor in node.outputs if uses[id(tensor)])
         name = node.operation.name
         # a layer called twice, or an operation that is no layer, cannot be tapped by its name
         if len(needed) == 1 and node.input_tensors and name in known and calls[name] == 1:
@@ -157,13 +100,25 @@ def blocks(backbone: keras.Model) -> dict[str, int]:
     """Return for each layer the number of its block, 1 is the last.
 
     A block ends where branches join in a single tensor, or, in a network without branches, where
-    it pools.
+    it pools. Those of a vision transformer are its own, the last one with the normalisation after.
     """
+    if grid_of(backbone) is not None:
+        return _numbered(backbone, _ends_of_transformer(backbone))
     pooling = (import_keras().layers.MaxPooling2D, import_keras().layers.AveragePooling2D)
     some = points(backbone)
     ends = [point.position for point in some if point.joins] or [
         point.position for point in some if isinstance(backbone.get_layer(point.layer), pooling)
     ]
+    return _numbered(backbone, ends)
+
+
+def _ends_of_transformer(backbone: keras.Model) -> list[int]:
+    """Return where the blocks of a vision transformer end, but for the last one."""
+    found = [one.position for one in points(backbone) if re.fullmatch(r"block_\d+", one.layer)]
+    return found[:-1]
+
+
+def _numbered(backbone: keras.Model, ends: list[int]) -> dict[str, int]:
     positions = _Graph.of(backbone).positions
     last = max(positions.values())
     ends = [end for end in ends if any(end < place <= last for place in _weighted(backbone))]
@@ -254,33 +209,3 @@ class _Graph:
 def _weighted(backbone: keras.Model) -> list[int]:
     positions = _Graph.of(backbone).positions
     return [positions[layer.name] for layer in trainable_layers(backbone)]
-
-
-def _trainables(layer: Any) -> Any:
-    """Yield the variables of a layer that training changes."""
-    keras = import_keras()
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            yield from _trainables(inner)
-    elif isinstance(layer, keras.layers.BatchNormalization):
-        yield from (variable for variable in (layer.gamma, layer.beta) if variable is not None)
-    elif not isinstance(layer, keras.layers.Normalization):
-        state = layer.trainable
-        layer.trainable = True
-        yield from list(layer.trainable_variables)
-        layer.trainable = state
-
-
-def _thaw(layer: Any) -> None:
-    """Let a layer train, but not its statistics."""
-    keras = import_keras()
-    if isinstance(layer, keras.Model):
-        layer.trainable = True
-        for inner in layer.layers:
-            _thaw(inner)
-        return
-    is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-    layer.trainable = not is_batch_norm and not isinstance(layer, keras.layers.Normalization)
-    if is_batch_norm:
-        for variable in _trainables(layer):
-            variable.trainable = True

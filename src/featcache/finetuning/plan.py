@@ -23,7 +23,8 @@ from featcache.heads import CATALOGUE
 
 SCHEDULES = ("cosine", "constant")
 DEFAULT_UNFREEZE = 20  # layers, or all where there are fewer
-Unfreeze = Union[int, str]  # a number of layers, "all", or the name of the first
+Unfreeze = Union[int, str]  # a number of layers, "all", "3 blocks", or the name of the first
+BLOCKS = r"(\d+) blocks?"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class TrainingPlan:
 
 
 def stages_of(
-    unfreeze: int | str | None, unfreeze_from: str | None, stages: Any
+    unfreeze: int | str | None,
+    unfreeze_from: str | None,
+    unfreeze_blocks: int | None,
+    stages: Any,
 ) -> tuple[Unfreeze, ...] | None:
     """Return what each stage unfreezes; None leaves it to the default.
 
@@ -109,12 +113,20 @@ def stages_of(
     SpecError
         When more than one of them is given, or a stage is neither a number nor "all".
     """
-    given = {"unfreeze": unfreeze, "unfreeze_from": unfreeze_from, "stages": stages}
+    given = {
+        "unfreeze": unfreeze,
+        "unfreeze_from": unfreeze_from,
+        "unfreeze_blocks": unfreeze_blocks,
+        "stages": stages,
+    }
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise SpecError(f"{' and '.join(named)} say the same thing differently; give one.")
     if not named:
         return None
+    if unfreeze_blocks is not None:
+        n_blocks = whole_number("unfreeze_blocks", unfreeze_blocks, 1)
+        return (f"{n_blocks} {'block' if n_blocks == 1 else 'blocks'}",)
     if unfreeze_from is not None:
         check_text("unfreeze_from", unfreeze_from, "be the name of a layer")
         if unfreeze_from == "all" or unfreeze_from.isdecimal():

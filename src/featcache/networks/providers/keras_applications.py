@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.core import process
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
-from featcache.networks import initial_weights
+from featcache.networks import initial_weights, measures
 from featcache.networks.providers.base import DEFAULT, Entry, Provider, short, size_error
 
 if TYPE_CHECKING:
@@ -66,6 +68,22 @@ _NETWORKS = {
         ("convnext-xlarge", "ConvNeXtXLarge", 224),
     ),
 }
+# family and licence of the weights as Keras names it, by how a name begins; the longest one counts
+_FAMILIES = {
+    "resnet": ("ResNet", "MIT"),
+    "vgg": ("VGG", "CC BY 4.0"),
+    "mobilenet": ("MobileNet", "Apache-2.0"),
+    "mobilenet-v2": ("MobileNet V2", "Apache-2.0"),
+    "mobilenet-v3": ("MobileNet V3", "Apache-2.0"),
+    "inception-v3": ("Inception V3", "MIT"),
+    "inception-resnet": ("Inception-ResNet V2", "Apache-2.0"),
+    "xception": ("Xception", "MIT"),
+    "nasnet": ("NASNet", "Apache-2.0"),
+    "densenet": ("DenseNet", "BSD-3-Clause"),
+    "efficientnet-b": ("EfficientNet", "Apache-2.0"),
+    "efficientnet-v2": ("EfficientNet V2", "Apache-2.0"),
+    "convnext": ("ConvNeXt", "MIT"),
+}
 FACTORIES = {name: factory for members in _NETWORKS.values() for name, factory, _ in members}
 
 
@@ -102,11 +120,27 @@ def _no_download(name: str, error: Exception) -> str:
     )
 
 
+def _entry(name: str, side: int, preprocessing: str) -> Entry:
+    start = max((one for one in _FAMILIES if name.startswith(one)), key=len)
+    family, licence = _FAMILIES[start]
+    if start == "resnet" and name.endswith("-v2"):
+        family, licence = "ResNet V2", ""  # Keras names none
+    return Entry(side, preprocessing, family=family, licence=licence)
+
+
+def _has_weights(name: str) -> bool:
+    """Return whether Keras has downloaded a network's weights; Keras need not be imported."""
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    return (home / "models" / measures.of(name).file).is_file()
+
+
 PROVIDER = Provider(
     {
-        name: Entry(side, preprocessing)
+        name: _entry(name, side, preprocessing)
         for preprocessing, members in _NETWORKS.items()
         for name, _, side in members
     },
     build,
+    has_weights=_has_weights,
+    source="Keras",
 )
