@@ -427,6 +427,10 @@ def test_a_number_is_the_end_after_a_block(family):
         assert np.abs(taken("0", pooling) - end).max() > 0.1
         both = np.concatenate([taken("0", pooling), taken("1", pooling)], axis=-1)
         np.testing.assert_allclose(taken("last2", pooling), both, rtol=1e-5, atol=1e-6)
+        if family not in ("siglip", "clip"):  # DINOv2's linear protocol
+            one, other = taken("0", "cls"), taken("1", "cls+avg")
+            both = np.concatenate([one, other], axis=-1)
+            np.testing.assert_allclose(taken("last2", "cls+avg"), both, rtol=1e-5, atol=1e-6)
     for layer in ("2", "last0", "last3"):
         with pytest.raises(SpecError, match=rf"has blocks 0 to 1, and layer is '{layer}'. Give"):
             taken(layer, "avg")

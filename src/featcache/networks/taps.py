@@ -161,6 +161,11 @@ def _of_tokens(x: Any, spec: ExtractionSpec, suffix: str, grid: tuple[int, int])
     grid_of_patches = layers.Reshape((height, width, d), name=f"grid{suffix}")(patches)
     if spec.pooling in _POOLING:
         return _POOLING[spec.pooling](layers, name)(grid_of_patches)
+    # of several blocks the mean is that of the last, as in DINOv2's linear protocol
+    several = re.fullmatch(r"last(\d+)", spec.layer or "")
+    if several and int(several[1]) > 1:
+        before = d - d // int(several[1])
+        grid_of_patches = keras.ops.split(grid_of_patches, [before], axis=-1)[1]
     both = [
         layers.Flatten(name=f"class{suffix}")(first),
         _POOLING["avg"](layers, f"mean{suffix}")(grid_of_patches),
