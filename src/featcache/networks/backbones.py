@@ -86,8 +86,8 @@ def resolve(
         if digest is None and path is not None:
             digest = digest_file(path)
         elif digest is None:
-            backbone = build(name, weights, size)
-            digest = digest_of(backbone)
+            built = provider.build(name, weights, size)
+            digest, backbone = digest_of(built), provider.rewritten(built)
     identity = digest if path is None else provider.identity(path, digest)
     spec = ExtractionSpec(
         backbone=name,
@@ -190,7 +190,8 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     BackboneError
         When the weights cannot be had or are of another architecture.
     """
-    return registry.provider_of(name, weights).build(name, weights, image_size)
+    provider = registry.provider_of(name, weights)
+    return provider.rewritten(provider.build(name, weights, image_size))
 
 
 def frozen_extractor(backbone: keras.Model, *specs: ExtractionSpec) -> keras.Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,9 +28,11 @@ def put(backbone: keras.Model, name: str, weights: str) -> None:
         _randomise(backbone)
     elif Path(weights).suffix == ".keras":
         given = keras_file.load(Path(weights)).get_weights()
-        if [w.shape for w in given] != [w.shape for w in backbone.get_weights()]:
+        # kernels by channel are (h, w, 1, channels) or, once rewritten, (h, w, channels, 1)
+        if list(map(_without_ones, given)) != list(map(_without_ones, backbone.weights)):
             raise BackboneError(f"The model in '{weights}' is not of the architecture of {name}.")
-        set_weights(backbone, given)
+        pairs = zip(given, backbone.weights, strict=True)
+        set_weights(backbone, [np.reshape(array, weight.shape) for array, weight in pairs])
     else:
         try:
             backbone.load_weights(weights)
@@ -40,6 +42,10 @@ def put(backbone: keras.Model, name: str, weights: str) -> None:
             raise BackboneError(
                 f"Weights file '{weights}' is not of {name} without its classifier: {short(error)}"
             ) from error
+
+
+def _without_ones(array: Any) -> list[int]:
+    return [side for side in array.shape if side != 1]
 
 
 def _randomise(backbone: keras.Model) -> None:

@@ -58,6 +58,9 @@ class Provider:
 
     `has_weights` takes a name, and returns whether its ImageNet weights are on this machine.
 
+    `rewritten` takes the network that `build` gave, whose weights may have to tell what it is, and
+    returns one that gives the same sooner, with the same names of layers.
+
     `again` takes the name and the digest of the weights that a spec has, and returns what to ask
     for to have that network again; for most that is the name.
     """
@@ -67,6 +70,7 @@ class Provider:
     weights_path: Callable[[str, str], Path | None] = given_path
     preprocessing: Mapping[str, Scheme] = field(default_factory=dict)  # of this family alone
     identity: Callable[[Path, str], str] = lambda path, digest: digest
+    rewritten: Callable[[keras.Model], keras.Model] = lambda model: model
     again: Callable[[str, str], Any] = lambda name, digest: name
     has_weights: Callable[[str], bool] = lambda name: False
     source: str = ""  # where its ImageNet weights come from, in a word or two

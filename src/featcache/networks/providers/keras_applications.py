@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from featcache.core import process
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
-from featcache.networks import initial_weights, measures
+from featcache.networks import initial_weights, measures, rewriting
 from featcache.networks.providers.base import DEFAULT, Entry, Provider, short, size_error
 
 if TYPE_CHECKING:
@@ -143,4 +143,5 @@ PROVIDER = Provider(
     build,
     has_weights=_has_weights,
     source="Keras",
+    rewritten=rewriting.rewritten,
 )

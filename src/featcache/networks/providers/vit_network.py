@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
+from featcache.networks.activations import activated
 from featcache.networks.checkpoint import Tensors
 from featcache.networks.providers import vit_rotary
 from featcache.networks.providers.vit_families import Architecture
@@ -136,30 +136,6 @@ def _mlp(of: Architecture, name: str, x: Any) -> Any:
     else:
         y = activated(of.activation, y)
     return layers.Dense(of.width, name=f"{name}_fc2")(y)
-
-
-def activated(name: str, x: Any) -> Any:
-    """Return what an activation function gives, by the name that configs have for it.
-
-    Raises
-    ------
-    BackboneError
-        When it is not known.
-    """
-    ops = import_keras().ops
-    if name == "gelu":
-        half = ops.multiply(x, 0.5)
-        return ops.multiply(half, ops.add(ops.erf(ops.multiply(x, 0.5**0.5)), 1.0))
-    if name == "quick_gelu":
-        return ops.multiply(x, ops.sigmoid(ops.multiply(x, 1.702)))
-    if name in ("gelu_pytorch_tanh", "gelu_new"):
-        return ops.gelu(x, approximate=True)
-    if name in ("relu", "silu"):
-        return getattr(ops, name)(x)
-    raise BackboneError(
-        f"hidden_act is {name}; known are gelu, quick_gelu, gelu_pytorch_tanh, gelu_new, relu and "
-        f"silu."
-    )
 
 
 def _attention_pooled(of: Architecture, x: Any) -> Any:
