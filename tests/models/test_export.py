@@ -343,6 +343,24 @@ def test_a_converter_that_fails_is_one_line(model, monkeypatch):
         quietly(model, "onnx")
 
 
+def test_layers_that_onnx_has_no_word_for_are_written_in_others(tmp_path):
+    import onnxruntime
+
+    keras = import_keras()
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, activation="gelu")(inputs)  # exact: Erfc
+    x = layers.Conv2D(8, 3, groups=2)(layers.Conv2D(8, 3, groups=8)(x))  # functions of XLA
+    x = layers.GlobalAveragePooling2D()(layers.Activation("gelu")(x))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    images = np.random.default_rng(0).standard_normal((5, 8, 8, 3)).astype(np.float32)
+    writers.write("onnx", model, None, tmp_path / "model.onnx", images)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (scores,) = session.run(["scores"], {"images": images})
+    np.testing.assert_allclose(scores, model(images), atol=1e-6)
+    assert not import_tensorflow().config.functions_run_eagerly()
+
+
 @pytest.mark.parametrize(
     ("format", "options", "error", "message"),
     [

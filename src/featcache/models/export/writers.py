@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,11 +136,15 @@ def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> Non
     """
     import tf2onnx
 
-    graph = engines.constant_graph(model)
+    with _functions_inlined():
+        graph = engines.constant_graph(model)
     names = {graph.inputs[0].name: "images", graph.outputs[0].name: "scores"}
     first, last = names
     written, _ = tf2onnx.convert.from_graph_def(
-        graph.graph.as_graph_def(), input_names=[first], output_names=[last], opset=OPSET
+        _without_erfc(graph.graph.as_graph_def()),
+        input_names=[first],
+        output_names=[last],
+        opset=OPSET,
     )
     for value in (*written.graph.input, *written.graph.output):
         value.name = names.get(value.name, value.name)
@@ -147,6 +152,44 @@ def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> Non
         for slots in (node.input, node.output):
             slots[:] = [names.get(name, name) for name in slots]
     path.write_bytes(written.SerializeToString())
+
+
+@contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """Have what Keras compiles by XLA, convolutions in groups, traced as plain operations.
+
+    ONNX has no call of a function, and the converter writes one nevertheless.
+    """
+    config = import_tensorflow().config
+    before = config.functions_run_eagerly()
+    config.run_functions_eagerly(True)  # a graph that is being traced gets what they do
+    try:
+        yield
+    finally:
+        config.run_functions_eagerly(before)
+
+
+def _without_erfc(graph: Any) -> Any:
+    """Return a graph definition in which 1 - erf(x) stands for erfc(x), which ONNX has not.
+
+    TensorFlow's exact GELU is made of it.
+    """
+    made = type(graph)()
+    made.CopyFrom(graph)
+    del made.node[:]
+    for node in graph.node:
+        new = made.node.add()
+        new.CopyFrom(node)
+        if node.op != "Erfc":
+            continue
+        new.op, new.name = "Erf", f"{node.name}/erf"
+        one = made.node.add(op="Const", name=f"{node.name}/one")
+        one.attr["dtype"].CopyFrom(node.attr["T"])
+        value = import_tensorflow().make_tensor_proto(1.0, node.attr["T"].type)
+        one.attr["value"].tensor.CopyFrom(value)
+        rest = made.node.add(op="Sub", name=node.name, input=[one.name, new.name])
+        rest.attr["T"].CopyFrom(node.attr["T"])
+    return made
 
 
 def tflite(quantisation: str) -> Write:
