@@ -17,14 +17,14 @@ from featcache import extraction
 from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
 from featcache.data.decoding import decode
-from featcache.networks import backbones, engines, interpolation
+from featcache.networks import backbones, engines, interpolation, registry
 from featcache.networks.engines import tensorflow
 from featcache.networks.providers import vit, vit_families, vit_network
 from featcache.networks.providers.vit_families import architecture_of
 
 pytest.importorskip("safetensors")
 REFERENCE = Path(__file__).parent / "reference"
-FAMILIES = sorted(path.name for path in REFERENCE.iterdir())
+FAMILIES = sorted(one.name for one in REFERENCE.iterdir() if "convnext" not in one.name)
 SIZES = ("24x24", "40x32", "16x24")
 
 
@@ -442,7 +442,7 @@ def test_a_number_is_normalised_as_the_end_is():
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
     keras = import_keras()
     block = keras.Model(model.inputs[0], model.get_layer("block_0").output)
-    rows = model.get_layer("norm")(block(vit.scheme(spec.preprocessing)(pixels)))
+    rows = model.get_layer("norm")(block(registry.preprocessing(spec.preprocessing)(pixels)))
     found = backbones.frozen_extractor(model, spec)(pixels)
     np.testing.assert_allclose(found, rows[:, 0], rtol=1e-5, atol=1e-5)
 

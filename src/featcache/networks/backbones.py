@@ -15,7 +15,7 @@ from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
 from featcache.networks import checkpoint, hub, registry
-from featcache.networks.providers import keras_file, keras_model, vit
+from featcache.networks.providers import folder, keras_file, keras_model
 from featcache.networks.providers.base import WORDS, Entry, size_error
 from featcache.networks.published import PUBLISHED
 from featcache.networks.taps import grid_of, pooled, tapped
@@ -140,7 +140,8 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
         if name is None and path.suffix == keras_file.SUFFIX:
             return path.name, str(path), keras_file.entry_of(path)
         if checkpoint.is_weights(str(path)):
-            return vit.name_of(path.parent), str(path), vit.entry_of(path.parent)
+            entry = registry.of_folder(path.parent).entry_of(path.parent)
+            return folder.name_of(path.parent), str(path), entry
         weights = str(path)
     name = name or registry.DEFAULT
     return name, weights, registry.find(name)

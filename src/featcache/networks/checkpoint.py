@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,16 @@ _WITHOUT_EFFECT = {
     "initializer_factor",
     "initializer_range",
     "label2id",
+    "label_descriptions",
+    "label_names",
     "license",
+    "pretrained_cfg",
     "torch_dtype",
     "transformers_version",
 }
+
+
+Named = tuple[str, np.ndarray]
 
 
 def is_folder(path: Path) -> bool:
@@ -136,17 +142,24 @@ class Tensors:
     weights : the file of the weights, or the list of its parts.
     renamed : patterns and what to put in their place, applied in order to every name.
     ignored : pattern of names, as they are then, that the network does without.
+    parts : what a name and a tensor of the file stand for; most for themselves.
     """
 
-    def __init__(self, weights: Path, renamed: Sequence[tuple[str, str]], ignored: str):
+    def __init__(
+        self,
+        weights: Path,
+        renamed: Sequence[tuple[str, str]],
+        ignored: str,
+        parts: Callable[[str, np.ndarray], Iterable[Named]] = lambda name, array: [(name, array)],
+    ):
         self.weights = weights
-        self._left: dict[str, tuple[str, np.ndarray]] = {}
-        for published, array in _read(weights):
-            name = published
-            for pattern, other in renamed:
-                name = re.sub(pattern, other, name)
-            if not re.search(ignored, name):
-                self._left[name] = published, array
+        self._left: dict[str, Named] = {}
+        for published, whole in _read(weights):
+            for name, array in parts(published, whole):
+                for pattern, other in renamed:
+                    name = re.sub(pattern, other, name)
+                if not re.search(ignored, name):
+                    self._left[name] = published, array
 
     def has(self, name: str) -> bool:
         """Return whether a tensor is there to be taken."""
@@ -182,7 +195,7 @@ class Tensors:
             )
 
 
-def _read(weights: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _read(weights: Path) -> Iterator[Named]:
     try:
         import ml_dtypes  # noqa: F401 (Keras has it; without it NumPy knows no bfloat16)
         from safetensors import SafetensorError

@@ -50,11 +50,13 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
 
 
 def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:
-    """Return a network's output, or of a vision transformer the one that its pooling takes."""
+    """Return a network's output, or the one that its pooling takes where its authors pool too."""
     outputs = backbone.outputs
     if len(outputs) == 1:
         return outputs[0]
     tokens, pooled = outputs
+    if len(tokens.shape) == 4:  # a map, of which the mean is normalised
+        return pooled if spec.pooling == "avg" else tokens
     is_of_attention = any(layer.name == "pooling_attention" for layer in backbone.layers)
     if spec.pooling == ("attention" if is_of_attention else "cls"):
         return pooled

@@ -1,7 +1,7 @@
 """Families of vision transformers: what a config.json says, and how each names its tensors.
 
-Names are those of the files that are published, and of those that newer transformers write. All
-are brought to one naming: patches, class_token, register_tokens, positions, pre_norm,
+Names are those of the files that are published, of those that newer transformers write, and timm's.
+All are brought to one naming: patches, class_token, register_tokens, positions, pre_norm,
 blocks.N.(norm1, q, k, v, out, scale1, norm2, fc1, fc2, scale2), norm, head.
 """
 
@@ -52,6 +52,17 @@ _OF_DINOV3 = (
     (r"^embeddings\.register_tokens$", "register_tokens"),
     (r"^(model\.)?layer\.", "blocks."),
 )
+_OF_TIMM = (
+    (r"^patch_embed\.proj\.", "patches."),
+    (r"^cls_token$", "class_token"),
+    (r"^reg_token$", "register_tokens"),
+    (r"^pos_embed$", "positions"),
+    (r"^head\.", "classifier."),
+    (r"attn\.(q|k|v)\.", r"\1."),
+    (r"attn\.proj\.", "out."),
+    (r"mlp\.(fc1|fc2)\.", r"\1."),
+    (r"ls([12])\.gamma$", r"scale\1"),
+)
 _OF_TOWER = (  # a vision tower beside one of text
     (r"^vision_model\.", ""),
     (r"^embeddings\.patch_embedding\.", "patches."),
@@ -78,6 +89,7 @@ class Family:
     n_distilled: int = 0  # tokens after the class token that have positions
     n_registers: int | None = None  # where the config does not say; None has none, whatever it says
     has_class: bool = True
+    has_class_position: bool = True  # else it is part of the class token
     has_patch_bias: bool = True
     has_patch_matrix: bool = False  # (d, pixels * 3) instead of (d, 3, height, width)
     norm_of_all: bool = True  # else of the class token alone, when it is taken
@@ -99,6 +111,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "vit": Family(_OF_VIT + _LINEAR, epsilon=1e-12),
     "deit": Family(_OF_VIT + _LINEAR, n_distilled=1, epsilon=1e-12),
+    "timm_vit": Family(_OF_TIMM, interpolated=bicubic_antialias),
+    "timm_dinov2": Family(_OF_TIMM, has_scale=True, interpolated=bicubic_antialias),
+    "timm_dinov2_with_registers": Family(
+        _OF_TIMM,
+        n_registers=4,
+        has_class_position=False,
+        has_scale=True,
+        interpolated=bicubic_antialias,
+    ),
     "siglip_vision_model": Family(
         _OF_TOWER + _LINEAR, True, "attention", has_class=False, activation=_TANH
     ),
@@ -125,6 +146,7 @@ _TOWERS = {  # of text and images
     "siglip2": "siglip2_vision_model",
     "clip": "clip_vision_model",
 }
+KINDS = frozenset({*FAMILIES, *_TOWERS})  # as a config.json names them
 # what a config leaves out, as transformers fills it in
 _BASE = {
     "hidden_size": 768,
@@ -170,22 +192,17 @@ class Architecture:
 
 
 def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
-    """Return what a config.json describes.
+    """Return what a config.json of one of `KINDS` describes.
 
     Raises
     ------
     BackboneError
-        When it is of no family that is known, or not what its family has.
+        When it is not what its family has.
     """
     kind = str(config.get("model_type"))
     if kind in _TOWERS:
         kind, tower = _TOWERS[kind], config.get("vision_config")
         config = tower if isinstance(tower, Mapping) else {}
-    if kind not in FAMILIES:
-        known = ", ".join(sorted({*FAMILIES, *_TOWERS}))
-        raise BackboneError(
-            f"'{folder / CONFIG}' describes a network of the kind {kind}; known are {known}."
-        )
     family = FAMILIES[kind]
     try:
         return _architecture(config, kind, family)

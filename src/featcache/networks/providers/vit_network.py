@@ -157,7 +157,7 @@ def _put_positions(model: keras.Model, of: Architecture, tensors: Tensors) -> No
     d, family = of.width, of.family
     old = tuple(side // patch for side, patch in zip(of.image_size, of.patch, strict=True))
     new = model.get_layer(PATCHES).output.shape[1:3]
-    n_special = int(family.has_class) + family.n_distilled
+    n_special = int(family.has_class and family.has_class_position) + family.n_distilled
     shape = (n_special + old[0] * old[1], d)
     positions: np.ndarray = np.zeros(shape, np.float32)
     if not family.is_rotary:
@@ -169,7 +169,7 @@ def _put_positions(model: keras.Model, of: Architecture, tensors: Tensors) -> No
     rows = []
     if family.has_class:
         token = tensors.take("class_token", (d,) if family.is_tower else (1, 1, d)).reshape(1, d)
-        rows.append(token + positions[:1])
+        rows.append(token + positions[:1] if family.has_class_position else token)
     if family.n_distilled:
         rows.append(tensors.take("distillation_token", (1, 1, d))[0] + positions[1:2])
     if of.n_registers:
