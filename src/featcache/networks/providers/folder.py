@@ -75,9 +75,9 @@ def entry_of(folder: Path, own_size: tuple[int, int], pooling: str) -> Entry:
 
 def _said_of_images(folder: Path) -> dict[str, Any]:
     """Return what a folder says of the images that its network expects."""
-    says = checkpoint.read_json(folder / checkpoint.CONFIG)
-    if timm.is_described(says):
-        return timm.images_of(says)
+    about = folder / checkpoint.CONFIG
+    if timm.is_described(says := checkpoint.read_json(about)):
+        return timm.images_of(says, about)
     path = folder / checkpoint.PREPROCESSOR
     if not path.is_file():
         raise BackboneError(

@@ -82,8 +82,10 @@ def config_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"vit_SIZE_patchN_SIDE, vit_SIZE_patchN_dinov2, vit_SIZE_patchN_reg4_dinov2, "
             f"convnext_SIZE and convnextv2_SIZE."
         )
-    side = _images(config).get("input_size", (3, 224, 224))[1:]
-    changes = {"img_size": side, **config.get("model_args", {})}
+    changes = config.get("model_args", {})
+    if not isinstance(changes, Mapping):
+        raise BackboneError(f"'{path}': model_args must be an object, got {changes!r}.")
+    found["image_size"] = _sides(config, path)
     for name, value in changes.items():
         if name in _SAME:
             found[_SAME[name]] = value
@@ -93,14 +95,23 @@ def config_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 f"are {', '.join(_SAME)}."
             )
     if "hidden_size" in found:
-        found["intermediate_size"] = int(found["hidden_size"] * found.pop("mlp_ratio"))
-        if found.get("use_swiglu_ffn"):  # the ratio counts both halves
-            found["intermediate_size"] //= 2
-        if config.get("global_pool", "token") not in ("token", ""):
-            raise BackboneError(
-                f"'{path}' pools by {config['global_pool']}; known is token, the class token."
-            )
+        _finish_vit(found, config, path)
     return found
+
+
+def _finish_vit(found: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    """Put the width of the layers in the middle in, which timm has as a ratio."""
+    try:
+        width = int(found["hidden_size"] * found.pop("mlp_ratio"))
+    except (TypeError, ValueError) as error:
+        raise BackboneError(
+            f"'{path}' is no config of {config['architecture']}: {error}"
+        ) from error
+    found["intermediate_size"] = width // 2 if found["use_swiglu_ffn"] else width  # both halves
+    if config.get("global_pool", "token") not in ("token", ""):
+        raise BackboneError(
+            f"'{path}' pools by {config['global_pool']}; known is token, the class token."
+        )
 
 
 def _vit(architecture: str) -> dict[str, Any] | None:
@@ -140,19 +151,36 @@ def _convnext(architecture: str) -> dict[str, Any] | None:
     }
 
 
-def images_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config.json of timm says of images, as a preprocessor_config.json would."""
+def images_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a config.json of timm says of images, as a preprocessor_config.json would.
+
+    Raises
+    ------
+    BackboneError
+        When it says no size.
+    """
     says = _images(config)
     found: dict[str, Any] = {
         f"image_{name}": says[name] for name in ("mean", "std") if name in says
     }
-    height, width = says.get("input_size", (3, 224, 224))[1:]
+    height, width = _sides(config, path)
     found["size"] = {"height": height, "width": width}
     if says.get("crop_mode", "center") == "center":
         shorter = int(min(height, width) / float(says.get("crop_pct") or 0.875))
         found |= {"do_center_crop": True, "crop_size": found["size"]}
         found["size"] = {"shortest_edge": shorter}
     return found
+
+
+def _sides(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """Return height and width of images, in pixels."""
+    size = _images(config).get("input_size", (3, 224, 224))
+    try:
+        _, height, width = map(int, size)
+    except (TypeError, ValueError) as error:
+        message = f"'{path}': input_size must be three numbers, got {size!r}."
+        raise BackboneError(message) from error
+    return height, width
 
 
 def _images(config: Mapping[str, Any]) -> Mapping[str, Any]:
