@@ -195,7 +195,7 @@ def test_images_have_the_size_and_the_crop_that_the_original_takes(folder):
     says = json.loads(path.read_text())
     for more, size, remark in (
         ({}, (224, 224), ""),
-        ({"size": 224, "crop_pct": 0.875}, (224, 224), "resized to 256 pixels"),
+        ({"size": 224, "crop_pct": 0.875, "resample": 2}, (224, 224), "resized to 256 pixels"),
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, 384), ""),
         (
             {"size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessor"},
@@ -208,6 +208,8 @@ def test_images_have_the_size_and_the_crop_that_the_original_takes(folder):
         assert resolved.spec.image_size == size
         assert len(resolved.remarks) == bool(remark)
         assert remark in "".join(resolved.remarks)
+        is_told = "image_processor_type" in more  # what nobody says is what transformers takes
+        assert resolved.spec.resize == ("bicubic" if is_told else "antialias")
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def changed(folder, change):
 def test_images_are_those_that_timm_takes(folder):
     resolved = backbones.resolve(str(folder))
     assert resolved.spec.image_size == (518, 518)
-    assert resolved.spec.pooling == "cls"
+    assert (resolved.spec.pooling, resolved.spec.resize) == ("cls", "bicubic")
     statistics = "0.485 0.456 0.406 0.229 0.224 0.225"
     assert resolved.spec.preprocessing.startswith(f"mean-std {statistics} of ")
     assert "resized to 518 pixels on the shorter side" in resolved.remarks[0]

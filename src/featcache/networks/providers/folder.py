@@ -92,10 +92,10 @@ def _with_crop(says: dict[str, Any]) -> dict[str, Any]:
 
     So do its images below 384 pixels; larger ones are stretched.
     """
-    size, share = _sides(says.get("size")), says.get("crop_pct")
     kind = str(says.get("image_processor_type", says.get("feature_extractor_type")))
-    if share is None and kind.startswith("ConvNext"):
-        share = 224 / 256  # what transformers takes then
+    if kind.startswith("ConvNext"):  # with what transformers takes where nothing is said
+        says = {"crop_pct": 224 / 256, "resample": 3} | says
+    size, share = _sides(says.get("size")), says.get("crop_pct")
     if size is None or not share or min(size) >= 384:
         return says
     shorter = int(min(size) / float(share))

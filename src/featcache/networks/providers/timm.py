@@ -37,6 +37,8 @@ _CONVNEXT = {
     "xlarge": (256, (3, 3, 27, 3)),
     "huge": (352, (3, 3, 27, 3)),
 }
+# numbers that Pillow has for them
+_RESIZES = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 _CONVOLVED = ("convnext_atto", "convnext_femto", "convnext_pico", "convnext_nano")
 _PATTERN_OF_VIT = re.compile(r"(?:vit|deit)_(\w+?)_patch(\d+)_\d+")
 _PATTERN_OF_DINOV2 = re.compile(r"vit_(\w+?)_patch(\d+)(?:_reg(\d+))?_dinov2")
@@ -164,6 +166,7 @@ def images_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         f"image_{name}": says[name] for name in ("mean", "std") if name in says
     }
     height, width = _sides(config, path)
+    found["resample"] = _RESIZES.get(str(says.get("interpolation", "bicubic")), 0)
     found["size"] = {"height": height, "width": width}
     if says.get("crop_mode", "center") == "center":
         shorter = int(min(height, width) / float(says.get("crop_pct") or 0.875))
