@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import sys
@@ -13,16 +14,19 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
+from featcache.core.tensorflow import import_keras
 from featcache.networks.engines import openvino
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import coverage as of_intervals
+import export_families
 import extract as bench
 import finetune
 import gpu
 import head_costs
 import page
 import photos as made
+import rewriting
 import scaling
 
 pytestmark = pytest.mark.slow
@@ -160,3 +164,30 @@ def test_coverage_of_intervals(kind):
 
 def test_a_class_of_fewer_units_than_folds_has_no_coverage():
     assert of_intervals.coverage(of_intervals.Cell(0.9, 60, 5, of_intervals.GROUPS, 2)) == []
+
+
+@pytest.fixture
+def small_convnext(monkeypatch):
+    """keras.applications' ConvNeXt with few layers, under the name of one with many."""
+    from keras.src.applications.convnext import ConvNeXt
+
+    sizes = {"depths": [1, 1, 1, 1], "projection_dims": [8, 12, 16, 20]}
+    small = functools.partial(ConvNeXt, **sizes, name="convnext_tiny")
+    monkeypatch.setattr(import_keras().applications, "ConvNeXtTiny", small)
+
+
+@pytest.mark.parametrize("name", ["convnext-tiny", "convnextv2"])
+def test_a_family_in_every_format(name, small_convnext):
+    for module in ("onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "openvino", "safetensors"):
+        pytest.importorskip(module)
+    found = export_families.one_family(name, 32, 2)
+    for format in export_families.FORMATS:
+        assert found[format]["difference"] < 1e-5, found
+        assert export_families.cell(found[format]).endswith(" s")
+    assert export_families.cell({"error": "x" * 99}) == "x" * 60
+
+
+def test_before_and_after_rewriting(small_convnext):
+    (before, after), difference = rewriting.measured(32, 2, 2)
+    assert len(before) == len(after) == 2
+    assert difference < 1e-5

@@ -1,8 +1,8 @@
 """Layers that are slow as Keras has them, exchanged for others that give the same numbers.
 
-A convolution with one group a channel is computed channel by channel, seven times slower than
-`DepthwiseConv2D`; exact GELU of `keras.ops.erf` is fused with the layer before it. Names of layers,
-and the values that weights have in order, stay.
+A convolution with one group a channel is many times slower than `DepthwiseConv2D`; exact GELU
+becomes one that every export can write. Names of layers, and the values that weights have in order,
+stay.
 """
 
 from __future__ import annotations
