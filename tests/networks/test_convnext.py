@@ -16,7 +16,7 @@ from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
 from featcache.networks import backbones, engines
 from featcache.networks.engines import tensorflow
-from featcache.networks.providers import convnext, convnext_network
+from featcache.networks.providers import convnext_network, described
 from featcache.networks.providers import folder as folders
 from featcache.networks.providers.convnext_families import architecture_of
 
@@ -27,7 +27,7 @@ SIZES = ("32x32", "64x32", "37x66")
 
 
 def built(folder, size=(32, 32)):
-    return convnext.PROVIDER.build("x", str(folder / "model.safetensors"), size)
+    return folders.PROVIDER.build("x", str(folder / "model.safetensors"), size)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,7 +140,7 @@ REAL = {
 def test_real_configurations_have_the_published_number_of_parameters(name, tmp_path):
     config, published = REAL[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    of = architecture_of(folders.config_of(tmp_path), tmp_path)
+    of = architecture_of(described.config_of(tmp_path), tmp_path)
     counted = convnext_network.network(of, (64, 64)).count_params()
     # LayerScale and what response normalisation adds are in other weights
     each = [depth * width for depth, width in zip(of.depths, of.widths, strict=True)]

@@ -11,8 +11,8 @@ import pytest
 
 from featcache.core.errors import BackboneError
 from featcache.networks import backbones
+from featcache.networks.providers import described, timm, vit_families
 from featcache.networks.providers import folder as folders
-from featcache.networks.providers import timm, vit, vit_families
 
 pytest.importorskip("safetensors")
 REFERENCE = Path(__file__).parent / "reference"
@@ -82,7 +82,7 @@ def test_what_is_not_known_is_one_line(folder, change, message):
 def test_a_tensor_of_another_shape_is_named_as_it_is_in_the_file(folder):
     changed(folder, lambda config: config["model_args"].update(embed_dim=32))
     with pytest.raises(BackboneError, match=r"Tensor '.*' of '.*' has the shape .* asks for"):
-        vit.PROVIDER.build("x", str(folder / "model.safetensors"), (24, 24))
+        folders.PROVIDER.build("x", str(folder / "model.safetensors"), (24, 24))
 
 
 REAL = {
@@ -96,7 +96,7 @@ REAL = {
 @pytest.mark.parametrize("architecture", REAL)
 def test_names_are_the_sizes_that_were_published(architecture, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
-    of = vit_families.architecture_of(folders.config_of(tmp_path), tmp_path)
+    of = vit_families.architecture_of(described.config_of(tmp_path), tmp_path)
     found = (of.width, of.depth, of.n_heads, of.mlp_width, of.patch, of.n_registers, of.is_gated)
     assert found == REAL[architecture]
 

@@ -19,7 +19,8 @@ from featcache.core.tensorflow import import_keras
 from featcache.data.decoding import decode
 from featcache.networks import backbones, engines, interpolation, registry
 from featcache.networks.engines import tensorflow
-from featcache.networks.providers import vit, vit_families, vit_network
+from featcache.networks.providers import folder as folders
+from featcache.networks.providers import vit_families, vit_network
 from featcache.networks.providers.vit_families import architecture_of
 
 pytest.importorskip("safetensors")
@@ -29,7 +30,7 @@ SIZES = ("24x24", "40x32", "16x24")
 
 
 def built(folder, size=(24, 24)):
-    return vit.PROVIDER.build("x", str(folder / "model.safetensors"), size)
+    return folders.PROVIDER.build("x", str(folder / "model.safetensors"), size)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -308,14 +309,14 @@ def test_weights_in_parts_and_in_bfloat16(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     _, weights, _ = backbones.named(str(folder), "imagenet")
-    parted = vit.PROVIDER.build("x", weights, (24, 24))
+    parted = folders.PROVIDER.build("x", weights, (24, 24))
     for one, other in zip(whole.get_weights(), parted.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     before = backbones.resolve(str(folder)).spec.weights
     half = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     save_file({name: half[name] for name in parts["a.safetensors"]}, folder / "a.safetensors")
     assert backbones.resolve(str(folder)).spec.weights != before
-    rounded = vit.PROVIDER.build("x", weights, (24, 24))
+    rounded = folders.PROVIDER.build("x", weights, (24, 24))
     assert rounded.get_weights()[0].dtype == np.float32
 
 

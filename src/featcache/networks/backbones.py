@@ -128,8 +128,8 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
             raise SpecError(f"Backbone '{name}' brings its own weights; leave '{weights}' out.")
         weights = found
     if weights.startswith(checkpoint.HUB):
-        folder = hub.folder_of(weights)
-        return vit.name_of(folder), hub.pinned(weights, folder), vit.entry_of(folder)
+        place = hub.folder_of(weights)
+        return folder.name_of(place), hub.pinned(weights, place), folder.entry_of(place)
     if weights not in WORDS:
         path = Path(weights).absolute()
         if not path.is_file():
@@ -140,8 +140,7 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
         if name is None and path.suffix == keras_file.SUFFIX:
             return path.name, str(path), keras_file.entry_of(path)
         if checkpoint.is_weights(str(path)):
-            entry = registry.of_folder(path.parent).entry_of(path.parent)
-            return folder.name_of(path.parent), str(path), entry
+            return folder.name_of(path.parent), str(path), folder.entry_of(path.parent)
         weights = str(path)
     name = name or registry.DEFAULT
     return name, weights, registry.find(name)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 
-from featcache.core.errors import BackboneError, SpecError
+from featcache.core.errors import SpecError
 from featcache.networks import checkpoint
 from featcache.networks.preprocessing import COMMON
 from featcache.networks.providers import (
     base,
-    convnext,
+    described,
     efficientnet_lite,
     folder,
     keras_applications,
     keras_file,
     keras_model,
-    vit,
 )
 from featcache.networks.providers.base import Entry, Provider, Scheme
 from featcache.networks.published import PUBLISHED
@@ -32,9 +30,6 @@ CATALOGUE: dict[str, Provider] = {name: one for one in PROVIDERS for name in one
 PREPROCESSING: dict[str, Scheme] = dict(COMMON)
 for _provider in PROVIDERS:
     PREPROCESSING.update(_provider.preprocessing)
-
-
-_FOLDERS = {kind: one for one in (vit.FOLDERS, convnext.FOLDERS) for kind in one.kinds}
 
 
 def find(name: str) -> Entry:
@@ -60,39 +55,17 @@ def provider_of(name: str, weights: str) -> Provider:
     ------
     SpecError
         When nobody does, with the nearest names.
-    BackboneError
-        When they were in a folder and are gone.
     """
     if weights == keras_model.ORIGIN:
         return keras_model.PROVIDER
     if name.endswith(keras_file.SUFFIX):
         return keras_file.PROVIDER
     if checkpoint.is_weights(weights):
-        if not Path(weights).is_file():
-            raise BackboneError(f"The weights of {name} are gone: there is no file '{weights}'.")
-        return of_folder(Path(weights).parent).provider
+        return folder.PROVIDER
     find(name)
     return CATALOGUE[name]
 
 
-def of_folder(path: Path) -> folder.Folders:
-    """Return which kind of folder holds a network.
-
-    Raises
-    ------
-    BackboneError
-        When it describes none that is known.
-    """
-    kind = str(folder.config_of(path).get("model_type"))
-    if kind not in _FOLDERS:
-        known = ", ".join(sorted(one for one in _FOLDERS if not one.startswith("timm_")))
-        raise BackboneError(
-            f"'{path / checkpoint.CONFIG}' describes a network of the kind {kind}; known are "
-            f"{known}."
-        )
-    return _FOLDERS[kind]
-
-
 def preprocessing(name: str) -> Scheme:
     """Return the preprocessing of a name that a spec has."""
-    return folder.scheme(name) if name.startswith(folder.MEAN_STD) else PREPROCESSING[name]
+    return described.scheme(name) if name.startswith(described.MEAN_STD) else PREPROCESSING[name]

@@ -1,7 +1,4 @@
-"""ConvNeXt, its second version, and DINOv3's, from folders as Hugging Face or timm lays them out.
-
-What identifies one is what identifies a vision transformer; nothing is downloaded here.
-"""
+"""ConvNeXt, its second version and DINOv3's, from folders as Hugging Face or timm has them."""
 
 from __future__ import annotations
 
@@ -10,22 +7,21 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import SpecError
 from featcache.networks import checkpoint
-from featcache.networks.providers import convnext_families, convnext_network, folder
-from featcache.networks.providers.base import Entry, Provider
+from featcache.networks.providers import convnext_families, convnext_network, described
+from featcache.networks.providers.base import Entry
 
 if TYPE_CHECKING:
     import keras
 
 
 def entry_of(path: Path) -> Entry:
-    """Return what a folder says of its network; see `folder.entry_of`."""
-    side = convnext_families.architecture_of(folder.config_of(path), path).image_size
-    return folder.entry_of(path, (side, side), "avg")
+    """Return what a folder says of its network; see `described.entry_of`."""
+    side = convnext_families.architecture_of(described.config_of(path), path).image_size
+    return described.entry_of(path, (side, side), "avg")
 
 
-def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
-    path = Path(weights)
-    of = convnext_families.architecture_of(folder.config_of(path.parent), path.parent)
+def _build(name: str, path: Path, image_size: tuple[int, int]) -> keras.Model:
+    of = convnext_families.architecture_of(described.config_of(path.parent), path.parent)
     height, width = image_size
     if min(image_size) < of.least_side:
         raise SpecError(
@@ -38,5 +34,4 @@ def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     return model
 
 
-PROVIDER = Provider({}, _build, identity=checkpoint.identity)
-FOLDERS = folder.Folders(convnext_families.KINDS, entry_of, PROVIDER)
+READER = described.Reader(convnext_families.KINDS, entry_of, _build)

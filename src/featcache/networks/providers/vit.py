@@ -1,8 +1,4 @@
-"""Vision transformers from folders as Hugging Face or timm lays them out: DINOv2, ViT, SigLIP, …
-
-The folder's weights and its description identify a network; where it lies does not. Nothing is
-downloaded here.
-"""
+"""Vision transformers from folders as Hugging Face or timm has them: DINOv2, SigLIP, …"""
 
 from __future__ import annotations
 
@@ -11,23 +7,22 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import SpecError
 from featcache.networks import checkpoint
-from featcache.networks.providers import folder, timm, vit_families, vit_network
-from featcache.networks.providers.base import Entry, Provider
+from featcache.networks.providers import described, timm, vit_families, vit_network
+from featcache.networks.providers.base import Entry
 
 if TYPE_CHECKING:
     import keras
 
 
 def entry_of(path: Path) -> Entry:
-    """Return what a folder says of its network; see `folder.entry_of`."""
-    of = vit_families.architecture_of(folder.config_of(path), path)
+    """Return what a folder says of its network; see `described.entry_of`."""
+    of = vit_families.architecture_of(described.config_of(path), path)
     pooling = of.family.pooled if of.has_head or of.family.has_class else "avg"
-    return folder.entry_of(path, of.image_size, pooling)
+    return described.entry_of(path, of.image_size, pooling)
 
 
-def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
-    path = Path(weights)
-    of = vit_families.architecture_of(folder.config_of(path.parent), path.parent)
+def _build(name: str, path: Path, image_size: tuple[int, int]) -> keras.Model:
+    of = vit_families.architecture_of(described.config_of(path.parent), path.parent)
     if any(side < patch for side, patch in zip(image_size, of.patch, strict=True)):
         height, width = image_size
         raise SpecError(
@@ -40,6 +35,4 @@ def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     return model
 
 
-# its networks have no names of their own: folders are given
-PROVIDER = Provider({}, _build, identity=checkpoint.identity)
-FOLDERS = folder.Folders(vit_families.KINDS, entry_of, PROVIDER)
+READER = described.Reader(vit_families.KINDS, entry_of, _build)
