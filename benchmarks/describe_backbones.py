@@ -19,7 +19,7 @@ import numpy as np
 from featcache.core.tensorflow import import_keras
 from featcache.networks import registry
 from featcache.networks.backbones import build
-from featcache.networks.providers import vit_network
+from featcache.networks.providers import convnext_families, convnext_network, vit_network
 from featcache.networks.providers.vit_families import architecture_of
 from featcache.networks.published import PUBLISHED
 
@@ -85,6 +85,23 @@ CONFIGS: dict[str, tuple[dict[str, Any], int]] = {  # as they are published, and
 }
 
 
+CONVNEXT = {  # channels of the first stage, and blocks
+    "tiny": (96, (3, 3, 9, 3)),
+    "small": (96, (3, 3, 27, 3)),
+    "base": (128, (3, 3, 27, 3)),
+    "large": (192, (3, 3, 27, 3)),
+}
+MAPS = {  # configs of networks that give maps; all take 224 pixels
+    f"{family}-{size}": {
+        "model_type": kind,
+        "hidden_sizes": [width * 2**stage for stage in range(4)],
+        "depths": depths,
+    }
+    for family, kind in (("convnextv2", "convnextv2"), ("dinov3-convnext", "dinov3_convnext"))
+    for size, (width, depths) in CONVNEXT.items()
+}
+
+
 class Counted:
     """Tensors of zeros, of whatever shape is asked for, and how many numbers they have."""
 
@@ -120,6 +137,19 @@ def of_published(name: str) -> dict[str, Any]:
     }
 
 
+def of_map(name: str) -> dict[str, Any]:
+    """Measure a ConvNeXt."""
+    of = convnext_families.architecture_of(MAPS[name], Path())
+    model, counted = convnext_network.network(of, (224, 224)), Counted()
+    convnext_network.load(model, of, counted)
+    return {
+        "parameters": counted.n,
+        "features": of.widths[-1],
+        "image_size": 224,
+        "multiply_adds": multiply_adds(model),
+    }
+
+
 def of_catalogue(name: str) -> dict[str, Any]:
     """Measure a network of the registry, and see which file Keras would load."""
     keras = import_keras()
@@ -148,9 +178,11 @@ def of_catalogue(name: str) -> dict[str, Any]:
 def multiply_adds(model: Any) -> int:
     """Return how many multiplications with an addition one image takes, in what has weights."""
     layers, total = import_keras().layers, 0
-    for one in model.operations:
+    for one in getattr(model, "operations", model.layers):  # a Sequential has layers alone
         shape = one.output.shape[1:] if not isinstance(one.output, list) else ()
-        if isinstance(one, layers.Dense):
+        if isinstance(one, import_keras().Model):  # ConvNeXt of Keras has some inside
+            total += multiply_adds(one)
+        elif isinstance(one, layers.Dense):
             total += int(np.prod(shape[:-1])) * int(np.prod(one.kernel.shape))
         elif isinstance(one, layers.SeparableConv2D):
             kernels = one.depthwise_kernel, one.pointwise_kernel
@@ -170,9 +202,10 @@ def multiply_adds(model: Any) -> int:
 def main() -> None:
     found = {}
     for name in [*registry.CATALOGUE, *PUBLISHED]:
-        if name in PUBLISHED and name not in CONFIGS:
-            continue
-        found[name] = of_published(name) if name in PUBLISHED else of_catalogue(name)
+        if name in MAPS:
+            found[name] = of_map(name)
+        else:
+            found[name] = of_published(name) if name in CONFIGS else of_catalogue(name)
         print(name, found[name], flush=True)
         import_keras().backend.clear_session()
     FILE.write_text(json.dumps(found, indent=1) + "\n")

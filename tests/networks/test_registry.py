@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from featcache.core.errors import SpecError
-from featcache.networks import backbones, registry
+from featcache.networks import backbones, measures, registry
+from featcache.networks.published import PUBLISHED
 
 
 def test_names_are_kebab_case():
@@ -34,3 +35,8 @@ def test_a_family_of_ones_own_is_found_by_its_names(two_backbones):
         resolved = backbones.resolve(name, weights="random")
         assert resolved.spec.image_size == (side, side)
         assert resolved.backbone.name == name
+
+
+def test_every_network_with_a_name_is_measured():
+    names = [*registry.CATALOGUE, *PUBLISHED]
+    assert all(measures.of(name).parameters > 0 for name in names)
