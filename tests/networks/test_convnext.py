@@ -14,6 +14,7 @@ import featcache as fc
 from featcache import extraction
 from featcache.core.errors import BackboneError, SpecError
 from featcache.core.tensorflow import import_keras
+from featcache.finetuning import graph
 from featcache.networks import backbones, engines
 from featcache.networks.engines import tensorflow
 from featcache.networks.providers import convnext_network, described
@@ -212,6 +213,15 @@ def test_images_have_the_size_and_the_crop_that_the_original_takes(folder):
         assert resolved.spec.resize == ("bicubic" if is_told else "antialias")
 
 
+def test_its_last_block_has_the_normalisation_after_it():
+    whole = built(REFERENCE / "convnext")
+    model = import_keras().Model(whole.inputs[0], whole.outputs[1])
+    number = graph.blocks(model)
+    assert {number[name] for name in ("norm", "stage_3_block_0_fc2", "stage_3_down")} == {1}
+    assert number["stage_2_block_0_fc2"] == 2
+    assert max(number.values()) == 5
+
+
 @pytest.mark.slow
 def test_features_are_stitched_and_fine_tuned(folder, pictures, tmp_path):
     settings = {"cache_dir": tmp_path / "cache", "show_progress": False}
@@ -220,9 +230,8 @@ def test_features_are_stitched_and_fine_tuned(folder, pictures, tmp_path):
     quiet = {"report": False, "show_progress": False}
     board = fc.fit_heads(features, ["logreg"], cv=3, jobs=1, **quiet)
     fc.stitch(board.best, tmp_path / "model.keras", show_progress=False)
-    done = fc.finetune(
-        tmp_path / "model.keras", out=tmp_path / "tuned.keras", unfreeze="6", epochs=1, **settings
-    )
+    settings |= {"unfreeze_blocks": 2, "epochs": 1}
+    done = fc.finetune(tmp_path / "model.keras", out=tmp_path / "tuned.keras", **settings)
     assert done.after["accuracy"] >= 0
     model = import_keras().saving.load_model(tmp_path / "model.keras")
     assert {type(layer).__module__.split(".")[0] for layer in model._flatten_layers()} == {"keras"}

@@ -100,7 +100,8 @@ def blocks(backbone: keras.Model) -> dict[str, int]:
     """Return for each layer the number of its block, 1 is the last.
 
     A block ends where branches join in a single tensor, or, in a network without branches, where
-    it pools. Those of a vision transformer are its own, the last one with the normalisation after.
+    it pools. Those of a vision transformer are its own. The last one has the normalisation after
+    it, which alone is no block.
     """
     if grid_of(backbone) is not None:
         return _numbered(backbone, _ends_of_transformer(backbone))
@@ -120,8 +121,9 @@ def _ends_of_transformer(backbone: keras.Model) -> list[int]:
 
 def _numbered(backbone: keras.Model, ends: list[int]) -> dict[str, int]:
     positions = _Graph.of(backbone).positions
-    last = max(positions.values())
-    ends = [end for end in ends if any(end < place <= last for place in _weighted(backbone))]
+    norm = import_keras().layers.LayerNormalization
+    some = [one for one in trainable_layers(backbone) if not isinstance(one, norm)]
+    ends = [end for end in ends if any(end < positions[one.name] for one in some)]
     return {
         name: 1 + sum(1 for end in ends if end >= position) for name, position in positions.items()
     }
