@@ -11,6 +11,7 @@ import odd_images
 import pytest
 from odd_images import ALL_BAD, ALL_GOOD, BAD, EITHER, GOOD, MAX_PIXELS, PASSED_OVER, Expected
 
+from featcache.core.geometry import Geometry
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import image_ops, loading, openers
@@ -45,7 +46,7 @@ def not_dividing(n: int) -> int:
 
 def at_size(one: Expected) -> np.ndarray:
     with import_tensorflow().device("/CPU:0"):  # where `tf.data` resizes
-        return image_ops.resize(one.pixels, SIZE, "bilinear").numpy()
+        return image_ops.resize(one.pixels, Geometry(SIZE, "bilinear")).numpy()
 
 
 def as_tar(root: Path, expected: dict[str, Expected]) -> Path:

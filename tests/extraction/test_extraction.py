@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from conftest import CLASSES, make_image, wrap_runs
 
-from featcache import store
+from featcache import extraction, store
 from featcache.core.errors import DiskError, SourceError, SpecError, StoreError
+from featcache.core.geometry import Geometry
 from featcache.data import decoding, image_ops, listing, loading, sources
 from featcache.data.sources.contents import Files
 from featcache.networks import backbones
@@ -30,7 +31,7 @@ def one_by_one(root, ids, backbone_path):
     rows = []
     for id_ in ids:
         pixels = decoding.decode((Path(root) / id_).read_bytes())
-        rows.append(extractor(image_ops.resize(pixels, (32, 32), "bilinear")[None])[0])
+        rows.append(extractor(image_ops.resize(pixels, Geometry((32, 32), "bilinear"))[None])[0])
     return np.stack(rows)
 
 
@@ -564,3 +565,17 @@ def test_no_features_are_put_among_the_images(photos, extract):
     done = extract(photos, cache_dir=photos.parent)
     assert done.features.path.parent.name.startswith("my photos-")
     assert sorted(photos.rglob("*")) == before
+
+
+def test_a_keras_file_is_a_backbone_by_its_path(tmp_path, photos, tiny_backbone):
+    options = {"cache_dir": tmp_path, "show_progress": False}
+    before = extraction.run(photos, weights=str(tiny_backbone), **options).features
+    for given in (str(tiny_backbone), tiny_backbone):
+        assert extraction.run(photos, given, **options).hit
+    tapped = extraction.run(photos, tiny_backbone, layer="relu_1", **options).features
+    assert tapped.spec.weights == before.spec.weights
+    assert tapped.spec.layer == "relu_1"
+    with pytest.raises(SpecError, match=r"There is no file 'none\.keras'\. Give the path of a"):
+        extraction.run(photos, "none.keras", **options)
+    with pytest.raises(SpecError, match=r"brings its own weights; leave 'random' out"):
+        extraction.run(photos, str(tiny_backbone), weights="random", **options)

@@ -311,7 +311,7 @@ def test_a_flipped_view_is_the_flipped_image(photos, extract, tiny_backbone):
     n_mirrored = 0
     for id_, digest, row in zip(features.ids, features.digests, features.views, strict=True):
         pixels = decoding.decode((photos / id_).read_bytes())
-        image = np.asarray(image_ops.resize(pixels, (32, 32), "bilinear"))
+        image = np.asarray(image_ops.resize(pixels, features.spec.geometry))
         mirrored = augment.draws(digest, (1,))[0, 0] < 0.5
         n_mirrored += bool(mirrored)
         expected = extractor((image[:, ::-1] if mirrored else image)[None])[0]
@@ -526,7 +526,7 @@ def test_both_decoders_scale_to_the_same_pixels(tmp_path):
     assert len(seen) == 6
     for row, pixels in seen.items():
         by_pillow = decoding.decode(source.get(row), side=32)
-        expected = image_ops.resize(by_pillow, (32, 32), "bilinear")
+        expected = image_ops.resize(by_pillow, spec.geometry)
         np.testing.assert_array_equal(pixels, expected)
 
 

@@ -13,6 +13,7 @@ from conftest import make_image, make_photos, parse_single_json
 import featcache as fc
 from featcache import heads
 from featcache.core.errors import SourceError, SpecError, StitchError
+from featcache.core.geometry import Geometry
 from featcache.core.tensorflow import import_keras
 from featcache.data import image_ops, loading, openers
 from featcache.heads.dense import Dense
@@ -80,7 +81,7 @@ def test_clipart_same_class_for_every_image_and_the_same_in_plain_keras(
     rows = np.linspace(0, len(source) - 1, 60).round().astype(int).tolist()
     X = clipart.X[[clipart.ids.index(source.ids[row]) for row in rows]]
     decoded = [loading.pixels(source, row, clipart.spec) for row in rows]
-    images = np.stack([image_ops.resize(one, (224, 224), "bilinear") for one in decoded])
+    images = np.stack([image_ops.resize(one, Geometry((224, 224), "bilinear")) for one in decoded])
     made = np.asarray(backbone(images, training=False))
     outputs = [np.asarray(one) for one in model(made, training=False)]
     for head, got in zip(heads_of.values(), outputs, strict=True):
@@ -333,7 +334,7 @@ def test_several_labels_and_targets(photos, extract, tmp_path):
         rows = [0, 9, 17]
         places = [source.ids.index(features.ids[row]) for row in rows]
         decoded = [loading.pixels(source, place, features.spec) for place in places]
-        batch = np.stack([image_ops.resize(one, (32, 32), "bilinear") for one in decoded])
+        batch = np.stack([image_ops.resize(one, Geometry((32, 32), "bilinear")) for one in decoded])
         for name in able:
             paths.append(tmp_path / f"{task} {name}.keras")
             fc.stitch(board[name], paths[-1], show_progress=False)
@@ -552,7 +553,7 @@ def test_the_features_of_a_stitched_model_are_found(features, board, photos, tmp
     source = openers.open_source(photos)
     row = features.ids.index("pear/pear ü1.jpg")
     pixels = loading.pixels(source, source.ids.index("pear/pear ü1.jpg"), features.spec)
-    batch = np.asarray(image_ops.resize(pixels, (32, 32), "bilinear"))[None]
+    batch = np.asarray(image_ops.resize(pixels, Geometry((32, 32), "bilinear")))[None]
     for model in (made, keras.models.load_model(out)):
         inner = keras.Model(model.inputs[0], stitching.features_of(model))
         np.testing.assert_allclose(

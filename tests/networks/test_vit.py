@@ -22,6 +22,7 @@ from featcache.networks.engines import tensorflow
 from featcache.networks.providers import folder as folders
 from featcache.networks.providers import vit_families, vit_network
 from featcache.networks.providers.vit_families import architecture_of
+from featcache.store.part_writer import PartWriter
 
 pytest.importorskip("safetensors")
 REFERENCE = Path(__file__).parent / "reference"
@@ -127,6 +128,26 @@ def test_renamed_images_are_found_and_a_copy_elsewhere_lends_its_rows(folder, pi
         path.rename(path.with_name(f"was {path.name}"))
     twin = shutil.copytree(folder, tmp_path / "twin" / folder.name)
     assert extract(pictures, tmp_path, twin).n_computed == 0
+
+
+def test_a_run_that_was_stopped_goes_on(folder, pictures, tmp_path, monkeypatch):
+    whole = extract(pictures, tmp_path / "whole", folder).features
+    add, n_added = PartWriter.add, []
+
+    def stopped(writer, keys, features):
+        n_added.append(len(keys))
+        add(writer, keys, features)
+        if len(n_added) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartWriter, "add", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            extract(pictures, tmp_path, folder)
+    done = extract(pictures, tmp_path, folder)
+    assert done.n_computed == len(whole) - sum(n_added)
+    np.testing.assert_array_equal(done.features.ids, whole.ids)
+    np.testing.assert_allclose(done.features.X, whole.X, rtol=1e-4, atol=1e-5)
 
 
 def test_several_at_once_each_with_its_own_pooling_and_preprocessing(pictures, tmp_path):

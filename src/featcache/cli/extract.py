@@ -39,8 +39,8 @@ def extract(
     backbone: Annotated[
         Optional[str],
         typer.Option(
-            help="Name, as in keras.applications but kebab-case, or several: a,b. "
-            "(efficientnet-lite0)"
+            help="A name (see `featcache backbones`), hf:owner/name, a folder of weights or a "
+            ".keras file; or several: a,b. (efficientnet-lite0)"
         ),
     ] = None,
     as_json: Json = False,

@@ -83,8 +83,9 @@ def extract(
     ----------
     source : whatever `open_source` takes: a folder with one subfolder per class, a manifest, tar
         files, example:clipart or example:digits, or images from Python.
-    backbone : name of a backbone, path of a folder with one, or a Keras model; None is
-        efficientnet-lite0, or the model itself when `weights` is a .keras file.
+    backbone : name of a backbone, `hf:owner/name`, path of a folder with one or of a .keras file,
+        or a Keras model; None is efficientnet-lite0, or the model itself when `weights` is a
+        .keras file.
     {options}
 
     Raises

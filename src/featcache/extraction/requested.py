@@ -23,7 +23,10 @@ def _names(names: Any) -> list[Any]:
 
 def _as_text(name: Any) -> Any:
     """Return a path as text that is no name of the registry; anything else as it is."""
-    return os.path.join(name, "") if isinstance(name, os.PathLike) else name
+    if not isinstance(name, os.PathLike):
+        return name
+    text = os.fspath(name)
+    return text if text.endswith(".keras") else os.path.join(text, "")
 
 
 def is_name(name: Any, or_model: bool = True) -> bool:

@@ -5,6 +5,7 @@ What differs between families of networks is in `providers`; here is what all ha
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,9 @@ def resolve(
 
     Parameters
     ----------
-    name : a name of the registry or of `published`, one on the Hub, or a folder; None is
-        `registry.DEFAULT`, or the model itself when `weights` is a .keras file. Or a Keras
-        model, which takes RGB, 0 to 255, as it is.
+    name : a name of the registry or of `published`, one on the Hub, or the path of a folder or of a
+        .keras file; None is `registry.DEFAULT`, or the model itself when `weights` is such a file.
+        Or a Keras model, which takes RGB, 0 to 255, as it is.
     weights : "imagenet", "random", or the path of a weights file or of a .keras backbone.
     image_size : pixels, one number for a square or (height, width); None is the network's own.
     memo : file that remembers the digests of weights; None remembers nothing.
@@ -123,10 +124,13 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
 
     What is on the Hub is downloaded for it, unless it is on this machine.
     """
+    weights = os.fspath(weights)
     if found := _brings_weights(name):
         if weights != "imagenet":
             raise SpecError(f"Backbone '{name}' brings its own weights; leave '{weights}' out.")
-        weights = found
+        if found.endswith(keras_file.SUFFIX) and not Path(found).is_file():
+            raise SpecError(f"There is no file '{found}'. Give the path of a .keras backbone.")
+        name, weights = None, found
     if weights.startswith(checkpoint.HUB):
         place = hub.folder_of(weights)
         return folder.name_of(place), hub.pinned(weights, place), folder.entry_of(place)
@@ -147,14 +151,14 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
 
 
 def _brings_weights(name: str | None) -> str:
-    """Return the weights that a name stands for, where it is one of weights and not of a kind."""
+    """Return the weights that a name stands for, where it is one of those and not of a kind."""
     if name is None or name in registry.CATALOGUE:
         return ""
     if checkpoint.is_folder(Path(name)):
         return str(checkpoint.weights_of(Path(name).absolute()))
     if name in PUBLISHED:
         return PUBLISHED[name].name
-    return name if name.startswith(checkpoint.HUB) else ""
+    return name if name.startswith(checkpoint.HUB) or name.endswith(keras_file.SUFFIX) else ""
 
 
 def options_of(
