@@ -180,6 +180,7 @@ def _decoded(spec: dict[str, Any]) -> str:
     """Say how images were decoded, where that was not as Pillow does."""
     ways = {
         "JPEGs fast": spec.get("decoder") == "fast",
+        "JPEGs by a GPU": spec.get("decoder") == "gpu",
         "large JPEGs at 1/2, 1/4 or 1/8": spec.get("decode_scale"),
     }
     return ", ".join(name for name, is_so in ways.items() if is_so)

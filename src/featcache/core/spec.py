@@ -30,7 +30,7 @@ from featcache.core.text import file_name
 
 FORMAT_VERSION = 1
 
-DECODERS = ("exact", "fast")
+DECODERS = ("exact", "fast", "gpu")
 POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention", "tokens")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -137,8 +137,8 @@ class ExtractionSpec:
     )
     decoder: str = option(
         "exact",
-        "exact, or fast: JPEGs by libjpeg's quick transform.",
-        "exact decodes JPEGs as Pillow does; fast by libjpeg's quick transform, a few levels off.",
+        "JPEGs: exact, fast (libjpeg's quick transform), or gpu.",
+        "exact decodes JPEGs as Pillow does; fast by libjpeg's quick transform; gpu by the GPU.",
         panel=PANEL,
         allowed=DECODERS,
         is_later=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,23 +35,72 @@ def resize(image: Any, geometry: Geometry) -> Any:
 
 
 def _middle(image: Any, geometry: Geometry) -> Any:
-    """Return what the middle of an image is once all of it is resized: only that is computed.
+    """Return what the middle of an image is once all of it is resized: only that is computed."""
+    scale, offset = _enlarged(image, geometry)
+    return import_tensorflow().raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=geometry.image_size,
+        scale=scale,
+        translation=-offset,
+        kernel_type="keyscubic" if geometry.resize == "bicubic" else "triangle",
+        antialias=geometry.resize != "bilinear",
+    )[0]
 
-    The shorter side gets the size divided by the share, the longer one what keeps the proportions.
+
+def _enlarged(image: Any, geometry: Geometry) -> tuple[Any, Any]:
+    """Return (2,) what an image is enlarged by, rows and columns, and where the part begins then.
+
+    Of a crop, the shorter side gets the size divided by the share, the longer one what keeps the
+    proportions.
     """
     tf = import_tensorflow()
     wanted = np.array(geometry.image_size, np.float32)
     old = tf.cast(tf.shape(image)[:2], tf.float32)
+    if geometry.crop == NONE:
+        return wanted / old, np.zeros(2, np.float32)
     least = np.round(wanted / geometry.share)
     new = tf.maximum(tf.floor(old * tf.reduce_max(least / old) + 1e-3), least)
-    return tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=geometry.image_size,
-        scale=new / old,
-        translation=-tf.floor((new - wanted) / 2),
-        kernel_type="keyscubic" if geometry.resize == "bicubic" else "triangle",
-        antialias=geometry.resize != "bilinear",
-    )[0]
+    return new / old, tf.floor((new - wanted) / 2)
+
+
+def resize_on_gpu(image: Any, geometry: Geometry) -> Any:
+    """Return what `resize` does of a float image (height, width, 3), by what GPUs can compute.
+
+    For wider filters and crops TensorFlow has nothing there. They are two products, with what each
+    row and each column of the result is made of.
+    """
+    if (geometry.resize, geometry.crop) == ("bilinear", NONE):
+        return resize(image, geometry)
+    tf = import_tensorflow()
+    shape = tf.shape(image)
+    scale, offset = _enlarged(image, geometry)
+    rows, columns = (
+        _shares(shape[axis], geometry.image_size[axis], scale[axis], offset[axis], geometry.resize)
+        for axis in (0, 1)
+    )
+    made = tf.einsum("ah,hwc,bw->abc", rows, image, columns, optimize="optimal")
+    return tf.clip_by_value(made, 0.0, 255.0)
+
+
+def _shares(n: Any, size: int, scale: Any, offset: Any, method: str) -> Any:
+    """Return (size, n), which share each of `n` places has in each place of the result."""
+    tf = import_tensorflow()
+    middles = (tf.range(size, dtype=tf.float32) + 0.5 + offset) / scale
+    places = tf.cast(tf.range(n), tf.float32) + 0.5
+    width = 1.0 if method == "bilinear" else tf.maximum(1.0 / scale, 1.0)
+    away = tf.abs(middles[:, None] - places) / width
+    if method == "bicubic":  # Keys (1981), "Cubic convolution interpolation", with a = -1/2
+        near = (1.5 * away - 2.5) * away * away + 1.0
+        far = ((-0.5 * away + 2.5) * away - 4.0) * away + 2.0
+        shares = tf.where(away < 1.0, near, tf.where(away < 2.0, far, 0.0))
+    else:
+        shares = tf.maximum(1.0 - away, 0.0)
+    return shares / tf.reduce_sum(shares, axis=1, keepdims=True)
+
+
+def by_tensorflow(spec: ExtractionSpec) -> ExtractionSpec:
+    """Return a spec as files are decoded where no GPU does it."""
+    return replace(spec, decoder="exact") if spec.decoder == "gpu" else spec
 
 
 def decode(data: Any, spec: ExtractionSpec) -> Any:

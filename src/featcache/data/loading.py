@@ -9,7 +9,6 @@ says why not. Both are resized by the same TensorFlow op. No normalisation here;
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +18,9 @@ from typing import Any, TypeVar, Union
 
 import numpy as np
 
-from featcache.core.geometry import Geometry
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import decoding, levels
+from featcache.data import decoding, gpu_decoding, levels, nvimagecodec
 from featcache.data.damage import UnreadableImageError, VanishedImageError
 from featcache.data.image_ops import decode, turned
 from featcache.data.in_passing import plain_files
@@ -112,7 +110,7 @@ def batches(
                     failed.append((row, Unusable(str(image), has_changed)))
 
         dtype = listing.source.contents.dtype
-        for numbers, images in _decoded_already(readable, dtype, recipe):
+        for numbers, images in _decoded_already(readable, dtype, recipe.usual):
             made = tuple(images[i] for i in place)
             yield Batch(numbers, made, dict(_drained(failed)), frozenset(_drained(dark)))
     if failed:
@@ -213,20 +211,12 @@ def _decoded_in_passing(
 
 def _decoded(dataset: Any, recipe: Recipe) -> Iterator[Arrays]:
     """Yield images of a dataset of rows, orientations and the bytes of plain files."""
-    load = (
-        _loader(recipe) if recipe.views != CLEAN else _clean_loader(recipe.spec, recipe.geometries)
-    )
-    yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
-
-
-@functools.lru_cache(maxsize=16)
-def _clean_loader(spec: ExtractionSpec, geometries: tuple[Geometry, ...]) -> Any:
-    """Return the function of `_loader` for clean images, which need no more of a recipe.
-
-    It is kept: to trace it takes a tenth of a second, which every short run would spend again.
-    """
-    nothing = np.zeros((0, 16), np.uint8)
-    return _loader(Recipe(spec, geometries, CLEAN, digests=nothing, batch_size=1))
+    load = recipe.usual.traced(_loader)
+    if recipe.spec.decoder == "gpu":
+        codec = nvimagecodec.of_gpu()
+        yield from gpu_decoding.decoded(dataset.ignore_errors(), recipe, codec, load, PARALLEL)
+    else:
+        yield from recipe.batched(dataset.map(load, PARALLEL).ignore_errors())
 
 
 def _loader(recipe: Recipe) -> Any:

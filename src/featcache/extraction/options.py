@@ -9,7 +9,7 @@ from featcache.core.checks import check_choice, check_texts, whole_number
 from featcache.core.errors import SpecError
 from featcache.core.running import RUNNING, Running
 from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, NUMBERS
-from featcache.data import decoding
+from featcache.data import decoding, nvimagecodec
 from featcache.extraction.shards import Machine
 from featcache.networks import engines
 
@@ -34,8 +34,22 @@ def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], Running]:
     numbers["background"] = decoding.colour(numbers["background"])
     numbers["augment"] = augmentations(numbers.get("augment"), numbers.get("views", 1))
     running = Running(**{name: values[name] for name in RUNNING if name in values})
+    if numbers["decoder"] == "gpu":
+        _check_for_gpu(numbers["decode_scale"], running.device)
+        nvimagecodec.leave_memory()  # as long as nothing has used the GPU
     engines.check_options(running.runtime, running.device, numbers["precision"])
     return numbers, running
+
+
+def _check_for_gpu(decode_scale: bool, device: str) -> None:
+    """Raise SpecError where a GPU is to decode, and another option says otherwise."""
+    if decode_scale:
+        raise SpecError(
+            "decode_scale is set, and decoder is gpu, which decodes large JPEGs whole. Leave out "
+            "--decode-scale, or use --decoder exact."
+        )
+    if device == "cpu":
+        raise SpecError("decoder is gpu, and device is cpu. Use --device auto, or --decoder exact.")
 
 
 def augmentations(augment: Names, views: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
-from featcache.data import loading
+from featcache.data import loading, nvimagecodec
 from featcache.data.listing import Listing, Reading, Unusable
 from featcache.data.recipe import views_of
 from featcache.data.sources import digest
@@ -99,6 +99,8 @@ def _computed(
 
     Without outputs there are failures alone.
     """
+    if any(network.spec.decoder == "gpu" for network in opened):
+        nvimagecodec.of_gpu()  # where there is none, that is said before networks are built
     before = time.monotonic()
     n_images = len(shard) * len(shard.views)
     batch_size = max(network.batch_size(n_images) for network in opened)

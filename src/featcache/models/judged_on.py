@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,15 @@ from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.text import counted
-from featcache.data import examples, loading, openers, sources, splits
+from featcache.data import (
+    examples,
+    image_ops,
+    loading,
+    nvimagecodec,
+    openers,
+    sources,
+    splits,
+)
 from featcache.data.listing import Listing, list_images
 from featcache.models.card import Card
 from featcache.models.matching import matched
@@ -48,6 +57,10 @@ class Images:
     def augmented(self, ways: tuple[str, ...]) -> Images:
         """Return the same images with views beside the clean one; without `ways` there are none."""
         return replace(self, spec=replace(self.spec, views=2, augment=ways)) if ways else self
+
+    def decoded_by_tensorflow(self) -> Images:
+        """Return the same images, decoded without a GPU."""
+        return replace(self, spec=image_ops.by_tensorflow(self.spec))
 
     def listed(self, advance: Callable[[int], None] = lambda n: None) -> Listing:
         """Look at every image once; `advance` is told how many were since last time."""
@@ -93,8 +106,23 @@ class Images:
 
 
 def read_as(described: Card, samples: sources.Source) -> Images:
-    """Return images of any source, read as those that a model was made from."""
-    return Images(samples, described.spec, described.max_pixels)
+    """Return images of any source, read as those that a model was made from.
+
+    Where a GPU decoded those and there is none, they are decoded exactly, and that is said.
+    """
+    images = Images(samples, described.spec, described.max_pixels)
+    if described.spec.decoder == "gpu" and _says_that_no_gpu_decodes():
+        return images.decoded_by_tensorflow()
+    return images
+
+
+@functools.cache
+def _says_that_no_gpu_decodes() -> bool:
+    """Return whether there is none, and say it once in a process."""
+    reason = nvimagecodec.missing()
+    if reason is not None:
+        progress.note(f"The model's images were decoded by a GPU; here, exactly: {reason}")
+    return reason is not None
 
 
 def open_images(

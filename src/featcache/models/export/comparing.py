@@ -115,6 +115,7 @@ def sample(
         raise SourceError(
             f"{error} Give images to compare on: `featcache export MODEL SOURCE`."
         ) from error
+    found = found.decoded_by_tensorflow()  # as the file that is compared
     samples, listing = found.samples, found.listed()
     part = splits.parts(samples.annotations, listing.digests, about.seed)
     held_out = np.flatnonzero(part["test"])

@@ -105,6 +105,7 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
     pixels are put on the spec's background.
     """
     tf = import_tensorflow()
+    spec = image_ops.by_tensorflow(spec)
     red_green_blue = [int(spec.background[i : i + 2], 16) for i in (1, 3, 5)]
     background = np.array(red_green_blue, np.float32)
 

@@ -137,7 +137,7 @@ class TensorFlow(Compiled):
         while n_done < len(images) or not parts:
             some = images
             if self.fits is not None:
-                with tf.device("/CPU:0"):  # where they lie
+                with tf.device(images.device if tf.is_tensor(images) else None):  # where they lie
                     some = images[n_done : n_done + self.fits]
             try:
                 parts.append(self._computed(function, device, some))
