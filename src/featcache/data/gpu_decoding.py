@@ -10,8 +10,8 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,12 +28,13 @@ WORKERS = 2  # one waits for the network's turn on the GPU while the other one d
 Load = Callable[[Any, Any, Any], tuple[Any, ...]]  # row, orientation, bytes to row, images
 
 
-@dataclass
-class _Count:
-    """JPEG files, and those of them that the GPU did not decode."""
+class _Batch(NamedTuple):
+    """Images in the order of the files, without what failed."""
 
-    files: int = 0
-    left: int = 0
+    rows: np.ndarray  # (b,) int64
+    images: tuple[Any, ...]  # one tensor a geometry; none where there are no rows
+    n_jpegs: int  # JPEG files that there were
+    n_left: int  # of them, those that the GPU did not decode
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ class _Maker:
     make: Callable[..., list[Any]]  # `_made`
     load: Load  # the usual way
     n_calls: int  # of that at once
-    count: _Count = field(default_factory=_Count)
 
-    def batch(self, files: tuple[Any, Any, Any]) -> tuple[np.ndarray, tuple[Any, ...]]:
-        """Return rows and images, in the order of the files, without what failed."""
+    def batch(self, files: tuple[Any, Any, Any]) -> _Batch:
+        """Return what becomes of rows, orientations and bytes of files."""
         rows, orientations, data = (np.asarray(column) for column in files)
         opened = [self.codec.opened(one) for one in data.tolist()]
         order: list[int] = []  # places in the batch, as the parts have them
@@ -58,25 +58,23 @@ class _Maker:
                 order += done
                 parts.append(images)
         n_jpegs = sum(one is not None for one in opened)
-        self.count.files += n_jpegs
-        self.count.left += n_jpegs - len(order)
+        n_left = n_jpegs - len(order)
         left = sorted(set(range(len(rows))) - set(order))
         for place, one in zip(left, self._usual(left, rows, orientations, data), strict=True):
             if one is not None:
                 order.append(place)
                 parts.append(tuple(image[None] for image in one))
-        if not order:
-            return rows[:0], ()
-        return rows[sorted(order)], self._joined(parts, order)
+        images = self._joined(parts, order) if order else ()
+        return _Batch(rows[sorted(order)], images, n_jpegs, n_left)
 
     def _on_gpu(
         self, places: list[int], opened: list[Any], rows: np.ndarray, orientations: np.ndarray
     ) -> tuple[list[int], tuple[Any, ...]]:
-        """Return which places were decoded, and their images, one tensor a size."""
+        """Return which places were decoded, and their images, one tensor a geometry."""
         tf = import_tensorflow()
         images = self.codec.decode([opened[place] for place in places])
-        done = [(place, image) for place, image in zip(places, images, strict=True)]
-        done = [(place, image) for place, image in done if image is not None]
+        pairs = zip(places, images, strict=True)
+        done = [(place, image) for place, image in pairs if image is not None]
         if not done:
             return [], ()
         mine = [place for place, _ in done]
@@ -100,7 +98,7 @@ class _Maker:
     def _usual(
         self, places: Sequence[int], rows: np.ndarray, orientations: np.ndarray, data: np.ndarray
     ) -> Iterator[tuple[Any, ...] | None]:
-        """Yield images, one tensor a size, or None where TensorFlow fails."""
+        """Yield images, one tensor a geometry, or None where TensorFlow fails."""
         tf = import_tensorflow()
 
         def load(place: int) -> tuple[Any, ...] | None:
@@ -114,7 +112,7 @@ class _Maker:
 
     def _joined(self, parts: list[tuple[Any, ...]], order: list[int]) -> tuple[Any, ...]:
         """Return parts as one batch, sorted by their places."""
-        if len(parts) == 1:
+        if len(parts) == 1:  # as a rule
             return parts[0]
         tf = import_tensorflow()
         with tf.device(self.codec.device):
@@ -137,14 +135,16 @@ def decoded(
     n_calls : of `load` at once.
     """
     maker = _Maker(codec, recipe.traced(_made), load, n_calls)
-    for rows, images in ahead(maker.batch, recipe.in_batches(dataset), WORKERS, WORKERS):
-        if len(rows):
-            yield rows, images
-    count = maker.count
-    if count.left:
+    n_jpegs = n_left = 0
+    for batch in ahead(maker.batch, recipe.in_batches(dataset), WORKERS, WORKERS):
+        n_jpegs += batch.n_jpegs
+        n_left += batch.n_left
+        if len(batch.rows):
+            yield batch.rows, batch.images
+    if n_left:
         progress.note(
-            f"decoder gpu: of {counted(count.files, 'JPEG file')} the GPU could not decode "
-            f"{count.left:,}; they went the usual way."
+            f"decoder gpu: {n_left:,} of {counted(n_jpegs, 'JPEG file')} could not be decoded by "
+            f"the GPU and went the usual way."
         )
 
 

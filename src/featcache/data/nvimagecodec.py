@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache.core import process
 from featcache.core.errors import SpecError, one_line
@@ -22,6 +22,14 @@ from featcache.core.tensorflow import import_tensorflow
 _ON_CPU = -99999  # nvImageCodec's number of a device that is none
 # no order with another stream is asked for: the images are waited for
 _NO_STREAM = -1
+
+
+class Opened(NamedTuple):
+    """A file whose header was read."""
+
+    stream: Any
+    height: int  # in pixels, as they are stored
+    width: int
 
 
 class Codec:
@@ -54,23 +62,24 @@ class Codec:
         self._stream_of = nvimgcodec.CodeStream
         self._lock = threading.Lock()
 
-    def opened(self, data: bytes) -> Any:
-        """Return a file as `decode` takes it, with `height` and `width`; None if it is no JPEG."""
+    def opened(self, data: bytes) -> Opened | None:
+        """Return a file as `decode` takes it; None if it is no JPEG."""
         if not data.startswith(b"\xff\xd8"):
             return None
         try:
-            return self._stream_of(data)
+            stream = self._stream_of(data)
+            return Opened(stream, stream.height, stream.width)
         except RuntimeError:  # of damaged headers
             return None
 
-    def decode(self, opened: Sequence[Any]) -> list[Any]:
+    def decode(self, opened: Sequence[Opened]) -> list[Any]:
         """Return images, decoded to the end, or None for what cannot be decoded.
 
         They are to be kept until nobody reads the tensors of `as_tensor` any more.
         """
         with self._lock:
             try:
-                images = self._decoder.decode(list(opened), params=self._params)
+                images = self._decoder.decode([one.stream for one in opened], params=self._params)
             except RuntimeError:  # out of memory, say
                 return [None] * len(opened)
             done = [image for image in images if image is not None]
@@ -100,7 +109,8 @@ def of_gpu() -> Codec:
     try:
         codec = Codec()
         probe = codec.opened(tf.io.encode_jpeg(tf.zeros((64, 64, 3), tf.uint8)).numpy())
-        said = "" if codec.decode([probe])[0] is not None else "a small JPEG file came to nothing"
+        is_decoded = probe is not None and codec.decode([probe])[0] is not None
+        said = "" if is_decoded else "a small JPEG file came to nothing"
     except (ImportError, RuntimeError) as error:
         said = one_line(error, 200)
     if said:
