@@ -76,10 +76,12 @@ class Bench:
         chosen: str,
         device: str = "cpu",
         batch_size: int | str = BATCH_SIZE,
+        decoder: str = "exact",
     ):
         self.root, self.cache = root, cache
         self.resolved = [
-            backbones.resolve(name, weights=weights_of(name), precision=precision) for name in names
+            backbones.resolve(name, weights=weights_of(name), precision=precision, decoder=decoder)
+            for name in names
         ]
         self.machine = Machine(batch_size, device, chosen)
         self.executor = Inline()  # keeps what is compiled and compared with Keras

@@ -41,7 +41,7 @@ import photos
 
 from featcache.core.spec import MAX_PIXELS
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import image_ops, openers
+from featcache.data import image_ops, nvimagecodec, openers
 from featcache.data.listing import list_images
 from featcache.extraction.shards import networks_of
 from featcache.networks import engines
@@ -160,6 +160,11 @@ def one(root: Path, cache: Path, name: str, precision: str, options: Any) -> dic
     found = {"extract, first run": rate(bench.run, n), "extract": steady(bench.run, n)}
     compiled, graph = network_of(bench), Graph(root, bench, size)
     cores = os.cpu_count() or 1
+    if not options.no_gpu_decoder:
+        by_gpu = extract.Bench(
+            root, cache, [name], precision, options.runtime, options.device, size, decoder="gpu"
+        )
+        found["extract, decoder gpu"] = steady(by_gpu.run, n)
     found["decode"] = steady(graph.through(graph.batches(cores)), n)
     found["decode, two calls a core"] = steady(graph.through(graph.batches(2 * cores)), n)
     found["decode, fast"] = steady(graph.through(graph.batches(cores, "fast")), n)
@@ -228,10 +233,17 @@ def text_of(result: dict[str, Any]) -> str:
             ratios = ["" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in over]
             rows.append((network, way, f"{found:,.0f}", *ratios))
     head = ("network", "what", "images/s", "over the tutorial", "over decode")
+    by_gpu = [
+        f"{rates['extract, decoder gpu'] / rates['extract']:.2f} for {network}"
+        for network, rates in result["rates"].items()
+        if "extract, decoder gpu" in rates
+    ]
+    said = ", ".join(by_gpu) or f"not measured: {result['no gpu decoder']}"
     large = result["second process"]
     lines = [f"{name}: {value:,.1f}" for name, value in large.items()]
     whole = f"Whole processes over {result['large']:,} files: {'; '.join(lines)}."
-    return "\n\n".join([result["machine"], result["what"], page.table(head, rows), whole])
+    decoder = f"`--decoder gpu` over the default decoder: {said.rstrip('.')}."
+    return "\n\n".join([result["machine"], result["what"], page.table(head, rows), decoder, whole])
 
 
 def main() -> None:
@@ -244,8 +256,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--write", action="store_true", help="put the table in docs/performance.md")
     options = parser.parse_args()
+    options.no_gpu_decoder = nvimagecodec.missing()
+    nvimagecodec.leave_memory()  # before anything uses the GPU
     gpus = engines.gpus(options.device)
     options.device = "gpu" if gpus else "cpu"
+    if not gpus:
+        options.no_gpu_decoder = options.no_gpu_decoder or "the network runs on the CPU."
     options.images = options.images or (12_000 if gpus else 128)
     options.large = options.large or (50_000 if gpus else 256)
     options.batch_size = options.batch_size or (256 if gpus else 32)
@@ -266,6 +282,7 @@ def main() -> None:
                 f"of {options.batch_size}, TensorFlow; medians of {ROUNDS} runs after the first."
             ),
             "rates": rates,
+            "no gpu decoder": options.no_gpu_decoder,
             "large": options.large,
             "second process": second_process(large, cache, options.large, options),
         }
