@@ -242,7 +242,7 @@ def text_of(result: dict[str, Any]) -> str:
     large = result["second process"]
     lines = [f"{name}: {value:,.1f}" for name, value in large.items()]
     whole = f"Whole processes over {result['large']:,} files: {'; '.join(lines)}."
-    decoder = f"`--decoder gpu` over the default decoder: {said.rstrip('.')}."
+    decoder = f"`--decoder gpu` over the default decoder: {said}."
     return "\n\n".join([result["machine"], result["what"], page.table(head, rows), decoder, whole])
 
 
@@ -256,12 +256,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--write", action="store_true", help="put the table in docs/performance.md")
     options = parser.parse_args()
-    options.no_gpu_decoder = nvimagecodec.missing()
     nvimagecodec.leave_memory()  # before anything uses the GPU
     gpus = engines.gpus(options.device)
+    options.no_gpu_decoder = nvimagecodec.missing() if gpus else "the network runs on the CPU"
     options.device = "gpu" if gpus else "cpu"
-    if not gpus:
-        options.no_gpu_decoder = options.no_gpu_decoder or "the network runs on the CPU."
     options.images = options.images or (12_000 if gpus else 128)
     options.large = options.large or (50_000 if gpus else 256)
     options.batch_size = options.batch_size or (256 if gpus else 32)

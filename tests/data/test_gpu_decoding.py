@@ -214,7 +214,7 @@ def test_what_gpus_can_compute_is_what_is_computed_elsewhere(resize, crop, size)
 def test_without_a_gpu_an_error_says_what_would_help(photos, extract, monkeypatch):
     monkeypatch.setattr(import_tensorflow().config, "list_physical_devices", lambda kind=None: [])
     nvimagecodec.of_gpu.cache_clear()
-    with pytest.raises(SpecError, match=r"TensorFlow sees no GPU. Use --decoder exact, or install"):
+    with pytest.raises(SpecError, match=r"TensorFlow sees no GPU. Extract with --decoder exact"):
         extract(photos, decoder="gpu")
 
 
@@ -251,13 +251,15 @@ def test_options_that_go_against_it_are_errors(photos, extract, options, message
 def test_a_model_of_such_images_works_without_a_gpu_and_says_how(folder, monkeypatch, capsys):
     described = SimpleNamespace(spec=replace(EXACT, decoder="gpu"), max_pixels=10**6)
     source = openers.open_source(folder)
-    for reason, decoder in ((None, "gpu"), ("there is no GPU.", "exact")):
+    for reason, decoder in ((None, "gpu"), (nvimagecodec.NO_GPU, "exact")):
         monkeypatch.setattr(nvimagecodec, "missing", lambda reason=reason: reason)
         judged_on._says_that_no_gpu_decodes.cache_clear()
         for _ in range(2):
             assert judged_on.read_as(described, source).spec.decoder == decoder
-    said = "The model's images were decoded by a GPU; here, exactly: there is no GPU.\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == (
+        "The model learnt from images that a GPU decoded. Here they are decoded exactly, as "
+        "TensorFlow sees no GPU.\n"
+    )
     judged_on._says_that_no_gpu_decodes.cache_clear()
 
 

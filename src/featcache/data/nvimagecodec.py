@@ -24,6 +24,15 @@ _ON_CPU = -99999  # nvImageCodec's number of a device that is none
 _NO_STREAM = -1
 
 
+NO_GPU = "TensorFlow sees no GPU"
+NOT_INSTALLED = "nvImageCodec is not installed"
+_CURES = {
+    NO_GPU: "Extract with --decoder exact, or install featcache[gpu,gpu-decoder] on a machine with "
+    "an NVIDIA driver.",
+    NOT_INSTALLED: "Run `pip install 'featcache[gpu-decoder]'`, or extract with --decoder exact.",
+}
+
+
 class Opened(NamedTuple):
     """A file whose header was read."""
 
@@ -103,7 +112,7 @@ def of_gpu() -> Codec:
         When this machine has none, and what would help.
     """
     if (reason := missing()) is not None:
-        raise SpecError(reason)
+        raise SpecError(f"decoder is gpu, but {reason}. {_CURES[reason]}")
     leave_memory()
     tf = import_tensorflow()
     try:
@@ -115,25 +124,18 @@ def of_gpu() -> Codec:
         said = one_line(error, 200)
     if said:
         raise SpecError(
-            f"decoder is gpu, but nvImageCodec cannot decode on this GPU: {said}. Use --decoder "
-            f"exact, or run `pip install --upgrade 'featcache[gpu-decoder]'`, which brings nvJPEG."
+            f"decoder is gpu, but nvImageCodec cannot decode on this GPU: {said}. Run `pip install "
+            f"--upgrade 'featcache[gpu-decoder]'`, which brings nvJPEG, or extract with --decoder "
+            f"exact."
         )
     return codec
 
 
 def missing() -> str | None:
-    """Return what this machine lacks for decoding on a GPU, and the cure; None is nothing."""
+    """Return what this machine lacks for decoding on a GPU, or None."""
     if not import_tensorflow().config.list_physical_devices("GPU"):
-        return (
-            "decoder is gpu, but TensorFlow sees no GPU. Use --decoder exact, or install "
-            "featcache[gpu,gpu-decoder] on a machine with an NVIDIA driver."
-        )
-    if not _is_installed():
-        return (
-            "decoder gpu needs nvImageCodec, which is not installed. Run `pip install "
-            "'featcache[gpu-decoder]'`, or use --decoder exact."
-        )
-    return None
+        return NO_GPU
+    return None if _is_installed() else NOT_INSTALLED
 
 
 def leave_memory() -> None:

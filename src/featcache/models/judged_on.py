@@ -121,7 +121,10 @@ def _says_that_no_gpu_decodes() -> bool:
     """Return whether there is none, and say it once in a process."""
     reason = nvimagecodec.missing()
     if reason is not None:
-        progress.note(f"The model's images were decoded by a GPU; here, exactly: {reason}")
+        progress.note(
+            f"The model learnt from images that a GPU decoded. Here they are decoded exactly, as "
+            f"{reason}."
+        )
     return reason is not None
 
 
