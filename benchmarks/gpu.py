@@ -153,6 +153,11 @@ def resident(compiled: engines.Compiled, size: tuple[int, int], batch_size: int)
     return n / (time.perf_counter() - started)
 
 
+def why_no_gpu_decodes(device: str) -> str | None:
+    """Return what is missing for `--decoder gpu`."""
+    return nvimagecodec.missing() if engines.gpus(device) else "the network runs on the CPU"
+
+
 def one(root: Path, cache: Path, name: str, precision: str, options: Any) -> dict[str, float]:
     """Return images/s of every way for one network."""
     n, size = options.images, options.batch_size
@@ -160,11 +165,9 @@ def one(root: Path, cache: Path, name: str, precision: str, options: Any) -> dic
     found = {"extract, first run": rate(bench.run, n), "extract": steady(bench.run, n)}
     compiled, graph = network_of(bench), Graph(root, bench, size)
     cores = os.cpu_count() or 1
-    if not options.no_gpu_decoder:
-        by_gpu = extract.Bench(
-            root, cache, [name], precision, options.runtime, options.device, size, decoder="gpu"
-        )
-        found["extract, decoder gpu"] = steady(by_gpu.run, n)
+    if not why_no_gpu_decodes(options.device):
+        how = (precision, options.runtime, options.device, size, "gpu")
+        found["extract, decoder gpu"] = steady(extract.Bench(root, cache, [name], *how).run, n)
     found["decode"] = steady(graph.through(graph.batches(cores)), n)
     found["decode, two calls a core"] = steady(graph.through(graph.batches(2 * cores)), n)
     found["decode, fast"] = steady(graph.through(graph.batches(cores, "fast")), n)
@@ -233,12 +236,11 @@ def text_of(result: dict[str, Any]) -> str:
             ratios = ["" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in over]
             rows.append((network, way, f"{found:,.0f}", *ratios))
     head = ("network", "what", "images/s", "over the tutorial", "over decode")
-    by_gpu = [
-        f"{rates['extract, decoder gpu'] / rates['extract']:.2f} for {network}"
-        for network, rates in result["rates"].items()
-        if "extract, decoder gpu" in rates
-    ]
-    said = ", ".join(by_gpu) or f"not measured: {result['no gpu decoder']}"
+    said = f"not measured, as {result['no gpu decoder']}"
+    if not result["no gpu decoder"]:
+        pairs = [some for some in result["rates"].items() if "extract" in some[1]]
+        ratios = (some["extract, decoder gpu"] / some["extract"] for _, some in pairs)
+        said = ", ".join(f"{x:.2f} for {name}" for x, (name, _) in zip(ratios, pairs, strict=True))
     large = result["second process"]
     lines = [f"{name}: {value:,.1f}" for name, value in large.items()]
     whole = f"Whole processes over {result['large']:,} files: {'; '.join(lines)}."
@@ -258,7 +260,6 @@ def main() -> None:
     options = parser.parse_args()
     nvimagecodec.leave_memory()  # before anything uses the GPU
     gpus = engines.gpus(options.device)
-    options.no_gpu_decoder = nvimagecodec.missing() if gpus else "the network runs on the CPU"
     options.device = "gpu" if gpus else "cpu"
     options.images = options.images or (12_000 if gpus else 128)
     options.large = options.large or (50_000 if gpus else 256)
@@ -280,7 +281,7 @@ def main() -> None:
                 f"of {options.batch_size}, TensorFlow; medians of {ROUNDS} runs after the first."
             ),
             "rates": rates,
-            "no gpu decoder": options.no_gpu_decoder,
+            "no gpu decoder": why_no_gpu_decodes(options.device),
             "large": options.large,
             "second process": second_process(large, cache, options.large, options),
         }

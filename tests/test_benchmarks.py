@@ -93,9 +93,14 @@ def test_what_a_gpu_is_measured_by_runs_on_a_cpu(root, tmp_path, two_backbones, 
     assert all(rate > 0 for some in rates.values() for rate in some.values())
     result = {"rates": {"mobilenet-v2 float32": rates[f"{two_backbones[0]} float32"]}}
     result |= {"machine": "", "what": "", "large": 9, "second process": {"second process": 3.0}}
+    result["no gpu decoder"] = gpu.why_no_gpu_decodes("cpu")
     text = gpu.text_of(result)
     assert "over the tutorial" in text
     assert "| 1.00 " in text
+    assert "`--decoder gpu` over the default decoder: not measured, as the network runs" in text
+    result["no gpu decoder"] = None
+    result["rates"]["mobilenet-v2 float32"] |= {"extract": 2.0, "extract, decoder gpu": 3.0}
+    assert "default decoder: 1.50 for mobilenet-v2 float32." in gpu.text_of(result)
 
 
 def test_scaling(tmp_path):
