@@ -154,7 +154,6 @@ def resident(compiled: engines.Compiled, size: tuple[int, int], batch_size: int)
 
 
 def why_no_gpu_decodes(device: str) -> str | None:
-    """Return what is missing for `--decoder gpu`."""
     return nvimagecodec.missing() if engines.gpus(device) else "the network runs on the CPU"
 
 
@@ -236,11 +235,12 @@ def text_of(result: dict[str, Any]) -> str:
             ratios = ["" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in over]
             rows.append((network, way, f"{found:,.0f}", *ratios))
     head = ("network", "what", "images/s", "over the tutorial", "over decode")
-    said = f"not measured, as {result['no gpu decoder']}"
-    if not result["no gpu decoder"]:
-        pairs = [some for some in result["rates"].items() if "extract" in some[1]]
-        ratios = (some["extract, decoder gpu"] / some["extract"] for _, some in pairs)
-        said = ", ".join(f"{x:.2f} for {name}" for x, (name, _) in zip(ratios, pairs, strict=True))
+    by_gpu = [
+        f"{rates['extract, decoder gpu'] / rates['extract']:.2f} for {network}"
+        for network, rates in result["rates"].items()
+        if "extract, decoder gpu" in rates
+    ]
+    said = ", ".join(by_gpu) or f"not measured, as {result['no gpu decoder']}"
     large = result["second process"]
     lines = [f"{name}: {value:,.1f}" for name, value in large.items()]
     whole = f"Whole processes over {result['large']:,} files: {'; '.join(lines)}."
