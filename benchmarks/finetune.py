@@ -30,7 +30,7 @@ import page
 from featcache import extraction
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.finetuning import graph, training
+from featcache.finetuning import graph, training, unfreezing
 from featcache.finetuning.batches import Cached
 from featcache.finetuning.objective import Objective
 from featcache.finetuning.plan import TrainingPlan
@@ -126,7 +126,7 @@ def run(
     weights = network.get_weights()
 
     # end to end, the obvious way: the whole model on images that lie in memory, decoded
-    graph.thaw(network, unfrozen)
+    unfreezing.thaw(network, unfrozen)
     network.compile(training.optimizer(plan, 1, [1.0] * 10_000), objective.loss, jit_compile=False)
     images, plain_losses = pixels.astype(np.float32), []
     for epoch in range(n_epochs):
@@ -152,7 +152,7 @@ def run(
         row_of = np.arange(n_images)  # ids of given images are numbers of one width
         features_at = network.get_layer("standardised").input
         parted = graph.part(network, at, features_at)
-        graph.thaw(network, unfrozen)
+        unfreezing.thaw(network, unfrozen)
         batches = Cached(features, row_of, plan.batch_size, SEED, 1 << 40)
         stage = training.Stage(
             suffix=parted.suffix,
