@@ -84,6 +84,9 @@ def test_differences_name_field_and_both_values():
         "image_size was 160 x 160, is 224 x 224",
         "layer was x, is the default",
     ]
+    means = [replace(SPEC, preprocessing=f"mean-std {mean} 0 0 1 1 1 of 1") for mean in (0, 0.5)]
+    (told,) = means[0].differences(means[1])
+    assert told.startswith("preprocessing was mean-std 0.5 0 0 1")
 
 
 def test_unknown_field_is_refused():

@@ -228,6 +228,8 @@ def test_the_nearest_file_says_why(photos, extract_all, two_backbones, capsys):
     assert capsys.readouterr().err == "No cached features: backbone was small-5, is small-6.\n"
     extract_all(photos, "small-5", weights="random", pooling="max", show_progress=True)
     assert capsys.readouterr().err == "No cached features: pooling was avg, is max.\n"
+    extract_all(photos, "small-6", weights="random", pooling="max", show_progress=True)
+    assert capsys.readouterr().err == "No cached features: pooling was avg, is max.\n"
 
 
 @pytest.mark.parametrize("option", ["backbone", "layer", "augment"])

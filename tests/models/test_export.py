@@ -12,14 +12,15 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_photos, parse_single_json
+from conftest import REPOSITORY, make_image, make_photos, parse_single_json
 from PIL import Image
 
 import featcache as fc
 from featcache.core.errors import SourceError, SpecError, StitchError
+from featcache.core.geometry import Geometry, crop_of
 from featcache.core.tasks import TASKS
 from featcache.core.tensorflow import import_keras, import_tensorflow
-from featcache.data import loading
+from featcache.data import image_ops, loading
 from featcache.data.listing import list_images
 from featcache.inference import predict
 from featcache.models import card
@@ -503,10 +504,23 @@ BLOCKS = dict(re.findall(r"```python ?(.*?)\n(.*?)```", PAGE, re.DOTALL))
 
 
 def test_the_page_has_a_program_for_each_runtime():
-    assert set(BLOCKS) == {"", *(one.kind for one in exporting.FORMATS.values())}
+    kinds = {one.kind for one in exporting.FORMATS.values()}
+    assert set(BLOCKS) == {"", "cropped", *kinds}
     for name, one in exporting.FORMATS.items():
         assert f"`{name}`" in PAGE
         assert f"flowers{one.suffix}`" in PAGE
+
+
+@pytest.mark.parametrize("size", [(90, 61), (50, 133), (31, 31)])
+@pytest.mark.parametrize("share", [1.0, 0.875])
+def test_the_page_crops_as_the_model_was_taught(size, share, tmp_path):
+    path = make_image(tmp_path / "photo.png", (90, 120, 60), 3, size)
+    page = {"np": np, "Image": Image}
+    exec(BLOCKS["cropped"], page)
+    geometry = Geometry((28, 24), "bicubic", crop_of(share))
+    found = page["load"](path, 28, 24, share=share)
+    expected = image_ops.resize(np.asarray(Image.open(path), np.float32), geometry)
+    np.testing.assert_allclose(found, expected, atol=2)
 
 
 def run_program_of_page(kind, everything, *, then="", arguments=()):
@@ -533,7 +547,7 @@ def run_program_of_page(kind, everything, *, then="", arguments=()):
     return more
 
 
-@pytest.mark.parametrize("kind", sorted(set(BLOCKS) - {"", "saved-model"}))
+@pytest.mark.parametrize("kind", sorted(set(BLOCKS) - {"", "cropped", "saved-model"}))
 def test_the_programs_of_the_page_say_what_the_model_says(everything, kind):
     run_program_of_page(kind, everything)
 

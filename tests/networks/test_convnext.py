@@ -189,6 +189,15 @@ def test_configs_and_sizes_that_do_not_fit_are_one_line(folder):
     (folder / "config.json").write_text(json.dumps(config | {"depths": [1, 2]}))
     with pytest.raises(BackboneError, match="convnextv2: 4 hidden_sizes do not go with 2 depths"):
         backbones.resolve(str(folder))
+    for change, message in (
+        ({"hidden_sizes": "8"}, "hidden_sizes must be a list of whole numbers; got '8'"),
+        ({"depths": [1, 2, 0, 1]}, "depths must be a whole number, 1 or more; got 0"),
+        ({"patch_size": 0}, "patch_size must be a whole number, 1 or more; got 0"),
+        ({"hidden_act": "mish"}, "hidden_act must be one of gelu, .*; got 'mish'"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(BackboneError, match=f"is no config of a convnextv2: {message}"):
+            backbones.resolve(str(folder))
 
 
 def test_images_have_the_size_and_the_crop_that_the_original_takes(folder):
@@ -206,6 +215,10 @@ def test_images_have_the_size_and_the_crop_that_the_original_takes(folder):
     ):
         path.write_text(json.dumps(says | more))
         resolved = backbones.resolve(str(folder))
+        if "image_processor_type" in more:
+            says_nothing = says | more | {"crop_pct": None}  # as published folders have it
+            path.write_text(json.dumps(says_nothing))
+            assert backbones.resolve(str(folder)) == resolved
         assert resolved.spec.image_size == size
         assert len(resolved.remarks) == bool(remark)
         assert remark in "".join(resolved.remarks)

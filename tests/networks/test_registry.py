@@ -30,6 +30,23 @@ def test_unknown_name_says_the_nearest(name, nearest):
         backbones.resolve(name)
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (".", r"The folder '\.' has no config.json, so it is no backbone"),
+        (
+            "of/dinov2",
+            r"no folder 'of/dinov2'\. If it is on the Hugging Face Hub, say hf:of/dinov2",
+        ),
+        ("https://huggingface.co/a/b", r"If it is on the Hugging Face Hub, say hf:a/b\."),
+        ("./no/folder", r"There is no folder '\./no/folder'\. `featcache backbones`"),
+    ],
+)
+def test_a_path_that_is_no_backbone_says_why(path, why):
+    with pytest.raises(SpecError, match=why):
+        backbones.resolve(path)
+
+
 def test_a_family_of_ones_own_is_found_by_its_names(two_backbones):
     for name, side in zip(two_backbones, (40, 56), strict=True):
         resolved = backbones.resolve(name, weights="random")

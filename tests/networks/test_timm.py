@@ -42,6 +42,9 @@ def test_images_are_those_that_timm_takes(folder):
     assert resolved.spec.image_size == (224, 192)
     assert "the middle 224 x 192 of an image, resized to 213 pixels" in resolved.remarks[0]
     changed(folder, lambda c: c["pretrained_cfg"].update(crop_mode="squash"))
+    (remark,) = backbones.resolve(str(folder), crop="center").remarks  # no crop here does that
+    assert "the middle 224 x 192 of an image stretched to 248 x 213 pixels" in remark
+    changed(folder, lambda c: c["pretrained_cfg"].update(crop_pct=1.0))
     assert not backbones.resolve(str(folder)).remarks
 
 
@@ -70,7 +73,10 @@ def test_what_identifies_a_network_is_not_what_is_said_of_it(folder):
         ({"global_pool": "avg"}, "pools by avg; known is token, the class token"),
         ({"model_args": 3}, "model_args must be an object, got 3"),
         ({"model_args": {"embed_dim": "wide"}}, "is no config of vit_small_patch14_reg4_dinov2"),
-        ({"pretrained_cfg": {"input_size": 3}}, "input_size must be three numbers, got 3"),
+        ({"pretrained_cfg": {"input_size": 3}}, "input_size must be three numbers; got 3"),
+        ({"pretrained_cfg": {"input_size": [3, -1, 24]}}, "input_size must be a whole number, 1"),
+        ({"pretrained_cfg": {"crop_pct": "all"}}, "crop_pct must be a finite number above 0; got"),
+        ({"pretrained_cfg": {"mean": [0.5]}}, "config.json' does not say how images are prepared"),
     ],
 )
 def test_what_is_not_known_is_one_line(folder, change, message):

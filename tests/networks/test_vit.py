@@ -316,6 +316,56 @@ def test_folders_that_are_none_are_one_line(folder, tmp_path):
         built(REFERENCE / "vit", (4, 24))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "16"}, "hidden_size must be a whole number, 1 or more; got '16'"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number, 1 or more"),
+        ({"patch_size": -8}, "patch_size must be a whole number, 1 or more; got -8"),
+        ({"patch_size": [8, 8, 8]}, "patch_size must be one number, or height and width"),
+        ({"image_size": None}, "image_size must be a whole number, 1 or more; got None"),
+        ({"num_register_tokens": -1}, "num_register_tokens must be a whole number, 0 or more"),
+        ({"mlp_ratio": "4"}, "mlp_ratio must be a finite number above 0; got '4'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps must be a finite number above 0; got -1"),
+        ({"hidden_act": "mish"}, "hidden_act must be one of gelu, .*; got 'mish'"),
+    ],
+)
+def test_a_config_is_no_network_where_a_number_is_none(folder, change, message):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BackboneError, match=f"is no config of a dinov2_with_registers: {message}"):
+        backbones.resolve(str(folder))
+
+
+SIZES_ARE = "must be pixels: one number, a height and a width, or a shortest_edge"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "24"}, f"size {SIZES_ARE}; got '24'"),
+        ({"size": {"height": 24}}, f"size {SIZES_ARE}"),
+        ({"size": {"longest_edge": 24}}, f"size {SIZES_ARE}"),
+        ({"do_center_crop": True, "crop_size": 0}, f"crop_size {SIZES_ARE}; got 0"),
+        ({"resample": "bicubic"}, "resample must be a number as Pillow has them, 3 for bicubic"),
+        ({"resample": [3]}, "resample must be a number as Pillow has them"),
+        ({"size": 24, "crop_pct": "all"}, "crop_pct must be a finite number above 0; got 'all'"),
+        ({"image_mean": [0.5]}, "image_mean must be three numbers, of red, green and blue; got"),
+        ({"image_mean": None}, "image_mean must be three numbers"),  # it differs among families
+        ({"image_mean": [0.5, 0.5, float("nan")]}, "image_mean must be finite numbers; got nan"),
+        ({"image_std": [1, 1, 0]}, "image_std must be a finite number above 0; got 0"),
+        ({"rescale_factor": "1/255"}, "rescale_factor must be a finite number above 0"),
+    ],
+)
+def test_what_is_said_of_images_is_understood_or_an_error(folder, change, message):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BackboneError, match=r"config.json' does not say how images are prepared: "):
+        backbones.resolve(str(folder))
+    with pytest.raises(BackboneError, match=message):
+        backbones.resolve(str(folder))
+
+
 def test_weights_in_parts_and_in_bfloat16(folder):
     import ml_dtypes
     from safetensors.numpy import load_file, save_file
@@ -381,13 +431,27 @@ def test_images_have_the_size_that_the_original_takes(folder):
         assert resolved.spec.resize == method
         assert len(resolved.remarks) == (number == 0)
     assert backbones.resolve(str(folder), resize="bilinear").spec.resize == "bilinear"
+    for more, remark in (
+        (
+            {"size": 32, "crop_size": 24, "image_processor_type": "DeiTImageProcessor"},
+            "the middle 24 x 24 of an image stretched to 32 x 32 pixels; here all of it is",
+        ),
+        ({"size": 32, "crop_size": 24, "do_resize": False}, "takes images as large as they are"),
+    ):
+        path.write_text(json.dumps(says | {"do_center_crop": True} | more))
+        resolved = backbones.resolve(str(folder), crop="center")
+        assert resolved.spec.image_size == (24, 24)
+        assert [remark in one for one in resolved.remarks] == [True]
+    path.write_text(json.dumps(says | {"do_center_crop": True, "resample": None}))
+    resolved = backbones.resolve(str(folder))  # transformers' own where nothing is said
+    assert (resolved.spec.image_size, resolved.spec.resize) == ((224, 224), "antialias")
     path.unlink()
     with pytest.raises(BackboneError, match=r"has no preprocessor_config.json, which says what"):
         backbones.resolve(str(folder))
 
 
 def test_what_the_original_cuts_off_is_said_where_images_are_computed(
-    folder, pictures, tmp_path, capsys
+    folder, pictures, tmp_path, capsys, cli
 ):
     path = folder / "preprocessor_config.json"
     says = {"do_center_crop": True, "crop_size": 24, "size": 30}
@@ -405,6 +469,31 @@ def test_what_the_original_cuts_off_is_said_where_images_are_computed(
     cropped = extraction.run(pictures, folder, crop="center", cache_dir=tmp_path / "cache")
     assert cropped.features.spec.crop == "center 0.8"
     assert "original" not in capsys.readouterr().err
+    assert "24 x 24, antialias, crop center 0.8" in cli("info", cropped.features.path).stdout
+
+
+def test_a_folder_may_have_any_name(folder, pictures, cli, tmp_path):
+    for name in ("a,b", "x.keras"):
+        shutil.copytree(folder, tmp_path / name)
+        assert cli("extract", pictures, "--backbone", name).returncode == 0
+    told = b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()  # as some editors begin
+    (folder / "config.json").write_bytes(told)
+    assert built(folder).name == "x_backbone"  # of what errors and summaries say
+
+
+def test_a_folder_and_another_network_are_not_mixed_up(folder, cli):
+    weights = folder / "model.safetensors"
+    with pytest.raises(SpecError, match=r"are those of my_dino, and the backbone is mobilenet-v2"):
+        backbones.resolve("mobilenet-v2", weights=weights)
+    with pytest.raises(SpecError, match="my dino' is a folder: give it as the backbone"):
+        backbones.resolve(weights=folder)
+    with pytest.raises(SpecError, match=r"is a file, and no \.keras backbone"):
+        backbones.resolve(str(weights))
+    embedder = fc.Embedder(folder, image_size=16, cache_dir=folder.parent / "cache")
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert embedder.fit_transform(images).shape == (2, 16)
+    by_weights = fc.Embedder(weights=weights, image_size=16, cache_dir=folder.parent / "cache")
+    np.testing.assert_array_equal(by_weights.fit_transform(images), embedder.transform(images))
 
 
 def test_bfloat16_is_read_where_nobody_told_numpy_of_it(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -50,7 +51,9 @@ def extract(
     from featcache import extraction
 
     several = {name: listed(name, options[name]) for name in EVERY if EVERY[name].has_several}
-    every = extraction.run_all(source, listed("backbone", backbone), **(options | several))
+    is_path = "," in (backbone or "") and Path(str(backbone)).exists()  # a comma in its name
+    names = [str(backbone)] if is_path else listed("backbone", backbone)
+    every = extraction.run_all(source, names, **(options | several))
     failures = {one.id: one.reason for done in every for one in done.features.failures}
     for id_, reason in list(failures.items())[:5]:
         say(one_line(f"unreadable: {id_}: {reason}"))

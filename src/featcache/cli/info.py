@@ -89,6 +89,7 @@ def _model_table(about: dict[str, Any]) -> Any:
         "model": about["model"],
         "size": amount(about["size_bytes"]),
         "input": f"RGB images of {by(spec['image_size'])}, 0 to 255",
+        "resized": _resized(spec),
         "outputs": f"{about['output']} of {len(names)}: {few(names, SHOWN)}",
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…, "
         f"{size['backbone_layers']:,} layers, {size['backbone_parameters']:,} parameters",
@@ -160,7 +161,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "fingerprint": described["fingerprint"],
         "backbone": f"{spec['backbone']}, weights {spec['weights'][:8]}…",
         "layer": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
-        "images were": f"{by(spec['image_size'])}, {spec['resize']}, {spec['preprocessing']}",
+        "images were": f"{by(spec['image_size'])}, {_resized(spec)}, {spec['preprocessing']}",
         "decoded": _decoded(spec),
         "precision": spec["precision"],
         "background": spec.get("background", ""),
@@ -174,6 +175,12 @@ def _file_table(described: dict[str, Any]) -> Any:
     for one in described["failures"][:10]:
         table.add_row("failed", Text(one_line(f"{one['id']}: {one['reason']}")))
     return table
+
+
+def _resized(spec: dict[str, Any]) -> str:
+    """Say how images got their size, and what of them was taken where that was not all."""
+    crop = spec.get("crop")
+    return f"{spec['resize']}, crop {crop}" if crop else str(spec["resize"])
 
 
 def _decoded(spec: dict[str, Any]) -> str:

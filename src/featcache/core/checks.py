@@ -161,6 +161,11 @@ def check_number(name: str, value: object, must: str, holds: Callable[[float], b
     raise bad(name, must, value)
 
 
+def positive(name: str, value: object) -> float:
+    """Return a finite number above 0 as float; raise SpecError of anything else."""
+    return check_number(name, value, "be a finite number above 0", lambda x: 0 < x < math.inf)
+
+
 def number_range(name: str, value: object) -> tuple[float, float]:
     """Return two numbers of any kind, the lower one first, as float.
 

@@ -297,4 +297,4 @@ def _shown(value: object) -> str:
         numbers = all(isinstance(one, int) for one in value)
         return (" x " if numbers else ",").join(map(str, value)) or "nothing"
     text = "the default" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:8]}…"  # a digest
+    return f"{text[:8]}…" if re.fullmatch("[0-9a-f]{24,}", text) else text  # a digest

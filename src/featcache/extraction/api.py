@@ -294,5 +294,5 @@ def _say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
     others = {one.spec for one in found}
     if not others or any(other.clean == spec.clean for other in others):
         return  # rows of the same spec are taken over, whatever the views
-    nearest = min(others, key=lambda other: (len(spec.differences(other)), other.short_name))
-    progress.note(f"No cached features: {'; '.join(spec.differences(nearest))}.", show)
+    what = spec.differences(requested.nearest(spec, others))
+    progress.note(f"No cached features: {'; '.join(what)}.", show)

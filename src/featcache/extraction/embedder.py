@@ -32,7 +32,8 @@ from featcache.extraction.listing import TOO_NEW_NS, look
 from featcache.extraction.options import machine_of, parted
 from featcache.extraction.output import open_if_good
 from featcache.extraction.publish import Making, make
-from featcache.networks import backbones, registry
+from featcache.extraction.requested import as_text
+from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
 
 # maps and tokens, unpooled, are nothing that an estimator learns from
@@ -63,8 +64,9 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone : name from the registry; None is efficientnet-lite0, or the model itself when
-        `weights` is a .keras file.
+    backbone : a name as `featcache.backbones` lists them, hf:owner/name, or the path of a folder of
+        weights or of a .keras file; None is efficientnet-lite0, or the model itself when `weights`
+        is a .keras file.
     cache_dir : the cache folder; its folder `embedder` gets what is nowhere in it yet.
     **options : of `featcache.extract` those that are about one row per image, see `OPTIONS`, with
         the same defaults, but that no progress is shown.
@@ -86,7 +88,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @with_options(OPTIONS)
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
         **options: Any,
     ):
@@ -191,10 +193,10 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_path("cache_dir", self.cache_dir)
         values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
-        for name in ("backbone", "layer"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise bad(name, "be one name or None", value)
+        if not isinstance(self.backbone, (str, os.PathLike, type(None))):
+            raise bad("backbone", "be one name, a path or None", self.backbone)
+        if not isinstance(values["layer"], (str, type(None))):
+            raise bad("layer", "be one name or None", values["layer"])
         size: Any = values["image_size"]
         if isinstance(size, np.integer):  # from a grid of parameters
             size = int(size)
@@ -204,8 +206,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _check_parameters(self) -> None:
         """Raise SpecError for what can be told without the weights."""
         numbers, _ = self._asked()
-        name = self.backbone or registry.DEFAULT
-        _, _, entry = backbones.named(name, numbers["weights"])
+        name, _, entry = backbones.named(as_text(self.backbone), numbers["weights"])
         numbers = backbones.completed(numbers, entry)
         size = numbers.pop("image_size")
         size = entry.image_size if size is None else size
@@ -216,7 +217,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _resolved(self) -> backbones.Resolved:
         numbers, running = self._asked()
-        return backbones.resolve(self.backbone, memo=running.cache / MEMO_NAME, **numbers)
+        name = as_text(self.backbone)
+        return backbones.resolve(name, memo=running.cache / MEMO_NAME, **numbers)
 
     def _lenders(self, spec: ExtractionSpec) -> list[Path]:
         return store.of_spec(Path(self.cache_dir), spec)

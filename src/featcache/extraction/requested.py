@@ -8,6 +8,7 @@ from typing import Any
 
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError
+from featcache.core.spec import ExtractionSpec
 from featcache.extraction.options import Names
 from featcache.networks import backbones
 
@@ -15,13 +16,13 @@ from featcache.networks import backbones
 def _names(names: Any) -> list[Any]:
     """Return names without repetitions; None is one of them, and a model is one name."""
     if is_name(names):
-        return [_as_text(names)]
+        return [as_text(names)]
     if not isinstance(names, (list, tuple)) or not all(is_name(name) for name in names):
         raise bad("backbone and layer", "be names", names)
-    return list(dict.fromkeys(map(_as_text, names)))
+    return list(dict.fromkeys(map(as_text, names)))
 
 
-def _as_text(name: Any) -> Any:
+def as_text(name: Any) -> Any:
     """Return a path as text that is no name of the registry; anything else as it is."""
     if not isinstance(name, os.PathLike):
         return name
@@ -61,3 +62,11 @@ def combined(backbone: Any, layer: Names, weights: str | None) -> list[tuple[Any
 def different(every: Iterable[backbones.Resolved]) -> list[backbones.Resolved]:
     """Return what is resolved once where two names stand for the same, as None and the default."""
     return list({one.spec: one for one in every}.values())
+
+
+def nearest(spec: ExtractionSpec, others: Iterable[ExtractionSpec]) -> ExtractionSpec:
+    """Return which of others differs least, one of the same backbone where it can be."""
+    return min(
+        others,
+        key=lambda it: (len(spec.differences(it)), it.backbone != spec.backbone, it.short_name),
+    )

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
+
+KNOWN = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "gelu_new", "relu", "silu")
 
 
 def activated(name: str, x: Any) -> Any:
-    """Return what an activation function gives, by the name that configs have for it.
-
-    Raises
-    ------
-    BackboneError
-        When it is not known.
-    """
+    """Return what an activation function gives, by the name of `KNOWN` that configs have for it."""
     ops = import_keras().ops
     if name == "gelu":  # of erf: `keras.ops.gelu` becomes Erfc, which ONNX has not
         half = ops.multiply(x, 0.5)
@@ -24,9 +19,4 @@ def activated(name: str, x: Any) -> Any:
         return ops.multiply(x, ops.sigmoid(ops.multiply(x, 1.702)))
     if name in ("gelu_pytorch_tanh", "gelu_new"):
         return ops.gelu(x, approximate=True)
-    if name in ("relu", "silu"):
-        return getattr(ops, name)(x)
-    raise BackboneError(
-        f"hidden_act is {name}; known are gelu, quick_gelu, gelu_pytorch_tanh, gelu_new, relu and "
-        f"silu."
-    )
+    return getattr(ops, name)(x)

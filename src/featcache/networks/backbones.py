@@ -133,21 +133,36 @@ def named(name: str | None, weights: str) -> tuple[str, str, Entry]:
         name, weights = None, found
     if weights.startswith(checkpoint.HUB):
         place = hub.folder_of(weights)
-        return folder.name_of(place), hub.pinned(weights, place), folder.entry_of(place)
+        own = _own_name(name, place, weights)
+        return own, hub.pinned(weights, place), folder.entry_of(place)
     if weights not in WORDS:
         path = Path(weights).absolute()
         if not path.is_file():
-            raise SpecError(
-                f"weights must be imagenet, random or the path of a file; there is no file "
-                f"'{weights}'."
+            instead = (
+                f"'{weights}' is a folder: give it as the backbone"
+                if checkpoint.is_folder(path)
+                else f"there is no file '{weights}'"
             )
+            raise SpecError(f"weights must be imagenet, random or the path of a file; {instead}.")
         if name is None and path.suffix == keras_file.SUFFIX:
             return path.name, str(path), keras_file.entry_of(path)
         if checkpoint.is_weights(str(path)):
-            return folder.name_of(path.parent), str(path), folder.entry_of(path.parent)
+            own = _own_name(name, path.parent, weights)
+            return own, str(path), folder.entry_of(path.parent)
         weights = str(path)
     name = name or registry.DEFAULT
     return name, weights, registry.find(name)
+
+
+def _own_name(name: str | None, place: Path, weights: str) -> str:
+    """Return the name of the network in a folder; a spec may have given the folder's former one."""
+    own = folder.name_of(place)
+    if name in registry.CATALOGUE and name != own:
+        raise SpecError(
+            f"weights '{weights}' are those of {own}, and the backbone is {name}. Leave one of the "
+            f"two out."
+        )
+    return own
 
 
 def _brings_weights(name: str | None) -> str:

@@ -59,11 +59,18 @@ def weights_of(folder: Path) -> Path:
     Raises
     ------
     BackboneError
-        When there is none.
+        When there is none, or a part is missing.
     """
-    for name in (WEIGHTS, INDEX):
-        if (folder / name).is_file():
-            return folder / name
+    for path in (folder / WEIGHTS, folder / INDEX):
+        if path.is_file():
+            parts = _parts(path) if path.name == INDEX else [path]
+            if missing := [part.name for part in parts if not part.is_file()]:
+                raise BackboneError(
+                    f"'{path}' lists {len(parts)} files, and {len(missing)} of them are missing: "
+                    f"{', '.join(missing[:3])}{' …' if missing[3:] else ''}. Take them from where "
+                    f"the others are from."
+                )
+            return path
     others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".h5", ".pt"))
     hint = f" Its {others[0]} is not read: it can run code." if others else ""
     raise BackboneError(
@@ -76,11 +83,10 @@ def is_whole(folder: Path) -> bool:
     if not is_folder(folder):
         return False
     try:
-        weights = weights_of(folder)
-        parts = _parts(weights) if weights.name == INDEX else [weights]
+        weights_of(folder)
     except BackboneError:
         return False
-    return all(path.is_file() for path in parts)
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
         When it is no object, or cannot be read.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin so
     except (OSError, ValueError) as error:
         raise BackboneError(f"'{path}' cannot be read: {short(error)}") from error
     if not isinstance(found, dict):
@@ -209,6 +215,7 @@ def _read(weights: Path) -> Iterator[Named]:
             found: Mapping[str, np.ndarray] = load_file(path)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BackboneError(
-                f"'{path}' is no whole safetensors file: {one_line(error)}"
+                f"'{path}' is no whole safetensors file: {one_line(error)}. Download or copy it "
+                f"again."
             ) from error
         yield from found.items()

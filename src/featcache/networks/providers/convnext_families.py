@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.core.checks import bad, check_choice, positive, whole_number
 from featcache.core.errors import BackboneError
+from featcache.networks import activations
 from featcache.networks.checkpoint import CONFIG
 
 _OF_CONVNEXT = (
@@ -114,21 +116,29 @@ def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
 
 
 def _architecture(config: Mapping[str, Any], family: Family) -> Architecture:
-    widths = tuple(map(int, config.get("hidden_sizes") or (96, 192, 384, 768)))
-    depths = tuple(map(int, config.get("depths") or (3, 3, 9, 3)))
+    widths = _wholes("hidden_sizes", config.get("hidden_sizes") or [96, 192, 384, 768])
+    depths = _wholes("depths", config.get("depths") or [3, 3, 9, 3])
     if len(widths) != len(depths):
         raise ValueError(f"{len(widths)} hidden_sizes do not go with {len(depths)} depths")
-    epsilon = float(config.get("layer_norm_eps", family.epsilon))
+    epsilon = positive("layer_norm_eps", config.get("layer_norm_eps", family.epsilon))
     size = config.get("image_size", 224)
+    activation = config.get("hidden_act", "gelu")
+    check_choice("hidden_act", activation, activations.KNOWN)
     return Architecture(
         family=family,
         widths=widths,
         depths=depths,
-        patch=int(config.get("patch_size", 4)),
-        image_size=int(min(size) if isinstance(size, (list, tuple)) else size),
+        patch=whole_number("patch_size", config.get("patch_size", 4), 1),
+        image_size=min(_wholes("image_size", size if isinstance(size, (list, tuple)) else [size])),
         epsilon=epsilon,
         inner_epsilon=epsilon if family.norm_of_map else 1e-6,
-        activation=str(config.get("hidden_act", "gelu")),
+        activation=activation,
         has_scale=family.has_scale and config.get("layer_scale_init_value", 1e-6) > 0,
         is_convolved=bool(config.get("conv_mlp", False)),
     )
+
+
+def _wholes(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or not values:
+        raise bad(name, "be a list of whole numbers", values)
+    return tuple(whole_number(name, value, 1) for value in values)

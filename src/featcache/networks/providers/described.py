@@ -6,6 +6,8 @@ words.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featcache.core.checks import bad, check_number, positive, whole
 from featcache.core.errors import BackboneError
 from featcache.core.tensorflow import import_keras
 from featcache.networks import checkpoint
-from featcache.networks.preprocessing import IMAGENET_STATISTICS
 from featcache.networks.providers import timm
 from featcache.networks.providers.base import Entry, Scheme
 
@@ -65,11 +67,14 @@ def entry_of(folder: Path, own_size: tuple[int, int], pooling: str) -> Entry:
         When it has no weights, or nothing says what images the network expects.
     """
     checkpoint.weights_of(folder)
-    says = _said_of_images(folder)
-    framing = _framing(says)
+    path, says = _said_of_images(folder)
+    try:
+        framing, preprocessing = _framing(says), _preprocessing(says)
+    except ValueError as error:
+        raise BackboneError(f"'{path}' does not say how images are prepared: {error}") from error
     return Entry(
         framing.size or own_size,
-        _preprocessing(folder, says),
+        preprocessing,
         pooling,
         framing.resize,
         framing.share,
@@ -78,18 +83,18 @@ def entry_of(folder: Path, own_size: tuple[int, int], pooling: str) -> Entry:
     )
 
 
-def _said_of_images(folder: Path) -> dict[str, Any]:
-    """Return what a folder says of the images that its network expects."""
+def _said_of_images(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a file of a folder, and what it says of the images that the network expects."""
     about = folder / checkpoint.CONFIG
     if timm.is_described(says := checkpoint.read_json(about)):
-        return timm.images_of(says, about)
+        return about, timm.images_of(says, about)
     path = folder / checkpoint.PREPROCESSOR
     if not path.is_file():
         raise BackboneError(
             f"'{folder}' has no {path.name}, which says what images its network expects: another "
             f"mean would change all features. Take it from where the weights are from."
         )
-    return _with_crop(checkpoint.read_json(path))
+    return path, checkpoint.read_json(path)
 
 
 def _with_crop(says: dict[str, Any]) -> dict[str, Any]:
@@ -97,14 +102,19 @@ def _with_crop(says: dict[str, Any]) -> dict[str, Any]:
 
     So do its images below 384 pixels; larger ones are stretched.
     """
-    kind = str(says.get("image_processor_type", says.get("feature_extractor_type")))
-    if kind.startswith("ConvNext"):  # with what transformers takes where nothing is said
-        says = {"crop_pct": 224 / 256, "resample": 3} | says
-    size, share = _sides(says.get("size")), says.get("crop_pct")
-    if size is None or not share or min(size) >= 384:
+    size, share = _sides("size", says), says.get("crop_pct")
+    if _kind(says).startswith("ConvNext"):  # with what transformers takes where nothing is said
+        says = {"resample": 3} | says
+        share = 224 / 256 if share is None else share
+    if size is None or share is None or min(size) >= 384:
         return says
-    shorter = int(min(size) / float(share))
+    shorter = int(min(size) / positive("crop_pct", share))
     return says | {"size": shorter, "do_center_crop": True, "crop_size": list(size)}
+
+
+def _kind(says: dict[str, Any]) -> str:
+    """Return the name of what makes images for the network."""
+    return str(says.get("image_processor_type", says.get("feature_extractor_type")))
 
 
 @dataclass(frozen=True)
@@ -119,52 +129,85 @@ class _Framing:
 
 
 def _framing(says: dict[str, Any]) -> _Framing:
-    size = _sides(says.get("size"))
-    number = says.get("resample", 2)
+    says = _with_crop(says)
+    size = _sides("size", says)
+    number = 2 if says.get("resample") is None else says["resample"]  # as transformers
+    if not isinstance(number, int):
+        raise bad("resample", "be a number as Pillow has them, 3 for bicubic", number)
     resize = _RESIZES.get(number, "antialias")
-    otherwise = f"the original interpolates otherwise (Pillow's resample {number}); here: {resize}."
-    remarks = () if number in _RESIZES else (otherwise,)
-    if not says.get("do_center_crop") or (cropped := _sides(says.get("crop_size"))) is None:
-        return _Framing(size, resize, remarks=remarks)
-    first = f", resized to {min(size)} pixels on the shorter side" if size else ""
+    remarks = []
+    if number not in _RESIZES:
+        remarks.append(
+            f"the original interpolates otherwise (Pillow's resample {number}); here: {resize}."
+        )
+    if not says.get("do_resize", True):
+        remarks.append("the original takes images as large as they are; here they are resized.")
+    if not says.get("do_center_crop"):
+        return _Framing(size, resize, remarks=tuple(remarks))
+    cropped = _sides("crop_size", says) or (224, 224)  # transformers' where nothing is said
+    middle = f"the original takes the middle {cropped[0]} x {cropped[1]} of an image"
+    here = "here all of it is stretched to the size"
+    if size is None or not says.get("do_resize", True):
+        stretched = f"{middle}; {here}, unless you say --crop center."
+        return _Framing(cropped, resize, 1.0, stretched, tuple(remarks))
+    share = min(1.0, min(cropped) / min(size))
+    if _is_stretched(says):
+        remarks.append(
+            f"{middle} stretched to {size[0]} x {size[1]} pixels; {here}, and --crop center takes "
+            f"the middle of one that is not stretched."
+        )
+        return _Framing(cropped, resize, share, remarks=tuple(remarks))
     stretched = (
-        f"the original takes the middle {cropped[0]} x {cropped[1]} of an image{first}; here all "
-        f"of it is stretched to the size, unless you say --crop center."
+        f"{middle}, resized to {min(size)} pixels on the shorter side; {here}, unless you say "
+        f"--crop center."
     )
-    share = min(1.0, min(cropped) / min(size)) if size else 1.0
-    return _Framing(cropped, resize, share, stretched, remarks)
+    return _Framing(cropped, resize, share, stretched, tuple(remarks))
 
 
-def _sides(says: Any) -> tuple[int, int] | None:
-    """Return height and width, of numbers or names as such files have them."""
-    if isinstance(says, dict):
-        shortest = says.get("shortest_edge")
-        says = [says.get("height", shortest), says.get("width", shortest)]
-    sides = says if isinstance(says, list) else [says, says]
-    if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
-        return sides[0], sides[1]
-    return None
+def _is_stretched(says: dict[str, Any]) -> bool:
+    """Return whether images get their first size whatever their proportions."""
+    size = says["size"]
+    if isinstance(size, dict):
+        return "shortest_edge" not in size
+    return isinstance(size, list) or _kind(says).startswith(("DeiT", "ViT", "Siglip"))
 
 
-def _preprocessing(folder: Path, says: dict[str, Any]) -> str:
-    """Return the name of the preprocessing that a folder asks for; it has all its numbers."""
-    path = folder / checkpoint.PREPROCESSOR
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    mean, deviation = IMAGENET_STATISTICS
-    try:
-        scale = float(says.get("rescale_factor", 1 / 255)) if says.get("do_rescale", True) else 1.0
-        if says.get("do_normalize", True):
-            mean = tuple(map(float, says.get("image_mean", mean)))
-            deviation = tuple(map(float, says.get("image_std", deviation)))
-        else:
-            mean, deviation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
-            raise ValueError("image_mean and image_std must be three numbers")
-    except (TypeError, ValueError) as error:
-        raise BackboneError(f"'{path}' says no preprocessing that is known: {error}") from error
+def _sides(name: str, says: dict[str, Any]) -> tuple[int, int] | None:
+    """Return height and width, of numbers or names as such files have them; None where is none."""
+    given = says.get(name)
+    if given is None:
+        return None
+    sides = given if isinstance(given, list) else [given, given]
+    if isinstance(given, dict):
+        shortest = given.get("shortest_edge")
+        sides = [given.get("height", shortest), given.get("width", shortest)]
+    found = [side for side in map(whole, sides) if side and side > 0]
+    if len(sides) != 2 or len(found) != 2:
+        must = "be pixels: one number, a height and a width, or a shortest_edge"
+        raise bad(name, must, given)
+    return found[0], found[1]
+
+
+def _preprocessing(says: dict[str, Any]) -> str:
+    """Return the name of the preprocessing that is asked for; it has all its numbers."""
+    scale, mean, deviation = 1.0, [0.0] * 3, [1.0] * 3
+    if says.get("do_rescale", True):
+        scale = positive("rescale_factor", says.get("rescale_factor", 1 / 255))
+    if says.get("do_normalize", True):
+        finite = functools.partial(check_number, must="be finite numbers", holds=math.isfinite)
+        mean = _three("image_mean", says, finite)
+        deviation = _three("image_std", says, positive)
     numbers = (f"{value:.9g}" for value in (*mean, *deviation))
     return f"{MEAN_STD} {' '.join(numbers)} of {scale:.9g}"
+
+
+def _three(name: str, says: dict[str, Any], checked: Callable[[str, object], float]) -> list[float]:
+    """Return a number for each colour; what is not said would differ from family to family."""
+    given = says.get(name)
+    values = given if isinstance(given, list) else [given] * 3
+    if given is None or len(values) != 3:
+        raise bad(name, "be three numbers, of red, green and blue", given)
+    return [checked(name, value) for value in values]
 
 
 def scheme(name: str) -> Scheme:

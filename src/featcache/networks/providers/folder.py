@@ -50,7 +50,9 @@ def _reader_of(path: Path) -> described.Reader:
 
 def _build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     path = _weights_path(name, weights)
-    return _reader_of(path.parent).build(name, path, image_size)
+    network = _reader_of(path.parent).build(name, path, image_size)
+    network.name = f"{name}_backbone"  # else functional_3 and the like, which no error should say
+    return network
 
 
 def _weights_path(name: str, weights: str) -> Path:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.checks import bad, positive, whole_number
 from featcache.core.errors import BackboneError
+from featcache.networks.preprocessing import IMAGENET_STATISTICS
 
 # width, blocks, heads
 _VIT = {
@@ -159,19 +161,24 @@ def images_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises
     ------
     BackboneError
-        When it says no size.
+        When it says no size, or of what share the middle is taken.
     """
     says = _images(config)
-    found: dict[str, Any] = {
-        f"image_{name}": says[name] for name in ("mean", "std") if name in says
-    }
+    mean, deviation = map(list, IMAGENET_STATISTICS)  # timm's own where nothing is said
+    found = {"image_mean": says.get("mean", mean), "image_std": says.get("std", deviation)}
     height, width = _sides(config, path)
     found["resample"] = _RESIZES.get(str(says.get("interpolation", "bicubic")), 0)
     found["size"] = {"height": height, "width": width}
-    if says.get("crop_mode", "center") == "center":
-        shorter = int(min(height, width) / float(says.get("crop_pct") or 0.875))
+    mode = says.get("crop_mode", "center")
+    try:
+        share = positive("crop_pct", says.get("crop_pct") or 0.875)
+    except ValueError as error:
+        raise BackboneError(f"'{path}': {error}") from error
+    if mode == "center" or (mode == "squash" and share < 1):
         found |= {"do_center_crop": True, "crop_size": found["size"]}
-        found["size"] = {"shortest_edge": shorter}
+        found["size"] = {"shortest_edge": int(min(height, width) / share)}
+        if mode == "squash":
+            found["size"] = {"height": int(height / share), "width": int(width / share)}
     return found
 
 
@@ -179,11 +186,11 @@ def _sides(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """Return height and width of images, in pixels."""
     size = _images(config).get("input_size", (3, 224, 224))
     try:
-        _, height, width = map(int, size)
-    except (TypeError, ValueError) as error:
-        message = f"'{path}': input_size must be three numbers, got {size!r}."
-        raise BackboneError(message) from error
-    return height, width
+        if not isinstance(size, (list, tuple)) or len(size) != 3:
+            raise bad("input_size", "be three numbers", size)
+        return whole_number("input_size", size[1], 1), whole_number("input_size", size[2], 1)
+    except ValueError as error:
+        raise BackboneError(f"'{path}': {error}") from error
 
 
 def _images(config: Mapping[str, Any]) -> Mapping[str, Any]:

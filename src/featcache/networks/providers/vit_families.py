@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.core.checks import bad, check_choice, positive, whole_number
 from featcache.core.errors import BackboneError
+from featcache.networks import activations
 from featcache.networks.checkpoint import CONFIG
 from featcache.networks.interpolation import (
     Interpolated,
@@ -206,32 +208,38 @@ def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
     family = FAMILIES[kind]
     try:
         return _architecture(config, kind, family)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError) as error:
         raise BackboneError(f"'{folder / CONFIG}' is no config of a {kind}: {error}") from error
 
 
 def _architecture(config: Mapping[str, Any], kind: str, family: Family) -> Architecture:
     says: dict[str, Any] = {**_BASE, **_OTHERS.get(kind, {}), **config}
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    width, depth, n_heads, mlp_width = (int(says[name]) for name in names)
+    width, depth, n_heads, mlp_width = (whole_number(name, says[name], 1) for name in names)
     if width % n_heads:
         raise ValueError(f"{n_heads} heads do not part {width} numbers a token")
     if family.is_rotary and width // n_heads % 4:
         raise ValueError(f"{width // n_heads} numbers a head are no multiple of 4")
     is_gated = any(config.get(name, False) for name in _GATED)
     if "mlp_ratio" in config or kind.startswith("dinov2"):
-        mlp_width = int(width * config.get("mlp_ratio", 4))
+        mlp_width = int(width * positive("mlp_ratio", config.get("mlp_ratio", 4)))
         mlp_width = (int(mlp_width * 2 / 3) + 7) // 8 * 8 if is_gated else mlp_width
     biases = {"key_bias": False} if kind == "dinov3_vit" else {}
     biases |= {name: bool(config[name]) for name in _BIASES if name in config}
-    patch = _pair(says["patch_size"])
+    patch = _pair("patch_size", says["patch_size"])
     sides = config.get("image_size", 224)
     if "num_patches" in config:  # SigLIP 2 says how many patches a square of positions has
-        sides = [round(int(config["num_patches"]) ** 0.5) * side for side in patch]
+        n_patches = whole_number("num_patches", config["num_patches"], 1)
+        sides = [round(n_patches**0.5) * side for side in patch]
     if family.n_registers is None:
         n_registers = 0
     else:
-        n_registers = int(config.get("num_register_tokens", family.n_registers))
+        registers = config.get("num_register_tokens", family.n_registers)
+        n_registers = whole_number("num_register_tokens", registers, 0)
+    activation = "silu"
+    if not config.get("use_swiglu_ffn"):
+        activation = config.get("hidden_act", family.activation)
+    check_choice("hidden_act", activation, activations.KNOWN)
     return Architecture(
         family=family,
         width=width,
@@ -239,23 +247,21 @@ def _architecture(config: Mapping[str, Any], kind: str, family: Family) -> Archi
         n_heads=n_heads,
         mlp_width=mlp_width,
         patch=patch,
-        image_size=_pair(sides),
-        epsilon=float(config.get("layer_norm_eps", family.epsilon)),
-        activation="silu"
-        if config.get("use_swiglu_ffn")
-        else str(config.get("hidden_act", family.activation)),
+        image_size=_pair("image_size", sides),
+        epsilon=positive("layer_norm_eps", config.get("layer_norm_eps", family.epsilon)),
+        activation=activation,
         n_registers=n_registers,
         without_bias=frozenset(
             p for name, parts in _BIASES.items() for p in parts if not biases.get(name, True)
         ),
         is_gated=is_gated,
         has_head=family.pooled == "attention" and bool(config.get("vision_use_head", True)),
-        theta=float(config.get("rope_theta", 100.0)),
+        theta=positive("rope_theta", config.get("rope_theta", 100.0)),
     )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, (list, tuple)):
-        height, width = value
-        return int(height), int(width)
-    return int(value), int(value)
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    sides = value if isinstance(value, (list, tuple)) else [value, value]
+    if len(sides) != 2:
+        raise bad(name, "be one number, or height and width", value)
+    return whole_number(name, sides[0], 1), whole_number(name, sides[1], 1)
