@@ -42,8 +42,8 @@ def chosen(backbone: keras.Model, unfreeze: int | str) -> tuple[str, ...]:
                 f"that hold weights."
             )
         return names[len(names) - unfreeze :]
-    if blocks := re.fullmatch(BLOCKS, unfreeze):
-        return _of_blocks(backbone, names, int(blocks[1]))
+    if found := re.fullmatch(BLOCKS, unfreeze):
+        return _of_blocks(backbone, names, int(found[1]))
     every = [layer.name for layer in backbone.layers]
     if unfreeze not in every:
         near = difflib.get_close_matches(unfreeze, every, n=3)

@@ -31,7 +31,7 @@ class Resolved:
     """A spec, and the network where knowing the spec already meant building it."""
 
     spec: ExtractionSpec
-    weights: str  # imagenet, random, an absolute path, or `keras_model.ORIGIN`: their origin
+    weights: str  # imagenet, random, an absolute path, on the Hub, or `keras_model.ORIGIN`: origin
     backbone: keras.Model | None = None
     model: str = ""  # absolute path of the model that it is a part of, where that changed weights
     remarks: tuple[str, ...] = ()  # what to know of how images get to it, a sentence each

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from featcache.networks import hub, measures, registry
 from featcache.networks.published import PUBLISHED
@@ -30,11 +31,27 @@ def known() -> list[Backbone]:
     found = []
     for name, provider in registry.CATALOGUE.items():
         entry = provider.entries[name]
-        about = (entry.family, entry.licence, False, provider.source)
-        found.append(_described(name, *about, provider.has_weights(name)))
+        found.append(
+            _described(
+                name,
+                family=entry.family,
+                licence=entry.licence,
+                asks_for_consent=False,
+                source=provider.source,
+                is_here=provider.has_weights(name),
+            )
+        )
     for name, one in PUBLISHED.items():
-        about = (one.family, one.licence, one.asks_for_consent, one.name)
-        found.append(_described(name, *about, hub.is_here(one.name)))
+        found.append(
+            _described(
+                name,
+                family=one.family,
+                licence=one.licence,
+                asks_for_consent=one.asks_for_consent,
+                source=one.name,
+                is_here=hub.is_here(one.name),
+            )
+        )
     return found
 
 
@@ -43,19 +60,7 @@ def spec_name(name: str) -> str:
     return PUBLISHED[name].repository.partition("/")[2] if name in PUBLISHED else name
 
 
-def _described(
-    name: str, family: str, licence: str, asks: bool, source: str, is_here: bool
-) -> Backbone:
-    counted = measures.of(name)
-    return Backbone(
-        name=name,
-        family=family,
-        parameters=counted.parameters,
-        image_size=counted.image_size,
-        features=counted.features,
-        multiply_adds=counted.multiply_adds,
-        licence=licence,
-        asks_for_consent=asks,
-        source=source,
-        is_here=is_here,
-    )
+def _described(name: str, **about: Any) -> Backbone:
+    counted = asdict(measures.of(name))
+    del counted["file"]
+    return Backbone(name=name, **counted, **about)
