@@ -105,16 +105,17 @@ def _library() -> Any:
 
 def _kept(hub: Any, repository: str, revision: str) -> Path | None:
     """Return the whole folder that was a revision when it was looked for last, if there is one."""
-    files = list(_FILES)
     try:
-        folder = Path(
-            hub.snapshot_download(
-                repository, revision=revision, allow_patterns=files, local_files_only=True
-            )
-        )
+        folder = _snapshot(hub, repository, revision, local_files_only=True)
     except (FileNotFoundError, ValueError):
         return None
     return folder if checkpoint.is_whole(folder) else None
+
+
+def _snapshot(hub: Any, repository: str, revision: str, **more: Any) -> Path:
+    return Path(
+        hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES), **more)
+    )
 
 
 def _current(hub: Any, repository: str, revision: str, *, quietly: bool) -> Path:
@@ -122,9 +123,7 @@ def _current(hub: Any, repository: str, revision: str, *, quietly: bool) -> Path
     errors = hub.errors
     try:
         with _without_bars(hub) if quietly else nullcontext():
-            return Path(
-                hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
-            )
+            return _snapshot(hub, repository, revision)
     except errors.GatedRepoError as error:
         raise BackboneError(
             f"'{repository}' asks for consent to its licence: give it on its page on the Hugging "
