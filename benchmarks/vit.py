@@ -1,8 +1,9 @@
 """Images/s of vision transformers here, beside transformers on torch and Keras's `predict`.
 
-    python benchmarks/vit.py --torch PYTHON [--rounds 7]
+    python benchmarks/vit.py --torch PYTHON [--rounds 7] [--precision bfloat16]
 
-PYTHON has torch and transformers, which are no dependencies of featcache. Each way runs in a
+PYTHON has torch and transformers, which are no dependencies of featcache. bfloat16 takes minutes a
+batch on a CPU that has none, so it is measured only when asked for. Each way runs in a
 process of its own, which is idle while another one computes, and all take turns in every round. The
 networks have random weights: ViT-S/14 as DINOv2's, and ViT-B/16, at 224 pixels.
 """
@@ -29,8 +30,8 @@ NETWORKS = {  # model_type of a config, its fields, and the class in transformer
 Runs = dict[str, Callable[[], object]]
 
 
-def ours() -> Runs:
-    """Return the network in each runtime and precision that this machine has, and `predict`."""
+def ours(precision: str) -> Runs:
+    """Return the network in each runtime that this machine has, and `predict` in float32."""
     import numpy as np
 
     from featcache.core.errors import FeatcacheError
@@ -47,22 +48,21 @@ def ours() -> Runs:
         network = vit_network.network(of, (SIDE, SIDE))
         model = keras.Model(network.inputs[0], network.outputs[-1])
         for runtime in ("openvino", "tensorflow"):
-            for precision in ("float32", "bfloat16"):
-                try:
-                    compiled = engines.compile_frozen(
-                        model, runtime=runtime, device="cpu", precision=precision
-                    )
-                except FeatcacheError as error:
-                    print(f"{name} {runtime} {precision}: {error}", file=sys.stderr)
-                    continue
-                runs[f"{name} {runtime} {precision}"] = lambda run=compiled: run(images)
+            try:
+                compiled = engines.compile_frozen(
+                    model, runtime=runtime, device="cpu", precision=precision
+                )
+            except FeatcacheError as error:
+                print(f"{name} {runtime} {precision}: {error}", file=sys.stderr)
+                continue
+            runs[f"{name} {runtime} {precision}"] = lambda run=compiled: run(images)
         runs[f"{name} predict float32"] = lambda model=model: model.predict(
             images, batch_size=N_IMAGES, verbose=0
         )
     return runs
 
 
-def theirs() -> Runs:
+def theirs(precision: str) -> Runs:
     """Return the same networks of transformers, with both kinds of attention."""
     import torch
     import transformers
@@ -73,14 +73,13 @@ def theirs() -> Runs:
     runs: Runs = {}
     for name, (_, config, kind) in NETWORKS.items():
         for attention in ("eager", "sdpa"):
-            for dtype in (torch.float32, torch.bfloat16):
-                made = getattr(transformers, f"{kind}Config")(
-                    **config, attn_implementation=attention
-                )
-                model = getattr(transformers, f"{kind}Model")(made).eval().to(dtype)
-                some = images.to(dtype)
-                what = f"{name} torch {attention} {str(dtype)[6:]}"
-                runs[what] = lambda model=model, some=some: model(some)
+            made = getattr(transformers, f"{kind}Config")(**config, attn_implementation=attention)
+            dtype = getattr(torch, precision)
+            model = getattr(transformers, f"{kind}Model")(made).eval().to(dtype)
+            some = images.to(dtype)
+            runs[f"{name} torch {attention} {precision}"] = lambda model=model, some=some: model(
+                some
+            )
     return runs
 
 
@@ -129,14 +128,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", help="a Python that has torch and transformers")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(ours() if options.serve == "ours" else theirs())
+        serve((ours if options.serve == "ours" else theirs)(options.precision))
         return
-    commands = [[sys.executable, __file__, "--serve", "ours"]]
+    more = ["--precision", options.precision, "--serve"]
+    commands = [[sys.executable, __file__, *more, "ours"]]
     if options.torch:
-        commands.append([options.torch, __file__, "--serve", "theirs"])
+        commands.append([options.torch, __file__, *more, "theirs"])
     for name, speeds in measured(commands, options.rounds).items():
         print(f"{name:32} {statistics.median(speeds):6.2f} images/s, best {max(speeds):6.2f}")
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 import featcache as fc
-from featcache.core.errors import SpecError
+from featcache.core.errors import EngineError, SpecError
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +32,11 @@ def fit(folder, **options):
 @pytest.mark.filterwarnings("ignore")  # whatever the cluster says while it comes and goes
 def test_dask_gives_the_same_numbers(tmp_path):
     pytest.importorskip("distributed")
-    from distributed import Client, LocalCluster
+    from distributed import LocalCluster
 
     here = fit(tmp_path / "here", jobs=1)
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster),
-    ):
-        there = fit(tmp_path / "dask", backend="dask")
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = fit(tmp_path / "dask", backend="dask", scheduler=cluster.scheduler_address)
     assert [one.name for one in here] == [one.name for one in there]
     for one, other in zip(here, there, strict=True):
         assert one.fold_params == other.fold_params
@@ -50,13 +47,20 @@ def test_dask_gives_the_same_numbers(tmp_path):
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])
 def test_a_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
-    for module in ("distributed", "ray", "ray.util.joblib"):
+    for module in ("distributed", "ray"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        SpecError, match=rf"is not installed. Run `pip install 'featcache\[{backend}\]'"
+        EngineError, match=rf"is not installed. Run `pip install 'featcache\[{backend}\]'"
     ):
         fit(tmp_path / "h", backend=backend)
     assert not list(tmp_path.glob("h*"))
+
+
+def test_an_address_of_another_backend(tmp_path):
+    with pytest.raises(SpecError, match="scheduler is of dask, and backend is loky"):
+        fit(tmp_path / "h", scheduler="tcp://host:8786")
+    with pytest.raises(SpecError, match="address is of ray, and backend is dask"):
+        fit(tmp_path / "h", backend="dask", address="auto")
 
 
 MEMORY = """

@@ -73,6 +73,13 @@ def fit_heads(
     backend: Annotated[
         str, typer.Option(help="Of joblib: loky, dask or ray.", rich_help_panel=RARE)
     ] = "loky",
+    scheduler: Annotated[
+        Optional[str],
+        typer.Option(help="Dask's, as tcp://HOST:8786.", rich_help_panel=RARE),
+    ] = None,
+    address: Annotated[
+        Optional[str], typer.Option(help="Ray's cluster, as HOST:6379.", rich_help_panel=RARE)
+    ] = None,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="No report.html.", rich_help_panel=RARE)
     ] = False,
@@ -112,6 +119,8 @@ def fit_heads(
         seed=seed,
         jobs=jobs,
         backend=backend,
+        scheduler=scheduler,
+        address=address,
         dense=_dense_options(hidden, dropout, batch_norm),
         cache_dir=cache_dir,
         overwrite=overwrite,

@@ -33,6 +33,10 @@ class BackboneError(FeatcacheError, RuntimeError):
     """The network cannot be built or its weights cannot be had or do not fit."""
 
 
+class EngineError(FeatcacheError, RuntimeError):
+    """The engine that is to compute is missing, does not answer, or its workers do not fit."""
+
+
 class StoreError(FeatcacheError, OSError):
     """A feature file is missing, damaged, incomplete or of another format version."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from featcache.core.options import option, options_of
 from featcache.core.spec import MAX_PIXELS, NUMBERS
@@ -20,10 +20,12 @@ DEFAULT_CACHE = "cache"
 ON_ERROR = ("skip", "stop")
 CHECKS = ("stat", "content")
 IMAGES = "Which images"
+ENGINE = "On several machines"
 RARE = "Rarely needed"
 DEVICES = ("auto", "cpu", "gpu")
 AUTO = "auto"
 RUNTIMES = (AUTO, "tensorflow", "openvino")
+INLINE, DASK, RAY = ENGINES = ("inline", "dask", "ray")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,34 @@ class Running:
         "auto, cpu or gpu; auto is every GPU that TensorFlow sees, else the CPU.",
         panel=RARE,
         allowed=DEVICES,
+    )
+    engine: str = option(
+        INLINE,
+        "Who computes: inline (this process), dask or ray.",
+        "inline computes in this process; dask and ray on the workers of a cluster, which must see "
+        "the images and weights under the same paths.",
+        panel=ENGINE,
+        allowed=ENGINES,
+    )
+    scheduler: Optional[str] = option(
+        None,
+        "Dask's, as tcp://HOST:8786. (a new cluster here)",
+        "address of Dask's scheduler, as tcp://HOST:8786. None is the current client's, else "
+        "that which DASK_SCHEDULER_ADDRESS names, else a new cluster of processes here.",
+        panel=ENGINE,
+    )
+    address: Optional[str] = option(
+        None,
+        "Ray's cluster, as HOST:6379. (auto)",
+        "address of a Ray cluster; None is auto, the one that runs here.",
+        panel=ENGINE,
+    )
+    executor: Any = option(
+        None,
+        "",
+        "any `concurrent.futures.Executor` to compute on, as a pool of processes or Dask's "
+        "`client.get_executor()`, instead of an engine.",
+        typed=None,
     )
     wait: bool = option(
         True,

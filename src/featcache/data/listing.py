@@ -78,6 +78,20 @@ class Listing:
             self.is_read,
         )
 
+    def filled(self, looked: Sequence[tuple[np.ndarray, Listing]]) -> Listing:
+        """Return it with what looks at all its parts found: rows (k,), and their listing each."""
+        digests, orientations, stamps = (
+            column.copy() for column in (self.digests, self.orientations, self.stamps)
+        )
+        unreadable: dict[int, str] = {}
+        for rows, found in looked:
+            digests[rows], orientations[rows] = found.digests, found.orientations
+            stamps[rows] = found.stamps
+            unreadable |= {int(rows[place]): why for place, why in found.unreadable.items()}
+        since = min(found.looked_at_ns for _, found in looked)
+        columns = digests, orientations, stamps, dict(sorted(unreadable.items()))
+        return Listing(self.source, *columns, self.max_pixels, since)
+
     def stamp(self, row: int) -> Stamp | None:
         """Return size, times and inode of a file when it was listed."""
         return _stamp(self.stamps, row)

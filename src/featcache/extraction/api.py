@@ -24,8 +24,7 @@ from featcache.core.running import EVERY, RUNNING, Running
 from featcache.core.spec import ExtractionSpec
 from featcache.data import openers, sources
 from featcache.data.sources.passed_over import PassedOver
-from featcache.extraction import requested
-from featcache.extraction.executors import Inline
+from featcache.extraction import executors, requested
 from featcache.extraction.listing import (
     is_read_in_passing,
     known_to_all,
@@ -35,7 +34,7 @@ from featcache.extraction.listing import (
 )
 from featcache.extraction.options import Names, machine_of, parted
 from featcache.extraction.output import OutputFile, open_if_good
-from featcache.extraction.publish import Making, make, stop_at_failure
+from featcache.extraction.publish import Costs, Making, make, stop_at_failure
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
 from featcache.store.layout import FolderTakenError, claimed
@@ -235,7 +234,7 @@ def _made_in_folder(
                 progress.note(f"'{output.path}' cannot be read; made anew.", asked.show_progress)
             if asked.explains and not asked.overwrite and before is None:
                 _say_why(folder, output.spec, asked.show_progress)
-    how = Making(Inline(), machine_of(asked), stop, asked.show_progress)
+    costs = Costs()
     with ExitStack() as stack:
         if todo:
             stack.enter_context(claimed(folder, source.origin))
@@ -256,6 +255,8 @@ def _made_in_folder(
             if asked.overwrite:
                 output.parts.clear()
         if todo:
+            executor = stack.enter_context(executors.opened(asked))
+            how = Making(executor, machine_of(asked), stop, asked.show_progress, costs)
             files |= make(todo, how, lenders)
     if stop:
         for features in files.values():
@@ -272,8 +273,8 @@ def _made_in_folder(
             n_same=files[output.path].provenance.get("same_features", 0),
             passed_over=source.passed_over,
             seconds=time.monotonic() - started,
-            computing_s=how.costs.seconds,
-            waited_s=how.costs.waited_s,
+            computing_s=costs.seconds,
+            waited_s=costs.waited_s,
             remarks=output.remarks + lost_classes(source, files[output.path].failures),
         )
         for output, before in zip(outputs, published, strict=True)

@@ -45,6 +45,8 @@ OPTIONS = {
     for name, one in EVERY.items()
     if name not in ("cache_dir", "views", "augment", "root", "target", "limit")
     and name not in ("overwrite", "on_error", "wait")
+    # a cluster is for collections; nor can an estimator be cloned that holds a pool
+    and name not in ("engine", "scheduler", "address", "executor")
 }
 OPTIONS["pooling"] = replace(OPTIONS["pooling"], allowed=POOLINGS)
 OPTIONS["show_progress"] = replace(OPTIONS["show_progress"], default=False)

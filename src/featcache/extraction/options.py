@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from featcache.core.checks import check_choice, check_texts, whole_number
+from featcache.core.checks import bad, check_choice, check_texts, whole_number
 from featcache.core.errors import SpecError
-from featcache.core.running import RUNNING, Running
+from featcache.core.running import DASK, INLINE, RAY, RUNNING, Running
 from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, NUMBERS
 from featcache.data import decoding, nvimagecodec
 from featcache.extraction.shards import Machine
@@ -34,10 +34,13 @@ def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], Running]:
     numbers["background"] = decoding.colour(numbers["background"])
     numbers["augment"] = augmentations(numbers.get("augment"), numbers.get("views", 1))
     running = Running(**{name: values[name] for name in RUNNING if name in values})
+    _check_engine(running)
     if numbers["decoder"] == "gpu":
         _check_for_gpu(numbers["decode_scale"], running.device)
         nvimagecodec.leave_memory()  # as long as nothing has used the GPU
-    engines.check_options(running.runtime, running.device, numbers["precision"])
+    engines.check_options(
+        running.runtime, running.device, numbers["precision"], is_here=running.engine == INLINE
+    )
     return numbers, running
 
 
@@ -50,6 +53,22 @@ def _check_for_gpu(decode_scale: bool, device: str) -> None:
         )
     if device == "cpu":
         raise SpecError("decoder is gpu, and device is cpu. Use --device auto, or --decoder exact.")
+
+
+def _check_engine(running: Running) -> None:
+    """Raise SpecError where what is said of an engine is of another one, or there are two."""
+    for name, engine in (("scheduler", DASK), ("address", RAY)):
+        value = getattr(running, name)
+        if value is not None and running.engine != engine:
+            raise SpecError(
+                f"{name} is of {engine}, and engine is {running.engine}. Say --engine {engine}."
+            )
+    if running.executor is None:
+        return
+    if not callable(getattr(running.executor, "submit", None)):
+        raise bad("executor", "have `submit`, as a concurrent.futures.Executor", running.executor)
+    if running.engine != INLINE:
+        raise SpecError(f"executor is given, and engine is {running.engine}. Leave one out.")
 
 
 def augmentations(augment: Names, views: int) -> tuple[str, ...]:

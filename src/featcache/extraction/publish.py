@@ -13,8 +13,9 @@ import numpy as np
 from featcache import store
 from featcache.core import progress
 from featcache.core.errors import SourceError, StoreError
+from featcache.data.listing import Listing
 from featcache.extraction import speeds
-from featcache.extraction.executors import Executor
+from featcache.extraction.executors import Executor, Inline
 from featcache.extraction.output import OutputFile
 from featcache.extraction.run import PartRows, run
 from featcache.extraction.shards import Machine, networks_of, shards_of
@@ -55,6 +56,11 @@ class Making:
     stop: bool = False  # at the first failure
     show_progress: bool = True
     costs: Costs = field(default_factory=Costs)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process computes, so that its speed is this machine's."""
+        return isinstance(self.executor, Inline)
 
 
 def stop_at_failure(failures: Iterable[tuple[str, str]]) -> None:
@@ -124,6 +130,7 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
     shards = list(shards_of(outputs[0].listing, networks, missing))
     n_images = sum(len(shard) for shard in shards)
     roomy: set[int] = set()  # files for which there is room
+    looked: list[tuple[np.ndarray, Listing]] = []
     with (
         ExitStack() as stack,
         progress.bar("Extracting", n_images, "images", how.show_progress) as advance,
@@ -140,16 +147,25 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
             output.failed.update(part.failures)
             output.dark.update(part.dark)
             output.ran = part.ran or output.ran
-            if part.listing is not None:
-                for one in outputs:
-                    one.learn(part.listing)
+            if part.looked is not None:
+                looked.append(part.looked)
+            if part.is_whole:
+                for writer in writers:
+                    writer.flush()
             how.costs.add(part)
             if part.n_images:  # every file has its rows of this batch
-                advance(part.n_images, how.costs.bound_by)
+                advance(part.n_images, how.executor.remark or how.costs.bound_by)
                 _stop_if_asked(outputs, how)
+    if looked:
+        listing = outputs[0].listing.filled(looked)
+        for output in outputs:
+            output.learn(listing)
     _stop_if_asked(outputs, how)
     how.costs.seconds += time.monotonic() - started
-    if len(outputs) == 1:  # else it is nobody's alone
+    if not how.is_here:
+        for output in outputs:
+            output.ran = {**output.ran, "executor": how.executor.name}
+    elif len(outputs) == 1:  # else it is nobody's alone
         outputs[0].ran = {**outputs[0].ran, **speeds.noted(n_images, how.costs.seconds)}
     for output in outputs:
         output.fail_copies()

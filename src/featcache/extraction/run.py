@@ -41,7 +41,9 @@ class PartRows:
     dark: frozenset[int] = frozenset()  # rows as above, see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
     spent_s: Mapping[str, float] = field(default_factory=dict)  # see `Stopwatch`
-    listing: Listing | None = None  # of the shard, last of all, where that was not read before
+    is_whole: bool = False  # with these, all rows of a shard have come, and are worth keeping now
+    # rows as above, and their listing: last of a shard's, where that was not read before
+    looked: tuple[np.ndarray, Listing] | None = None
 
 
 class Stopwatch:
@@ -89,7 +91,8 @@ def run(shard: Shard, networks: Networks | None = None) -> Iterator[PartRows]:
     if reading is not None:
         nothing, no_keys = np.zeros(0, np.int64), np.zeros((0, 16), np.uint8)
         n_left = len(shard) - n_done
-        yield PartRows(0, n_left, nothing, no_keys, nothing, listing=reading.listing())
+        looked = shard.rows, reading.listing()
+        yield PartRows(0, n_left, nothing, no_keys, nothing, looked=looked)
 
 
 def _computed(

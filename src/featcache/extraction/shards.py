@@ -7,7 +7,7 @@ are for. See `run.run` for what becomes of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,19 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def pieces(self, size: int) -> Iterator[Shard]:
+        """Yield shards of `size` images, the last one of fewer."""
+        if size >= len(self):
+            yield self
+            return
+        for start in range(0, len(self), size):
+            some = np.arange(start, min(start + size, len(self)))
+            passes = tuple(
+                replace(one, missing=tuple(each[some] for each in one.missing))
+                for one in self.passes
+            )
+            yield Shard(self.listing.take(some), self.rows[some], self.views, passes)
 
 
 def networks_of(

@@ -195,6 +195,11 @@ def options_of(
     return provider.again(spec.backbone, spec.weights), options
 
 
+def is_of_this_process(weights: str) -> bool:
+    """Return whether the weights that `resolve` named are those of a model given from Python."""
+    return weights == keras_model.ORIGIN
+
+
 def build(name: str, weights: str, image_size: tuple[int, int]) -> keras.Model:
     """Return the bare network without its classifier, weights loaded.
 

@@ -54,6 +54,8 @@ def fit_heads(
     seed: int = 0,
     jobs: int = -1,
     backend: str = "loky",
+    scheduler: str | None = None,
+    address: str | None = None,
     dense: dict[str, Any] | None = None,
     task: str | None = None,
     groups: Sequence[Any] | None = None,
@@ -91,6 +93,9 @@ def fit_heads(
     seed : of the held-out part, the folds and the heads.
     jobs : processes; -1 is one per core. Does not change the numbers.
     backend : loky, dask or ray, as joblib knows them.
+    scheduler : address of Dask's scheduler, as tcp://HOST:8786. None is the current client's, else
+        that which DASK_SCHEDULER_ADDRESS names, else a new cluster of processes here.
+    address : of a Ray cluster, as HOST:6379. None is that which RAY_ADDRESS names, else a new one.
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
     task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
         that are never parted.
@@ -112,6 +117,8 @@ def fit_heads(
         When an option, a head's name or a parameter is wrong.
     DiskError
         When heads have to be fitted, and cannot be saved.
+    EngineError
+        When the backend is not installed, or its cluster does not answer.
     """
     cv = whole_number("cv", cv, splits.MIN_FOLDS)
     repeats = whole_number("repeats", repeats, 1)
@@ -119,7 +126,8 @@ def fit_heads(
     check_choice("class_weight", class_weight, CLASS_WEIGHTS)
     check_choice("calibrate", calibrate, (None, *CALIBRATIONS))
     seed = splits.check_seed(seed)
-    jobs = parallel.check(jobs, backend)
+    on = parallel.Backend(backend, scheduler, address)
+    jobs = parallel.check(jobs, on)
     dataset = _opened(features, task, groups)
     about = dataset.annotations
     metric = metrics.check(metric, about.task)
@@ -179,7 +187,7 @@ def fit_heads(
                     calibrates=calibrate is not None,
                     moments_travel=backend == "loky",
                 )
-                how = (jobs, backend, show_progress)
+                how = (jobs, on, show_progress)
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
     if report and not (board.folder / leaderboard.REPORT_FILE).exists():
         _add_report(board, show_progress)
@@ -226,7 +234,7 @@ def _compare(
     left_out: dict[str, str],
     folder: Path,
     jobs: int,
-    backend: str,
+    backend: parallel.Backend,
     show_progress: bool,
 ) -> Leaderboard:
     """Compare, and put the outcome in place of what was in the folder."""

@@ -14,9 +14,11 @@ from typing import Any
 from featcache.core import process
 from featcache.core.checks import bad, check_choice, whole
 from featcache.core.errors import SpecError
+from featcache.core.running import DASK, RAY
+from featcache.extraction.executors import dask, ray
 from featcache.heads.dense_training import limit_threads
 
-BACKENDS = ("loky", "dask", "ray")
+BACKENDS = ("loky", DASK, RAY)
 
 
 @dataclass(frozen=True)
@@ -39,35 +41,54 @@ class Caller:
 RunCalls = Callable[[Iterable[Call]], Iterator[tuple[Any, Any]]]
 
 
-def check(jobs: object, backend: object) -> int:
+@dataclass(frozen=True)
+class Backend:
+    """Whose processes: joblib's name of them, and where a cluster is."""
+
+    name: str = "loky"
+    scheduler: str | None = None  # of Dask
+    address: str | None = None  # of Ray
+
+
+def check(jobs: object, backend: Backend) -> int:
     """Return the number of processes; raise SpecError where it or the backend is wrong."""
-    check_choice("backend", backend, BACKENDS)
+    check_choice("backend", backend.name, BACKENDS)
+    for option, value, name in (
+        ("scheduler", backend.scheduler, DASK),
+        ("address", backend.address, RAY),
+    ):
+        if value is not None and backend.name != name:
+            raise SpecError(
+                f"{option} is of {name}, and backend is {backend.name}. Say --backend {name}."
+            )
     if not (number := whole(jobs)):
         raise bad("jobs", "be a number of processes, or -1 for one per core", jobs)
     return number
 
 
 @contextmanager
-def processes(jobs: int, backend: str = "loky") -> Iterator[RunCalls]:
+def processes(jobs: int, backend: Backend) -> Iterator[RunCalls]:
     """Yield a function that runs calls and yields (key, result) as they finish.
 
     Parameters
     ----------
     jobs : processes; -1 is one per core, or whatever a cluster has.
-    backend : loky; dask, whose client is the current one or a new local cluster
-        (DASK_SCHEDULER_ADDRESS names another); or ray.
 
     Raises
     ------
     SpecError
-        When the backend is unknown or its package is not installed.
+        When the backend is unknown.
+    EngineError
+        When its package is not installed, or its cluster does not answer.
     """
     import joblib
 
     number = check(jobs, backend)
-    options = {"inner_max_num_threads": 1} if backend == "loky" else {}
-    caller = Caller(os.getpid(), has_own_workers=backend == "loky")
-    with _cluster(backend, number), joblib.parallel_config(backend, n_jobs=number, **options):
+    caller = Caller(os.getpid(), has_own_workers=backend.name == "loky")
+    with (
+        _cluster(backend, number) as options,
+        joblib.parallel_config(backend.name, n_jobs=number, **options),
+    ):
 
         def run(calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
             # arrays are arguments of their own, not inside others: so Dask sends each once
@@ -100,30 +121,18 @@ def _one_thread(
 
 
 @contextmanager
-def _cluster(backend: str, jobs: int) -> Iterator[None]:
-    if backend == "dask":
-        try:
-            from distributed import Client, get_client
-        except ImportError as error:
-            raise _missing("dask", "dask") from error
-        try:
-            get_client()
-        except ValueError:
-            # one thread per process, as everywhere
-            workers = {"n_workers": jobs, "threads_per_worker": 1} if jobs > 0 else {}
-            with Client(dashboard_address=None, **workers):
-                yield
-            return
-    if backend == "ray":
-        try:
+def _cluster(backend: Backend, jobs: int) -> Iterator[dict[str, Any]]:
+    """Yield what joblib is to know of the backend."""
+    if backend.name == DASK:
+        # one thread per process, as everywhere
+        workers = {"n_workers": jobs, "threads_per_worker": 1} if jobs > 0 else {}
+        with dask.client(backend.scheduler, **workers) as client:
+            yield {"client": client}
+    elif backend.name == RAY:
+        with ray.connected(backend.address):
             from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise _missing("ray", "ray") from error
-        register_ray()
-    yield
 
-
-def _missing(backend: str, extra: str) -> SpecError:
-    return SpecError(
-        f"The backend {backend} is not installed. Run `pip install 'featcache[{extra}]'`."
-    )
+            register_ray()
+            yield {}
+    else:
+        yield {"inner_max_num_threads": 1}

@@ -2,5 +2,6 @@
 
 from featcache.extraction.executors.base import Executor, Run
 from featcache.extraction.executors.inline import Inline
+from featcache.extraction.executors.opened import opened
 
-__all__ = ["Executor", "Inline", "Run"]
+__all__ = ["Executor", "Inline", "Run", "opened"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 from featcache.extraction.run import PartRows
@@ -15,8 +15,14 @@ Run = Callable[..., Iterator[PartRows]]
 class Executor(Protocol):
     """Has shards done, wherever that is; nothing above it knows."""
 
-    def map(self, run: Run, shards: Iterable[Shard]) -> Generator[PartRows, None, None]:
+    name: str  # for provenance
+
+    def map(self, run: Run, shards: Sequence[Shard]) -> Generator[PartRows, None, None]:
         """Yield the rows of every shard as they come, in any order between shards.
 
-        When the caller closes it, no more is begun.
+        It may part shards further. When the caller closes it, no more is begun.
         """
+
+    @property
+    def remark(self) -> str:
+        """What a progress bar says besides; empty for what the work waits for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 
 from featcache.extraction.executors.base import Run
 from featcache.extraction.networks import Networks
@@ -13,10 +13,13 @@ from featcache.extraction.shards import Shard
 class Inline:
     """The default executor."""
 
+    name = "inline"
+    remark = ""
+
     def __init__(self) -> None:
         self.networks = Networks()
 
-    def map(self, run: Run, shards: Iterable[Shard]) -> Generator[PartRows, None, None]:
+    def map(self, run: Run, shards: Sequence[Shard]) -> Generator[PartRows, None, None]:
         """Yield the rows of the shards in order, each as it is computed."""
         for shard in shards:
             yield from run(shard, self.networks)

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import keras
 
 
-def check_options(runtime: str, device: str, precision: str) -> None:
-    """Raise SpecError where an option is none of its choices; imports nothing."""
+def check_options(runtime: str, device: str, precision: str, is_here: bool = True) -> None:
+    """Raise SpecError where an option is none of its choices; imports nothing.
+
+    `is_here`: this machine is to compute, so that it must have the runtime.
+    """
     check_choice("runtime", runtime, RUNTIMES)
     check_choice("device", device, DEVICES)
     check_choice("precision", precision, PRECISIONS)
@@ -27,7 +30,7 @@ def check_options(runtime: str, device: str, precision: str) -> None:
         raise SpecError(
             "runtime openvino runs on the CPU, and device is gpu. Use --runtime tensorflow there."
         )
-    if runtime == "openvino" and not _has_openvino():
+    if is_here and runtime == "openvino" and not _has_openvino():
         raise SpecError(
             "runtime is openvino, but it is not installed. Run `pip install 'featcache[cpu]'`, or "
             "use --runtime auto."
