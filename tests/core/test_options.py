@@ -83,7 +83,7 @@ def test_signature_command_line_and_embedder_have_every_option():
     assert set(RUNNING) | set(NUMBERS) == set(EVERY)
     own = set(fc.Embedder().get_params())
     left_out = {"views", "augment", "root", "target", "limit", "overwrite", "on_error", "wait"}
-    left_out |= {"engine", "scheduler", "address", "executor"}
+    left_out |= {"engine", "scheduler", "address", "executor", "assemble_up_to"}
     assert own == set(EVERY) - left_out | {"backbone"}
 
 

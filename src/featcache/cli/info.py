@@ -115,6 +115,8 @@ def _model_table(about: dict[str, Any]) -> Any:
 
 
 def _described(features: Any) -> dict[str, Any]:
+    from featcache.store import parted
+
     names, about = features.class_names, features.annotations
     hot = features.labels.ndim == 2  # several labels per image
     counts = features.labels.clip(0).sum(0).tolist() if hot else Counter(features.labels.tolist())
@@ -125,7 +127,8 @@ def _described(features: Any) -> dict[str, Any]:
         "shape": list(features.shape),
         "n_views": features.spec.views,
         "dtype": str(features.dtype),
-        "size_bytes": features.path.stat().st_size,
+        "size_bytes": parted.bytes_of(features.path),
+        "parts": len(parted.names_of(features.path)),
         "task": features.task,
         "known": learnable(features),
         "classes": {name: counts[label] for label, name in enumerate(names)},
@@ -151,6 +154,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "features": f"{' x '.join(map(str, described['shape'][1:]))} {described['dtype']}",
         "views": _views(described["spec"]),
         "size": amount(described["size_bytes"]),
+        "parts": described["parts"] or "",
         "task": described["task"],
         "classes": _counts(described["classes"]) or "no labels",
         "targets": ", ".join(described["targets"]),

@@ -22,6 +22,7 @@ from featcache import __version__
 from featcache.cli import (
     backbones,
     clean,
+    compact,
     demo,
     evaluate,
     export,
@@ -52,6 +53,7 @@ VERBS = (
     info,
     verify,
     backbones,
+    compact,
     clean,
     demo,
 )

@@ -25,6 +25,7 @@ RARE = "Rarely needed"
 DEVICES = ("auto", "cpu", "gpu")
 AUTO = "auto"
 RUNTIMES = (AUTO, "tensorflow", "openvino")
+ASSEMBLE_GB = 4.0
 INLINE, DASK, RAY = ENGINES = ("inline", "dask", "ray")
 
 
@@ -143,6 +144,13 @@ class Running:
         "`client.get_executor()`, instead of an engine.",
         typed=None,
     )
+    assemble_up_to: Optional[float] = option(
+        None,
+        "GB; larger files keep their rows in parts beside them. (4; 0 with an engine)",
+        "gigabytes up to which the rows are copied into one file; those of a larger one stay in "
+        "the parts they were written to, in a folder beside it. None is 4, and 0 with an engine.",
+        panel=RARE,
+    )
     wait: bool = option(
         True,
         "Wait for another process on this file.",
@@ -157,6 +165,13 @@ class Running:
     def cache(self) -> Path:
         """The cache folder."""
         return Path(self.cache_dir)
+
+    @property
+    def assembled_bytes(self) -> float:
+        """What the rows of a file may take to be copied into it."""
+        is_here = self.engine == INLINE and self.executor is None
+        usual = ASSEMBLE_GB if is_here else 0.0
+        return 1e9 * (usual if self.assemble_up_to is None else self.assemble_up_to)
 
 
 RUNNING = options_of(Running)

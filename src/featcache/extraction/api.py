@@ -173,9 +173,8 @@ def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -
     SourceError, SpecError, BackboneError, StoreError
         As `extract`.
     """
-    started = time.monotonic()
     running = Running(**taken(RUNNING, options, "extract_network"), explains=False)
-    return _make_files(openers.open_source(source), [resolved], running, started)[0]
+    return _make_files(openers.open_source(source), [resolved], running, time.monotonic())[0]
 
 
 def _make_files(
@@ -198,15 +197,18 @@ def _made_in_folder(
     started: float,
 ) -> list[Extraction]:
     stop = asked.on_error == "stop"
-    path_suffix = f"-limit{source.limited_to}" if source.limited_to else ""
     folder = store.source_folder(asked.cache, source.name, source.origin)
-    paths = [folder / f"{one.spec.short_name}{path_suffix}.h5" for one in every]
+    limited = f"-limit{source.limited_to}" if source.limited_to else ""
+    paths = [folder / f"{one.spec.short_name}{limited}.h5" for one in every]
 
     published = [open_if_good(path) for path in paths]
     known = known_to_all(published) if asked.check == "stat" else None
     lenders = None if asked.overwrite else asked.cache  # folder whose files may lend rows
     nothing = unread(source, asked.max_pixels)
-    outputs = [OutputFile(path, one, nothing) for path, one in zip(paths, every, strict=True)]
+    outputs = [
+        OutputFile(*each, nothing, assembled_bytes=asked.assembled_bytes)
+        for each in zip(paths, every, strict=True)
+    ]
 
     def must_be_read() -> bool:
         """Return whether digests are needed first, as rows may be found by them."""
@@ -258,9 +260,8 @@ def _made_in_folder(
             executor = stack.enter_context(executors.opened(asked))
             how = Making(executor, machine_of(asked), stop, asked.show_progress, costs)
             files |= make(todo, how, lenders)
-    if stop:
-        for features in files.values():
-            stop_at_failure((failure.id, failure.reason) for failure in features.failures)
+    for features in files.values() if stop else ():
+        stop_at_failure((failure.id, failure.reason) for failure in features.failures)
     return [
         Extraction(
             features=files[output.path],

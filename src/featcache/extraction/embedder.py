@@ -46,7 +46,7 @@ OPTIONS = {
     if name not in ("cache_dir", "views", "augment", "root", "target", "limit")
     and name not in ("overwrite", "on_error", "wait")
     # a cluster is for collections; nor can an estimator be cloned that holds a pool
-    and name not in ("engine", "scheduler", "address", "executor")
+    and name not in ("engine", "scheduler", "address", "executor", "assemble_up_to")
 }
 OPTIONS["pooling"] = replace(OPTIONS["pooling"], allowed=POOLINGS)
 OPTIONS["show_progress"] = replace(OPTIONS["show_progress"], default=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from featcache.core.checks import bad, check_choice, check_texts, whole_number
+from featcache.core.checks import bad, check_choice, check_number, check_texts, whole_number
 from featcache.core.errors import SpecError
 from featcache.core.running import DASK, INLINE, RAY, RUNNING, Running
 from featcache.core.spec import AUGMENTATIONS, MAX_VIEWS, NUMBERS
@@ -63,6 +63,9 @@ def _check_engine(running: Running) -> None:
             raise SpecError(
                 f"{name} is of {engine}, and engine is {running.engine}. Say --engine {engine}."
             )
+    limit = running.assemble_up_to
+    if limit is not None:
+        check_number("assemble_up_to", limit, "be gigabytes, 0 or more", lambda it: it >= 0)
     if running.executor is None:
         return
     if not callable(getattr(running.executor, "submit", None)):

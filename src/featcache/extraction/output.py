@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class OutputFile:
     computed: set[int] = field(default_factory=set)  # rows that went through the backbone
     dark: set[int] = field(default_factory=set)  # see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
+    assembled_bytes: float = math.inf  # a file whose rows take more leaves them in parts
 
     def __post_init__(self) -> None:
         self.failed: dict[int, Unusable] = unreadable(self.listing)
@@ -55,7 +57,7 @@ class OutputFile:
 
     def can_be_found(self, cache: Path | None) -> bool:
         """Return whether rows of this spec are anywhere; None looks at this run's alone."""
-        return bool(self.parts.paths() or (cache and store.of_spec(cache, self.spec)))
+        return self.parts.has_any() or bool(cache and store.of_spec(cache, self.spec))
 
     def learn(self, listing: Listing) -> None:
         """Take what is known of the images by now."""
@@ -82,9 +84,14 @@ class OutputFile:
         missing : (n, views) bool.
         rows : (m, …) some of them, as they are stored.
         """
-        n_missing, n_images = int(missing.sum()), len(missing)
-        n_stored = n_images * (1 if self.spec.views == 1 else 1 + self.spec.views)
-        disk.demand(self.path, (n_missing + n_stored) * rows[0].nbytes)
+        row_bytes = rows[0].nbytes
+        assembled = self._assembled_bytes(len(missing), row_bytes)
+        copied = 0 if assembled > self.assembled_bytes else assembled
+        disk.demand(self.path, int(missing.sum()) * row_bytes + copied)
+
+    def _assembled_bytes(self, n_images: int, row_bytes: int) -> int:
+        """Return what the rows take in one file; with views the clean one is there twice."""
+        return n_images * row_bytes * (1 if self.spec.views == 1 else 1 + self.spec.views)
 
     def fail_copies(self) -> None:
         """Let the copies of failed images fail with them."""
@@ -117,8 +124,11 @@ class OutputFile:
                 f"could be used for '{self.path.name}'; the first, '{example.id}': "
                 f"{example.reason}."
             )
-        features = store.publish(self.path, self.spec, metadata, rows, self.provenance())
-        self.parts.clear()  # every row of the source is in the file now
+        row_bytes = rows.read(rows.find(metadata.digests[:1])).nbytes
+        assembled = self._assembled_bytes(len(metadata.ids), row_bytes)
+        parts = self.parts if assembled > self.assembled_bytes else None
+        features = store.publish(self.path, self.spec, metadata, rows, self.provenance(), parts)
+        self.parts.clear()  # every row of the source is in the file now, or in parts it needs
         self.keep_stamps(features)
         return features
 

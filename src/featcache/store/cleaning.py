@@ -19,8 +19,9 @@ from featcache.core.errors import StoreError
 from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER, PROGRAM_FILES
 from featcache.store import hdf5
 from featcache.store.features import KIND
-from featcache.store.index import PARTS, Rows, part_files
+from featcache.store.index import Rows, part_files
 from featcache.store.layout import locked, release
+from featcache.store.parted import PARTS, bytes_of, lenders, names_of
 from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
 from featcache.store.strings import read_attribute
 
@@ -53,7 +54,9 @@ def removable(
     found = list(_leftovers(cache_dir))
     known = {one.path for one in found}
     kept = [path for path in cache_dir.glob("*/*.h5") if path.is_file() and _is_ours(path)]
-    kept += [part for folder in cache_dir.glob(f"*/*.h5{PARTS}/") for part in part_files(folder)]
+    for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
+        needed = _needed(folder)
+        kept += [part for part in part_files(folder) if part.name not in needed]
     kept += [path for path in cache_dir.glob(MODELS) if (path / MODEL_FILES[0]).is_file()]
     kept += cache_dir.glob(f"{MODELS_FOLDER}/{PROGRAM_FILES}")
     kept = [path for path in kept if path not in known]
@@ -93,7 +96,10 @@ def remove(some: Sequence[Removable]) -> list[Removable]:
         try:
             with locked(target, False, lambda message: None):
                 for one in mine:
+                    needed = names_of(one.path)
                     one.path.unlink(missing_ok=True)
+                    for name in needed:
+                        (target.with_name(target.name + PARTS) / name).unlink(missing_ok=True)
         except StoreError:
             continue  # its lock is held
         gone += mine
@@ -120,8 +126,11 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
     for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
         target = _target_of(folder)
         assert target is not None
-        published = Rows([target] if target.is_file() else [])
+        published = Rows(lenders(target) if target.is_file() else [])
+        needed = _needed(folder)
         for path in part_files(folder):
+            if path.name in needed:
+                continue
             try:
                 with hdf5.reading(path) as file:
                     digests, fingerprint = file["digests"][:], read_attribute(file, "fingerprint")
@@ -138,10 +147,17 @@ def _removable(path: Path, why: str) -> Removable:
     return Removable(path, why, _size(path), _target_of(path))
 
 
+def _needed(folder: Path) -> frozenset[str]:
+    """Return the parts in a folder that are those of a published file, and go with it."""
+    target = _target_of(folder)
+    return frozenset() if target is None else names_of(target)
+
+
 def _size(path: Path) -> int:
-    """Return the bytes of a file, or of the files in a folder."""
-    some = path.rglob("*") if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in some if one.is_file())
+    """Return the bytes of a file with its parts, or of the files in a folder."""
+    if not path.is_dir():
+        return bytes_of(path)
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
 
 
 def _is_ours(path: Path) -> bool:

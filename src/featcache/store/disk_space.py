@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.errors import StoreError
+from featcache.core.running import ASSEMBLE_GB
 from featcache.core.spec import ExtractionSpec
-from featcache.store.index import PARTS, part_files
+from featcache.store.index import part_files
+from featcache.store.parted import PARTS
 
 GB = 1e9
 
@@ -18,12 +20,13 @@ GB = 1e9
 def size_of(n_rows: int, row_shape: tuple[int, ...], dtype: str, n_views: int) -> int:
     """Return bytes that a new feature file takes on the disk while it is made.
 
-    The rows are kept in parts until the file that has them all is there. A file with views has the
-    clean one twice.
+    The rows are kept in parts until the file that has them all is there, or for good where it is
+    large. A file with views has the clean one twice.
     """
     row_bytes = int(np.prod(row_shape)) * np.dtype(dtype).itemsize
-    n_stored = 1 if n_views == 1 else 1 + n_views
-    return n_rows * row_bytes * (n_views + n_stored)
+    assembled = n_rows * row_bytes * (1 if n_views == 1 else 1 + n_views)
+    in_parts = n_rows * row_bytes * n_views
+    return in_parts + (0 if assembled > ASSEMBLE_GB * GB else assembled)
 
 
 def check_room(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from featcache.core.errors import StoreError, one_line
 from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.data import splits
-from featcache.store import hdf5
+from featcache.store import hdf5, parted
 from featcache.store.columns import Failure, Metadata, checked_attributes, read_metadata
 from featcache.store.strings import read_attribute
 
 KIND = "featcache features"
+WHOLE = operator.itemgetter(slice(None))
 
 
 class Features:
@@ -72,11 +74,12 @@ class Features:
         self.task: str = read_attribute(file, "task")
         self.checksum: str = read_attribute(file, "checksum")
         self.provenance: dict[str, Any] = json.loads(read_attribute(file, "provenance"))
-        self.shape: tuple[int, ...] = tuple(file["features"].shape)
-        self.dtype: np.dtype[Any] = file["features"].dtype
+        features = parted.rows_of(file)
+        self.shape: tuple[int, ...] = tuple(features.shape)
+        self.dtype: np.dtype[Any] = features.dtype
         columns = ["ids", "digests", "labels", "stamps"]
         for column in columns + ["views"] * (self.spec.views > 1):
-            n_rows = len(file[column])
+            n_rows = len(parted.rows_of(file, column))
             if n_rows != self.shape[0]:
                 raise ValueError(f"'{column}' has {n_rows} rows, not {self.shape[0]}")
 
@@ -146,8 +149,9 @@ class Features:
             except hdf5.ForeignDataError:
                 raise
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-                where = f"its columns cannot be read ({one_line(error, 100)})"
-                raise self._to_repair(where) from error
+                raise self._to_repair(
+                    f"its columns cannot be read ({one_line(error, 100)})"
+                ) from error
         if metadata.checksum(attributes) != self.checksum:
             raise self._to_repair("the checksum of its columns does not match")
         return metadata
@@ -157,19 +161,17 @@ class Features:
         """Digest of everything that a head could learn from, hex: changes when a row does."""
         total = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
         names = [self.ids, self.class_names, self.splits]
-        if self.groups is not None:
-            names.append(self.groups)
+        names += [self.groups] if self.groups is not None else []
         total.update(json.dumps(names).encode())
-        total.update(self.digests.tobytes())
-        total.update(self.labels.tobytes())
-        if self.targets is not None:
-            total.update(self.targets.tobytes())
+        for column in (self.digests, self.labels, self.targets):
+            if column is not None:
+                total.update(column.tobytes())
         return total.hexdigest()
 
     @cached_property
     def X(self) -> np.ndarray:  # noqa: N802
         """(n, d) features of the clean images as stored, float32 or float16, read on first use."""
-        return self._read("features")
+        return self._reading("features", WHOLE)
 
     @cached_property
     def views(self) -> np.ndarray:
@@ -184,21 +186,23 @@ class Features:
             raise StoreError(
                 f"Feature file '{self.path}' has the clean images alone. Extract with --views."
             )
-        return self._read("views")
+        return self._reading("views", WHOLE)
 
     def blocks(self, name: str = "features") -> Iterator[np.ndarray]:
         """Yield `features` or `views` in file order, a chunk at a time, keeping none in memory."""
         checks.check_choice("name", name, ("features", "views")[: 1 + (self.spec.views > 1)])
         with self._open() as file:
             self._check_same(file)
-            size = file[name].chunks[0] if file[name].chunks else len(self)
+            rows = parted.rows_of(file, name)
+            size = rows.chunks[0] if rows.chunks else len(self)
             for start in range(0, len(self), size):
+                some = slice(start, start + size)
                 try:
-                    yield np.asarray(file[name][start : start + size])
+                    yield np.asarray(rows[some])
+                except parted.MissingPartError:  # the rows may lie in other parts by now
+                    yield self._reading(name, operator.itemgetter(some))
                 except OSError as error:
-                    spans = hdf5.shown_spans(hdf5.damaged_spans(file[name]))
-                    where = f"checksum of rows {spans} does not match"
-                    raise self._to_repair(where) from error
+                    raise self._unreadable(name, rows) from error
 
     def read_rows(self, rows: Any, view: int = 0) -> np.ndarray:
         """Return one view's features of some rows, in their given order, (m, …) as stored.
@@ -221,38 +225,35 @@ class Features:
         """
         picked = checks.picked_rows(rows, len(self))
         view = checks.whole_number("view", view, 0, self.spec.views - 1)
-        return self._read_in_order(picked.reshape(-1), view).reshape(*picked.shape, *self.shape[1:])
+        wanted, name = picked.reshape(-1), "views" if view else "features"
+        found = self._reading(name, lambda rows: parted.taken(rows, wanted, view))
+        return found.reshape(*picked.shape, *self.shape[1:])
 
-    def _read_in_order(self, rows: np.ndarray, view: int) -> np.ndarray:
-        order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        with self._open() as file:
-            self._check_same(file)
-            dataset = file["views"] if view else file["features"]
-            breaks = np.flatnonzero(np.diff(wanted) > 1) + 1
-            for places in np.split(np.arange(len(rows)), breaks) if len(rows) else ():
-                first, last = wanted[places[0]], wanted[places[-1]]
+    def _reading(self, name: str, read: Callable[[Any], np.ndarray]) -> np.ndarray:
+        """Return what is read of `features` or `views`; raise StoreError where that fails."""
+        while True:
+            state = hdf5.file_state(self.path)
+            with self._open() as file:
+                self._check_same(file)
+                rows: Any = None
                 try:
-                    run = slice(first, last + 1)
-                    block = np.asarray(dataset[run, view] if view else dataset[run])
-                except OSError as error:
-                    spans = hdf5.damaged_spans(dataset, int(first), int(last) + 1)
-                    where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
-                    raise self._to_repair(where) from error
-                found[order[places]] = block[wanted[places] - first]
-        return found
+                    rows = parted.rows_of(file, name)
+                    return read(rows)
+                except hdf5.ForeignDataError:
+                    raise
+                except parted.MissingPartError as error:
+                    if hdf5.file_state(self.path) == state:
+                        raise self._to_repair(str(error)) from error
+                    # else its rows were put into other parts meanwhile
+                except (OSError, KeyError) as error:
+                    raise self._unreadable(name, rows) from error
 
-    def _read(self, name: str) -> np.ndarray:
-        with self._open() as file:
-            self._check_same(file)
-            try:
-                return np.asarray(file[name][:])
-            except (OSError, KeyError) as error:
-                where = f"'{name}' cannot be read"
-                if name in file and (spans := hdf5.damaged_spans(file[name])):
-                    where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
-                raise self._to_repair(where) from error
+    def _unreadable(self, name: str, rows: Any) -> StoreError:
+        """Return the error for `features` or `views`; `rows` None where they cannot be opened."""
+        where = f"'{name}' cannot be read"
+        if rows is not None and (spans := hdf5.damaged_spans(rows)):
+            where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
+        return self._to_repair(where)
 
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
         """Return the row numbers of train, val or test (see `splits.parts`), or all labelled ones.
@@ -294,7 +295,5 @@ class Features:
             f"compute just that again."
         )
 
-    @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        with hdf5.opened(self.path, "Feature file") as file:
-            yield file
+    def _open(self) -> AbstractContextManager[h5py.File]:
+        return hdf5.opened(self.path, "Feature file")

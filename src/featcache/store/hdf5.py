@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -22,6 +23,14 @@ CHUNK_BYTES = 8 << 20  # and bytes
 # of 14 x 14 x 96 in half precision are read at random 3 times as fast as from chunks of 1 MiB, and
 # 30 times as from 8; all in order at 0.8 to 0.9 of their speed.
 MAP_CHUNK_BYTES = 256 << 10
+
+
+_PART = re.compile(r"part-[0-9a-f]{32}\.h5")
+
+
+def is_part(name: str) -> bool:
+    """Return whether a file is called as our parts are."""
+    return _PART.fullmatch(name) is not None
 
 
 class ForeignDataError(StoreError):
@@ -78,6 +87,15 @@ class OwnFile(h5py.File):  # type: ignore[misc]
                 raise ForeignDataError(self, name, f"an external link to '{where}'")
             if kind != h5py.h5l.TYPE_HARD:  # a soft one may lead on to an external one
                 raise ForeignDataError(self, name, "a link")
+
+
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def reading(path: Path) -> OwnFile:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,16 +15,16 @@ from featcache.core import atomic
 from featcache.core.errors import StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
-from featcache.store import hdf5
+from featcache.store import hdf5, parted
+from featcache.store.hdf5 import file_state
 from featcache.store.layout import claim, has_rows_of, mark_clean
 from featcache.store.strings import read_attribute, write_attribute
 
-_PART = re.compile(r"part-[0-9a-f]{32}\.h5")
-PARTS = ".parts"  # after the name of a feature file: the folder of its parts
-
 
 class Parts:
-    """The part files of one extraction: rows kept so far, in the order they were computed.
+    """The part files of one extraction: rows kept so far, each file named by what is in it.
+
+    Some may be those of a published file whose rows stay in parts; they are never deleted here.
 
     Parameters
     ----------
@@ -36,25 +35,43 @@ class Parts:
 
     def __init__(self, target: Path, spec: ExtractionSpec, origin: str):
         self.target = target
-        self.folder = target.with_name(target.name + PARTS)
+        self.folder = parted.folder_of(target)
         self.spec = spec
         self.origin = origin
+        self.stale: set[str] = set()  # names of parts whose rows are to be computed anew
 
     def paths(self) -> list[Path]:
         """Return the parts that can be used."""
-        return [path for path in part_files(self.folder) if has_rows_of(path, self.spec)]
+        return list(self._usable())
 
-    def write(self, digests: np.ndarray, features: np.ndarray) -> None:
-        """Keep rows: digests, or keys of other views, (b, 16) uint8 and features (b, d)."""
+    def has_any(self) -> bool:
+        """Return whether there is a part that can be used."""
+        return next(self._usable(), None) is not None
+
+    def _usable(self) -> Iterator[Path]:
+        kept = (path for path in part_files(self.folder) if path.name not in self.stale)
+        return (path for path in kept if has_rows_of(path, self.spec))
+
+    def write(self, digests: np.ndarray, features: np.ndarray) -> Path:
+        """Keep rows: digests, or keys of other views, (b, 16) uint8 and features (b, d).
+
+        Returns
+        -------
+        The part.
+        """
         claim(self.folder.parent, self.origin)
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"part-{uuid.uuid4().hex}.h5"
+        path = self.folder / part_name(self.spec.fingerprint, digests, features)
+        self.stale.discard(path.name)
+        if path.exists():
+            return path
         with hdf5.replacing(path, digests.nbytes + features.nbytes) as file:
             write_attribute(file, "fingerprint", self.spec.fingerprint)
             mark_clean(file, self.spec)
             file.create_dataset("digests", data=digests, fletcher32=True)
             chunks = hdf5.chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
+        return path
 
     def sweep(self) -> None:
         """Delete what a process left half-written when it died; the lock of the target is held.
@@ -69,17 +86,42 @@ class Parts:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete every part, also damaged and half-written ones; the target's lock is held."""
+        """Delete every part, also damaged and half-written ones; the target's lock is held.
+
+        Those that the published file needs stay, but lend nothing any more.
+        """
         self.sweep()
+        needed = parted.names_of(self.target)
         for path in part_files(self.folder):
-            path.unlink(missing_ok=True)
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+        self.stale = set(needed)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
 
 
 def part_files(folder: Path) -> list[Path]:
     """Return the parts in a folder of parts, sorted; what else lies there is somebody's own."""
-    return sorted(path for path in folder.glob("part-*.h5") if _PART.fullmatch(path.name))
+    return sorted(path for path in folder.glob("part-*.h5") if hdf5.is_part(path.name))
+
+
+def part_name(fingerprint: str, digests: np.ndarray, features: np.ndarray) -> str:
+    """Return the name of a part by what is in it: the same rows are one file."""
+    total = hashlib.blake2b(fingerprint.encode(), digest_size=16)
+    for array in (digests, features):
+        total.update(f"{array.shape}{array.dtype.str}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return f"part-{total.hexdigest()}.h5"
+
+
+def is_as_written(path: Path, spec: ExtractionSpec) -> bool:
+    """Return whether a part is there, and has what its name says."""
+    try:
+        with hdf5.reading(path) as file:
+            digests, features = file["digests"][:], file["features"][:]
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return False
+    return part_name(spec.fingerprint, digests, features) == path.name
 
 
 class DamagedFileError(StoreError):
@@ -113,7 +155,7 @@ class Rows:
         keys = [np.zeros((0, 16), np.uint8)]
         places = [np.zeros((3, 0), np.int64)]
         for path in paths:
-            state = _state(path)
+            state = file_state(path)
             try:
                 with hdf5.reading(path) as file:
                     digests = file["digests"][:]
@@ -146,6 +188,15 @@ class Rows:
         some = [self.find(view_keys(digests, view, spec.augment)) for view in range(spec.views)]
         return np.stack(some, axis=1)
 
+    def where(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return in which file, by its number in `paths`, and in which row kept rows lie."""
+        return self._file[numbers], self._row[numbers]
+
+    def sizes(self) -> np.ndarray:
+        """Return how many rows each file has, views apart."""
+        clean = self._view == 0
+        return np.bincount(self._file[clean], minlength=len(self.paths))
+
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Return the features of kept rows by number, (m, d), in that order.
 
@@ -173,23 +224,14 @@ class Rows:
                         block = features[span, view] if view else features[span]
                         gathered[mine[some]] = block[rows[some] - first]
             except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
-                if _state(self.paths[source]) != self._states[source]:
+                if file_state(self.paths[source]) != self._states[source]:
                     raise ReplacedFileError(self.paths[source]) from error
                 raise DamagedFileError(self.paths[source], error) from error
             # only now: what was opened before a replacement is still the file that was indexed
-            if _state(self.paths[source]) != self._states[source]:
+            if file_state(self.paths[source]) != self._states[source]:
                 raise ReplacedFileError(self.paths[source])
         assert gathered is not None, "there is at least one row to read"
         return gathered
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return what tells a file from one that takes its place; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _keys_of_views(file: h5py.File, digests: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import h5py
@@ -10,9 +11,9 @@ import numpy as np
 
 from featcache.core.errors import StoreError
 from featcache.core.keys import view_keys
-from featcache.store import hdf5
+from featcache.store import hdf5, parted
 from featcache.store.features import Features
-from featcache.store.index import Parts
+from featcache.store.index import Parts, is_as_written
 from featcache.store.writing import BLOCK_BYTES
 
 
@@ -49,7 +50,12 @@ def verify(features: Features) -> Damage:
                 raise
             except (OSError, KeyError, RuntimeError):
                 columns.append(name)
-        spans = {span for name in ROWS if name in file for span in hdf5.damaged_spans(file[name])}
+        if parted.TABLE in file:
+            spans = _spans_in_parts(file, features)
+        else:
+            spans = {
+                span for name in ROWS if name in file for span in hdf5.damaged_spans(file[name])
+            }
     if not columns:
         try:
             assert features.metadata
@@ -60,11 +66,27 @@ def verify(features: Features) -> Damage:
 
 def _columns(file: h5py.File) -> list[str]:
     """Return every dataset but the features; a group that cannot be opened stands for its own."""
-    names = [name for name in file if name not in (*ROWS, "failures")]
+    groups = ("failures", parted.TABLE)
+    names = [name for name in file if name not in (*ROWS, *groups)]
+    for group in groups:
+        try:
+            names += [f"{group}/{name}" for name in file[group]] if group in file else []
+        except (OSError, KeyError, RuntimeError):
+            names.append(group)
+    return names
+
+
+def _spans_in_parts(file: h5py.File, features: Features) -> set[tuple[int, int]]:
+    """Return first and last of neighbouring rows with a view in a part that is not as written."""
     try:
-        return [*names, *(f"failures/{name}" for name in file["failures"])]
-    except (OSError, KeyError, RuntimeError):
-        return [*names, "failures"]
+        names, of_row = parted.where(file)
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return {(0, len(features) - 1)}
+    folder = parted.folder_of(features.path)
+    bad = [n for n, name in enumerate(names) if not is_as_written(folder / name, features.spec)]
+    rows = np.flatnonzero(np.isin(of_row, bad).any(axis=1))
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
+    return {(int(run[0]), int(run[-1])) for run in runs}
 
 
 def salvage(features: Features, damage: Damage, parts: Parts) -> None:
@@ -73,6 +95,10 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
     The next extraction takes the parts up and computes the other rows. The file itself stays until
     another takes its place.
     """
+    names = parted.names_of(features.path)
+    if names:
+        _salvage_parts(parts, names)
+        return
     bad = {first for first, _ in damage.rows}
     if "digests" not in damage.columns:
         with hdf5.reading(features.path) as file:
@@ -82,6 +108,19 @@ def salvage(features: Features, damage: Damage, parts: Parts) -> None:
                 for view in range(1, features.spec.views):
                     keys = view_keys(digests, view, features.spec.augment)
                     parts.write(keys, file["views"][some, view])
+
+
+def _salvage_parts(parts: Parts, names: Iterable[str]) -> None:
+    """Put the whole rows of damaged parts into others, and delete the damaged ones."""
+    for path in (parts.folder / name for name in names):
+        if is_as_written(path, parts.spec):
+            continue
+        with suppress(OSError, KeyError, RuntimeError), hdf5.reading(path) as file:
+            bad = {first for first, _ in hdf5.damaged_spans(file["features"])}
+            digests = file["digests"][:]
+            for some in _whole_runs(file["features"], bad):
+                parts.write(digests[some], file["features"][some])
+        path.unlink(missing_ok=True)
 
 
 def _whole_runs(features: h5py.Dataset, bad: set[int]) -> Iterator[slice]:

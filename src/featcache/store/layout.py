@@ -17,7 +17,7 @@ from featcache.core.atomic import write_text
 from featcache.core.errors import DiskError, HeadError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.text import file_name
-from featcache.store import hdf5
+from featcache.store import hdf5, parted
 from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
@@ -178,14 +178,15 @@ def owner(folder: Path) -> str | None:
 
 
 def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
-    """Return the feature files anywhere in the cache folder that have rows of this spec.
+    """Return the files anywhere in the cache folder that have published rows of this spec.
 
     Only the fingerprint is asked: a file whose text is damaged can still lend its rows. Files with
     views and files of clean images alone lend each other theirs.
     """
     backbone = spec.short_name.rpartition("-")[0]  # as files are called, which shortens long names
     paths = sorted(cache_dir.glob(f"*/{glob.escape(backbone)}-*.h5"))
-    return [path for path in paths if has_rows_of(path, spec)]
+    found = (path for path in paths if has_rows_of(path, spec))
+    return [lender for path in found for lender in parted.lenders(path)]
 
 
 def has_rows_of(path: Path, spec: ExtractionSpec) -> bool:
@@ -234,7 +235,7 @@ def _has_maps(path: Path) -> bool:
     """Return whether a feature file holds maps instead of vectors."""
     try:
         with hdf5.reading(path) as file:
-            return len(file["features"].shape) > 2
+            return len(parted.rows_of(file).shape) > 2
     except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
         return False  # who opens it says what is wrong with it
 

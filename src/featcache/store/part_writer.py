@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class PartWriter:
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self.last = time.monotonic()
         self.writer = ThreadPoolExecutor(1, "featcache-writer")
-        self.written: Future[None] | None = None
+        self.written: Future[Path] | None = None
 
     def __enter__(self) -> PartWriter:
         return self

@@ -1,0 +1,83 @@
+"""Small parts of a feature file made into large ones, or into one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featcache.core.errors import StoreError
+from featcache.core.keys import view_keys
+from featcache.store import parted
+from featcache.store.features import Features
+from featcache.store.index import Parts, Rows
+from featcache.store.layout import locked, owner
+from featcache.store.writing import publish
+
+LARGE_BYTES = 256 << 20  # of a part
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What became of the parts of a feature file."""
+
+    features: Features
+    n_before: int  # parts; 0 is a file of one piece
+    n_after: int
+
+
+def compact(
+    path: Path,
+    into_one: bool = False,
+    wait: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Compacted:
+    """Put the rows of a feature file into large parts, in their order, or all into the file.
+
+    Readers go on meanwhile. What the rows of removed images took is free then.
+
+    Parameters
+    ----------
+    into_one : leave no parts.
+    wait, say : as for `locked`.
+
+    Raises
+    ------
+    StoreError
+        When the file cannot be read, or does not lie in the cache folder it was made for.
+    DiskError
+        When there is no room: old and new rows are there at once.
+    """
+    with locked(path, wait, say):
+        features = Features(path)
+        before = parted.names_of(path)
+        if not before:
+            return Compacted(features, 0, 0)
+        spec, origin = features.spec, features.provenance["source"]
+        if owner(path.parent) != origin:
+            raise StoreError(
+                f"'{path}' does not lie in the cache folder it was made for. Move it and its parts "
+                f"back to their folder there, beside source.json."
+            )
+        parts = Parts(path, spec, origin)
+        if into_one:
+            made, rows = None, Rows(parted.lenders(path))
+        else:
+            written = [parts.write(keys, block) for keys, block in _large_blocks(features)]
+            made, rows = parts, Rows(written)
+        done = publish(path, spec, features.metadata, rows, features.provenance, made)
+        parts.clear()
+        return Compacted(done, len(before), len(parted.names_of(path)))
+
+
+def _large_blocks(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield keys and rows in file order, view by view."""
+    row_bytes = int(np.prod(features.shape[1:])) * features.dtype.itemsize
+    size = max(1, LARGE_BYTES // row_bytes)
+    for view in range(features.spec.views):
+        for start in range(0, len(features), size):
+            some = np.arange(start, min(start + size, len(features)))
+            keys = view_keys(features.digests[some], view, features.spec.augment)
+            yield keys, features.read_rows(some, view)
