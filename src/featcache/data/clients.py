@@ -1,0 +1,54 @@
+"""Clients of object storage and web servers: those of fsspec, one each in a process.
+
+They find credentials, proxies and endpoints by their own means: environment, files, roles.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from featcache.data.urls import scheme_of
+
+IN_FLIGHT = 32  # requests at once: what takes the time is waiting for the first byte
+TIMEOUT_S = 30.0  # without a byte; a slow read may last as long as it moves
+
+
+def opened(url: str) -> tuple[Any, str]:
+    """Return a file system of this process, and the path that it has for a URL."""
+    name = url.partition("://")[0]
+    # a URL that can stand as it is must: a signature is of its very letters
+    file_system = _file_system(name, url.isascii() and " " not in url, os.getpid())
+    if not file_system.async_impl:  # then it is one thread's
+        import fsspec
+
+        file_system = fsspec.filesystem(name)
+    return file_system, file_system._strip_protocol(url)
+
+
+@functools.lru_cache
+def _file_system(name: str, is_encoded: bool, process: int) -> Any:
+    """Return fsspec's client of a scheme; none outlives a fork."""
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if name == "s3":
+        own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"max_pool_connections": IN_FLIGHT, **own}
+        options["use_listings_cache"] = False  # else what was listed once would be so for ever
+    elif scheme_of(f"{name}://").is_quoted:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+        options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies, ~/.netrc
+        options["encoded"] = is_encoded
+    file_system = fsspec.filesystem(name, **options)
+    if name == "s3":
+        file_system.retries = 1  # botocore's and ours are enough
+    return file_system
+
+
+def reading(url: str) -> dict[str, Any]:
+    """Return options with which one read is one request."""
+    return {"max_concurrency": 1} if url.startswith("s3://") else {}

@@ -1,0 +1,102 @@
+"""Asking a server again: what is worth it, for how long, and what to say when it was not.
+
+Errors are those of any client, known by what they have in common: a status of HTTP, or a builtin.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from featcache.core.errors import one_line
+from featcache.data.urls import without_secrets
+
+ATTEMPTS = 5
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+
+Made = TypeVar("Made")
+
+_NEVER = (  # what another attempt does not change
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NotImplementedError,
+    ImportError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+_NO_LOGIN = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+_NEVER_NAMED = {*_NO_LOGIN, "ParamValidationError", "InvalidURL"}
+
+
+def with_retries(attempt: Callable[[], Made]) -> Made:
+    """Return what a function makes, trying again after ever longer pauses what may pass."""
+    for n in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except Exception as error:
+            if n == ATTEMPTS or not is_passing(error):
+                raise
+        pause_s = min(FIRST_PAUSE_S * 2 ** (n - 1), LONGEST_PAUSE_S)
+        time.sleep(random.uniform(pause_s / 2, pause_s))  # else all come back at once
+    raise AssertionError
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether another attempt may help."""
+    status = _status(error)
+    if status is not None:
+        return status in (408, 425, 429) or (status >= 500 and status != 501)
+    return not isinstance(error, _NEVER) and not _is_one_of(error, _NEVER_NAMED)
+
+
+def is_absent(error: BaseException) -> bool:
+    """Return whether there is no such thing."""
+    status = _status(error)
+    return status in (404, 410) or (status is None and isinstance(error, FileNotFoundError))
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Return whether it is a matter of credentials."""
+    is_refused = _status(error) in (401, 403) or isinstance(error, PermissionError)
+    return is_refused or _is_one_of(error, _NO_LOGIN)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something could not be had, in a few words and without secrets."""
+    if is_absent(error):
+        text = one_line(error)
+        return (
+            "the bucket does not exist" if "bucket" in text.lower() else "there is no such object"
+        )
+    said = without_secrets(one_line(error, 200)).rstrip(".") or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        said = without_secrets(one_line(error.strerror, 200)).rstrip(".")
+    return f"{said} (after {ATTEMPTS} attempts)" if is_passing(error) else said
+
+
+def _is_one_of(error: BaseException, names: set[str]) -> bool:
+    """Return whether an error's class, of a library that need not be there, has such a name."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of HTTP that an error is about, be it the cause of another."""
+    one: BaseException | None = error
+    while one is not None:
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):  # of botocore
+            found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            found = getattr(response, "status_code", None)
+        for name in ("status", "status_code", "code"):
+            found = found or getattr(one, name, None)
+        if isinstance(found, (int, str)) and str(found).isdigit() and 300 <= int(found) < 600:
+            return int(found)
+        one = one.__cause__
+    return None
