@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS
+from featcache.data.clients import IN_FLIGHT
 from featcache.data.plain import plain_orientation
 from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest, looks_same
 from featcache.data.sources.contents import Raw
@@ -124,6 +126,8 @@ class Reading:
             if (stamp := contents.stamp(row)) is not None:
                 self.stamps[row] = stamp
             raw = contents.get(row)
+        except SourceError:  # not this image's alone: nothing can be had any more
+            raise
         except OSError as error:
             self.unreadable[row] = error.strerror or str(error)
             self.is_looked_at[row] = True
@@ -187,8 +191,11 @@ def list_images(
         reading.digests[:] = source.digests
         return reading.listing()
     unread = list(range(len(source)))
+    # hashing and reading release the interpreter lock, so threads use the disk and every core
+    workers = threads_for(source, min(32, 4 * (os.cpu_count() or 1)))
     if known:
-        unread = [row for row in unread if not reading.take_known(row, known)]
+        is_taken = ahead(lambda row: reading.take_known(row, known), unread, workers, 4 * workers)
+        unread = [row for row, taken in zip(unread, list(is_taken), strict=True) if not taken]
         advance(len(source) - len(unread))
 
     def look(rows: Sequence[int]) -> int:
@@ -197,11 +204,14 @@ def list_images(
         return len(rows)
 
     chunks = [unread[start : start + AT_ONCE] for start in range(0, len(unread), AT_ONCE)]
-    # hashing and reading release the interpreter lock, so threads use the disk and every core
-    workers = min(32, 4 * (os.cpu_count() or 1))
     for n_looked_at in ahead(look, chunks, workers, 4 * workers):
         advance(n_looked_at)
     return reading.listing()
+
+
+def threads_for(source: Source, near: int) -> int:
+    """Return how many threads read images; `near` is for those that are not far away."""
+    return max(near, IN_FLIGHT) if source.contents.is_far else near
 
 
 def ahead(

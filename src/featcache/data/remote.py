@@ -130,8 +130,8 @@ def listed(url: str) -> dict[str, Info]:
     """
     if not scheme_of(url).has_listing:
         raise SourceError(
-            f"'{shown(url)}' is no folder: a web server does not list its files. Give a manifest with "
-            f"their URLs, or a tar file."
+            f"'{shown(url)}' is no folder: a web server does not list its files. Give a "
+            f"manifest with their URLs, or a tar file."
         )
 
     def attempt() -> dict[str, Info]:

@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 
 from featcache.core.errors import SourceError
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)")  # what pathlib makes of a URL
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # C:// is a drive
+_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")  # what pathlib makes of a URL
 _LOGIN = re.compile(r"(?<=://)[^/@\s'\"]*:[^/@\s'\"]*@")
 _QUERY = re.compile(r"(\bhttps?://[^\s'\"?#]*)[?#][^\s'\"]*")
 LEFT_OUT = "?..."  # in place of a query string or a password
@@ -127,9 +127,10 @@ def without_secrets(text: str) -> str:
 
 
 def name_of(url: str) -> str:
-    """Return the last part of a URL, as the name of a file or folder."""
+    """Return the last part of a URL as a name that a file or folder can have."""
     text = plain(url).rstrip("/").rpartition("/")[2]
-    return unquote(text) if scheme_of(url).is_quoted else text
+    name = re.sub(r"[/\\\0]", "_", unquote(text) if scheme_of(url).is_quoted else text)
+    return name if name.strip(".") else "objects"
 
 
 def parent(url: str) -> str:

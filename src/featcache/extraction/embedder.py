@@ -227,7 +227,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _digests(self, samples: sources.Source, places: np.ndarray, X: Any) -> np.ndarray:
         """Return (n, 16) uint8; files unchanged since this process read them are not read."""
-        paths = samples.paths or ()
+        paths = samples.places or ()
         known = {samples.ids[row]: _seen[path] for row, path in enumerate(paths) if path in _seen}
         if self.check == "content":
             known = {}

@@ -6,6 +6,7 @@ fit is transferred again, never wrong.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import uuid
@@ -15,7 +16,7 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 MEMORY_BYTES = 256 << 20
-DISK_BYTES = 8 << 30
+DISK_BYTES = 8 << 30  # at most, and at most half of what is free
 
 _all: WeakValueDictionary[str, Kept] = WeakValueDictionary()
 _making = threading.Lock()
@@ -31,7 +32,7 @@ class Kept:
         self._n_bytes = 0
         self._on_disk: dict[Hashable, tuple[int, int]] = {}  # offset and size
         self._file: IO[bytes] | None = None
-        self._end = 0
+        self._end = self._room = 0
         _all[self.name] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -63,11 +64,15 @@ class Kept:
 
     def _write(self, key: Hashable, data: bytes) -> None:
         self._n_bytes -= len(data)
-        if key in self._on_disk or self._end + len(data) > DISK_BYTES:
+        if key in self._on_disk:
             return
         with suppress(OSError):  # a full disk keeps nothing more
             if self._file is None:
-                self._file = tempfile.TemporaryFile()  # gone with the process, however that ends
+                self._room = min(DISK_BYTES, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+                # gone with the process, however that ends
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            if self._end + len(data) > self._room:
+                return
             self._file.seek(self._end)
             self._file.write(data)
             self._file.flush()

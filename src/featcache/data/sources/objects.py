@@ -98,6 +98,9 @@ class ObjectMembers:
         return int(self.archive[row]), int(self.offsets[row])
 
 
+Far = (Objects, ObjectMembers)
+
+
 def at(places: Sequence[str]) -> Contents:
     """Return the images at paths and URLs."""
     return Objects(tuple(places)) if any(map(is_url, places)) else Files(tuple(places))
