@@ -31,6 +31,7 @@ _NEVER = (  # what another attempt does not change
     AttributeError,
 )
 _NO_LOGIN = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+_BROKEN = {"HttpProcessingError"}  # aiohttp's, of answers that break off: its code is no status
 _NEVER_NAMED = {*_NO_LOGIN, "ParamValidationError", "InvalidURL"}
 
 
@@ -74,9 +75,10 @@ def reason_of(error: BaseException) -> str:
         return (
             "the bucket does not exist" if "bucket" in text.lower() else "there is no such object"
         )
-    said = without_secrets(one_line(error, 200)).rstrip(".") or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.errno is not None:
-        said = without_secrets(one_line(error.strerror, 200)).rstrip(".")
+    said = error.strerror if isinstance(error, OSError) and error.errno is not None else None
+    if type(error).__name__ == "ClientResponseError":  # aiohttp's, which quotes its URL
+        said = f"{_status(error)} {getattr(error, 'message', '')}"
+    said = without_secrets(one_line(said or error or type(error).__name__, 200)).rstrip(".")
     return f"{said} (after {ATTEMPTS} attempts)" if is_passing(error) else said
 
 
@@ -88,7 +90,7 @@ def _is_one_of(error: BaseException, names: set[str]) -> bool:
 def _status(error: BaseException) -> int | None:
     """Return the status of HTTP that an error is about, be it the cause of another."""
     one: BaseException | None = error
-    while one is not None:
+    while one is not None and not _is_one_of(one, _BROKEN):
         response = getattr(one, "response", None)
         if isinstance(response, dict):  # of botocore
             found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

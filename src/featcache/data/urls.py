@@ -129,7 +129,7 @@ def without_secrets(text: str) -> str:
 def name_of(url: str) -> str:
     """Return the last part of a URL as a name that a file or folder can have."""
     text = plain(url).rstrip("/").rpartition("/")[2]
-    name = re.sub(r"[/\\\0]", "_", unquote(text) if scheme_of(url).is_quoted else text)
+    name = re.sub(r"[/\\\0]", "_", path_in(url, text))
     return name if name.strip(".") else "objects"
 
 
@@ -140,6 +140,11 @@ def parent(url: str) -> str:
         left_out = login[0]
     head, slashes, tail = text.partition("://")
     return f"{head}{slashes}{left_out}{tail.rpartition('/')[0]}"
+
+
+def path_in(url: str, path: str) -> str:
+    """Return a part of a URL's path as people write it: what `below` makes a URL of."""
+    return unquote(path) if scheme_of(url).is_quoted else path
 
 
 def below(folder: str, path: str) -> str:

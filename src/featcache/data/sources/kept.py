@@ -10,15 +10,15 @@ import shutil
 import tempfile
 import threading
 import uuid
+import weakref
 from collections.abc import Hashable
 from contextlib import suppress
 from typing import IO, Any
-from weakref import WeakValueDictionary
 
 MEMORY_BYTES = 256 << 20
 DISK_BYTES = 8 << 30  # at most, and at most half of what is free
 
-_all: WeakValueDictionary[str, Kept] = WeakValueDictionary()
+_all: weakref.WeakValueDictionary[str, Kept] = weakref.WeakValueDictionary()
 _making = threading.Lock()
 
 
@@ -71,6 +71,7 @@ class Kept:
                 self._room = min(DISK_BYTES, shutil.disk_usage(tempfile.gettempdir()).free // 2)
                 # gone with the process, however that ends
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
             if self._end + len(data) > self._room:
                 return
             self._file.seek(self._end)

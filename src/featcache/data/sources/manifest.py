@@ -27,7 +27,7 @@ from featcache.data.sources.listed import Named, as_given, check_path
 from featcache.data.sources.objects import at
 from featcache.data.sources.on_disk import WINDOWS, Disk, is_of_windows
 from featcache.data.sources.passed_over import in_left_out
-from featcache.data.urls import as_url, below, is_url, parent, plain, shown
+from featcache.data.urls import as_url, below, is_url, parent, path_in, plain, shown
 
 Table = Union[Path, Download]
 
@@ -143,7 +143,7 @@ def _found(folder: str, cell: str | None, place: str, disk: Disk) -> Named:
         name, root = plain(url), f"{plain(folder)}/"
         if not is_url(folder) or not name.startswith(root):
             return name, url
-        return (name.removeprefix(root) if is_url(cell) else cell), url
+        return (path_in(url, name.removeprefix(root)) if is_url(cell) else cell), url
     found = disk.find(path_of(os.path.normpath(os.path.join(folder, cell))))
     relative = os.path.relpath(os.path.normpath(found), folder)
     if relative.split(os.sep)[0] == os.pardir or os.path.isabs(relative):
