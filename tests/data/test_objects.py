@@ -10,6 +10,7 @@ from pathlib import Path
 
 import object_storage
 import pytest
+from conftest import make_photos
 from PIL import Image
 
 from featcache.core.errors import SourceError
@@ -167,6 +168,24 @@ def test_a_storage_that_is_gone_ends_the_run_soon(storage, monkeypatch):
         list_images(source)
     storage.reset()
     assert len(list_images(source).unreadable) == 0
+
+
+def test_a_storage_that_goes_while_images_are_computed_costs_no_row(
+    storage, extract, tmp_path, monkeypatch
+):
+    folder = make_photos(tmp_path / "photos", 18, classes=tuple("abcde"))
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+    storage.put("going", files)
+    storage.reset()
+    storage.fault = lambda request, n_before: "503" if len(storage.got()) > 45 else None
+    monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    with pytest.raises(SourceError, match="'s3://going' does not answer any more"):
+        extract("s3://going")
+    storage.reset()
+    done = extract("s3://going")
+    assert done.n_failed == 0
+    assert done.n_reused > 10
+    assert len(done.features) == len(files)
 
 
 def test_what_was_read_is_kept_in_memory_and_then_on_the_disk(monkeypatch):

@@ -24,7 +24,7 @@ from PIL import Image
 
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import examples, openers, sources
+from featcache.data import examples, openers, retries, sources
 
 N = 13
 LABELS = [("apple", "pear", "quince")[n % 3] for n in range(N)]
@@ -285,7 +285,8 @@ KINDS: dict[str, Callable[[Path], Collection]] = {
 
 
 @pytest.fixture(params=list(KINDS))
-def collection(request, tmp_path) -> Collection:
+def collection(request, tmp_path, monkeypatch) -> Collection:
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     return KINDS[request.param](tmp_path)
 
 

@@ -17,9 +17,10 @@ TIMEOUT_S = 30.0  # without a byte; a slow read may last as long as it moves
 
 def opened(url: str) -> tuple[Any, str]:
     """Return a file system of this process, and the path that it has for a URL."""
-    name = url.partition("://")[0]
+    name, _, rest = url.partition("://")
+    account = rest.partition("/")[0].partition("@")[2] if scheme_of(url).extra == "abfs" else ""
     # a URL that can stand as it is must: a signature is of its very letters
-    file_system = _file_system(name, url.isascii() and " " not in url, os.getpid())
+    file_system = _file_system(name, url.isascii() and " " not in url, account, os.getpid())
     if not file_system.async_impl:  # then it is one thread's
         import fsspec
 
@@ -28,16 +29,19 @@ def opened(url: str) -> tuple[Any, str]:
 
 
 @functools.lru_cache
-def _file_system(name: str, is_encoded: bool, process: int) -> Any:
+def _file_system(name: str, is_encoded: bool, account: str, process: int) -> Any:
     """Return fsspec's client of a scheme; none outlives a fork."""
     import fsspec
 
     options: dict[str, Any] = {}
+    if scheme_of(f"{name}://").extra in ("s3", "gcs", "abfs"):
+        options["use_listings_cache"] = False  # else what was listed once would be so for ever
     if name == "s3":
         own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         options["config_kwargs"] = {"max_pool_connections": IN_FLIGHT, **own}
-        options["use_listings_cache"] = False  # else what was listed once would be so for ever
-    elif scheme_of(f"{name}://").is_quoted:
+    if account:  # of container@account.dfs.core.windows.net
+        options["account_name"] = account.partition(".")[0]
+    if scheme_of(f"{name}://").is_quoted:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)

@@ -34,7 +34,7 @@ Info = dict[str, Any]
 Stamp = tuple[int, int, int, int]
 
 _VERSIONS = ("generation", "ETag", "etag", "xet_hash", "blob_id", "md5Hash", "Content-MD5")
-_TIMES = ("LastModified", "last_modified", "updated", "Last-Modified")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "Last-Modified")
 _failed: Counter[str] = Counter()  # by storage: reads in a row that got no answer
 _lock = threading.Lock()
 
@@ -138,6 +138,8 @@ def listed(url: str) -> dict[str, Info]:
         file_system, path = opened(url.rstrip("/"))
         file_system.invalidate_cache()
         found: dict[str, Info] = file_system.find(path, detail=True)
+        if not isinstance(found, dict):  # so adlfs says that it is an object by itself
+            return {"": {}}
         return {
             name[len(path) + 1 :]: info
             for name, info in found.items()
