@@ -245,6 +245,7 @@ def test_a_manifest_on_a_server_and_urls_in_it_leave_no_secret_anywhere(
         "apple/apple ü1.jpg",
         f"s3://{BUCKET}/in/pear/pear ü1.jpg",
     )
+    assert "5ec2e7" not in repr(openers.open_source(url))
     written = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if b"5ec2e7" in path.read_bytes()]

@@ -263,7 +263,10 @@ def _folder_as_given(url: str) -> Source | None:
 def _check_images(url: str, found: Found) -> None:
     if not found.images:
         if found == Found():
-            raise SourceError(f"There is nothing below '{url}'. Mend the URL.")
+            raise SourceError(
+                f"There is nothing below '{url}'; expected a folder of images, or a file ending in "
+                f"{', '.join(FILE_KINDS)}. Mend the URL."
+            )
         raise SourceError(
             f"There are no images below '{url}'; expected one folder per class with objects ending "
             f"in {', '.join(sorted(SUFFIXES))}{found.not_taken().instead()}."

@@ -30,7 +30,10 @@ _NEVER = (  # what another attempt does not change
     LookupError,
     AttributeError,
 )
-_NO_LOGIN = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+_NO_LOGIN = {  # of botocore and Google's libraries
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+    *("ProfileNotFound", "SSOError", "DefaultCredentialsError"),
+}
 _BROKEN = {"HttpProcessingError"}  # aiohttp's, of answers that break off: its code is no status
 _NEVER_NAMED = {*_NO_LOGIN, "ParamValidationError", "InvalidURL"}
 

@@ -223,8 +223,9 @@ def _parquet(path: Table) -> Iterator[tuple[int, Record]]:
         raise SourceError(
             f"To read '{path}' install pyarrow: pip install 'featcache[parquet]'."
         ) from None
+    file = path if isinstance(path, Path) else path.open("rb")
     try:
-        table = pyarrow.parquet.read_table(path if isinstance(path, Path) else path.open("rb"))
+        table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         reason = one_line(error, 200)
         raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error

@@ -23,7 +23,7 @@ UNKNOWN = (-1, -1, -1, -1)
 class Objects:
     """Objects by URL, and files by path where both are in a list."""
 
-    places: tuple[str, ...]  # with whatever opens them: never written down
+    places: tuple[str, ...] = field(repr=False)  # with what opens them: never written down
     stamps: np.ndarray | None = None  # (n, 4) int64 as listed; None asks for each
     kept: Kept = field(default_factory=Kept)
     is_concurrent = is_encoded = is_far = True
@@ -62,7 +62,7 @@ class Objects:
 class ObjectMembers:
     """Files inside uncompressed tar files that are objects; each is read as a part of one."""
 
-    archives: tuple[str, ...]
+    archives: tuple[str, ...] = field(repr=False)
     archive: np.ndarray  # (n,) index into archives
     offsets: np.ndarray  # (n,) where a member's bytes begin
     sizes: np.ndarray  # (n,) bytes
