@@ -110,6 +110,9 @@ def faulty(app: Callable[..., Any], storage: Storage) -> Callable[..., Any]:
         if fault == "403":
             yield _refused(start, "403 Forbidden", "AccessDenied", "Access Denied")
             return
+        if fault == "expired":
+            yield _refused(start, "400 Bad Request", "ExpiredToken", "The token has expired.")
+            return
         body = b"".join(app(environ, start))
         request.n_bytes = len(body)
         if fault == "slow":

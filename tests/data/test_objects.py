@@ -17,6 +17,9 @@ from featcache.core.errors import SourceError
 from featcache.data import openers, retries
 from featcache.data.listing import list_images
 from featcache.data.sources import kept
+from featcache.extraction.embedder import Embedder
+from featcache.inference import predict
+from featcache.inference.evaluate import evaluate
 
 BUCKET = "photos"
 
@@ -158,13 +161,14 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_looked_at_again(stora
     assert later.digests[0].tobytes() == listing.digests[0].tobytes()
 
 
-def test_a_storage_that_is_gone_ends_the_run_soon(storage, monkeypatch):
+@pytest.mark.parametrize("fault", ["503", "expired"])
+def test_a_storage_that_is_gone_ends_the_run_soon(storage, monkeypatch, fault):
     storage.put("dying", {f"a/{n:03d}.png": b"-" for n in range(100)})
     source = openers.open_source("s3://dying")
     storage.reset()
-    storage.fault = lambda request, n_before: "503"
+    storage.fault = lambda request, n_before: fault
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
-    with pytest.raises(SourceError, match=r"'s3://dying' does not answer any more: .*kept\.$"):
+    with pytest.raises(SourceError, match=r"'s3://dying' gives nothing any more: .*kept\.$"):
         list_images(source)
     storage.reset()
     assert len(list_images(source).unreadable) == 0
@@ -179,7 +183,7 @@ def test_a_storage_that_goes_while_images_are_computed_costs_no_row(
     storage.reset()
     storage.fault = lambda request, n_before: "503" if len(storage.got()) > 45 else None
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
-    with pytest.raises(SourceError, match="'s3://going' does not answer any more"):
+    with pytest.raises(SourceError, match="'s3://going' gives nothing any more"):
         extract("s3://going")
     storage.reset()
     done = extract("s3://going")
@@ -342,3 +346,32 @@ def test_a_bucket_that_may_not_be_read_says_where_credentials_come_from(
     with pytest.raises(SourceError, match=r"may not be read: Access Denied\. Log in by AWS's own"):
         openers.open_source(f"s3://{BUCKET}/in")
     assert len(storage.requests) == 1
+
+
+def test_models_predict_and_are_judged_on_objects_as_on_files(
+    uploaded, storage, lent_models, tmp_path
+):
+    model = lent_models(tmp_path / "m.keras")
+    loaded = predict.load(model)
+    local = loaded.predict(str(uploaded), show_progress=False)
+    storage.reset()
+    far = loaded.predict(f"s3://{BUCKET}/in", show_progress=False)
+    assert [one.classes for one in far] == [one.classes for one in local]
+    assert [one.scores for one in far] == [one.scores for one in local]
+    assert set(Counter(storage.got()).values()) == {1}
+    options = {"split": "all", "show_progress": False}
+    judged = evaluate(model, f"s3://{BUCKET}/in", **options)
+    assert judged.scores == evaluate(model, uploaded, **options).scores
+
+
+def test_an_embedder_reads_each_object_once(uploaded, storage, tiny_backbone, tmp_path):
+    paths = sorted(uploaded.rglob("*.*"))
+    urls = [f"s3://{BUCKET}/in/{path.relative_to(uploaded).as_posix()}" for path in paths]
+    options = {"weights": str(tiny_backbone), "batch_size": 4}
+    expected = Embedder(cache_dir=tmp_path / "local", **options).transform(paths)
+    embedder = Embedder(cache_dir=tmp_path / "far", **options)
+    assert embedder.transform(urls).tobytes() == expected.tobytes()
+    assert set(Counter(storage.got()).values()) == {1}
+    storage.reset()
+    assert embedder.transform(urls[::-1]).tobytes() == expected[::-1].tobytes()
+    assert storage.got() == []

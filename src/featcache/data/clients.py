@@ -16,20 +16,20 @@ TIMEOUT_S = 30.0  # without a byte; a slow read may last as long as it moves
 
 
 def opened(url: str) -> tuple[Any, str]:
-    """Return a file system of this process, and the path that it has for a URL."""
+    """Return the client for a URL, a file system of fsspec's, and the path that it has for it."""
     name, _, rest = url.partition("://")
     account = rest.partition("/")[0].partition("@")[2] if scheme_of(url).extra == "abfs" else ""
     # a URL that can stand as it is must: a signature is of its very letters
-    file_system = _file_system(name, url.isascii() and " " not in url, account, os.getpid())
-    if not file_system.async_impl:  # then it is one thread's
+    client = file_system(name, url.isascii() and " " not in url, account, os.getpid())
+    if not client.async_impl:  # then it is one thread's
         import fsspec
 
-        file_system = fsspec.filesystem(name)
-    return file_system, file_system._strip_protocol(url)
+        client = fsspec.filesystem(name)
+    return client, client._strip_protocol(url)
 
 
 @functools.lru_cache
-def _file_system(name: str, is_encoded: bool, account: str, process: int) -> Any:
+def file_system(name: str, is_encoded: bool, account: str, process: int) -> Any:
     """Return fsspec's client of a scheme; none outlives a fork."""
     import fsspec
 
@@ -47,10 +47,10 @@ def _file_system(name: str, is_encoded: bool, account: str, process: int) -> Any
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
         options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies, ~/.netrc
         options["encoded"] = is_encoded
-    file_system = fsspec.filesystem(name, **options)
+    client = fsspec.filesystem(name, **options)
     if name == "s3":
-        file_system.retries = 1  # botocore's and ours are enough
-    return file_system
+        client.retries = 1  # botocore's and ours are enough
+    return client
 
 
 def reading(url: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from featcache.data.clients import IN_FLIGHT, opened, reading
 from featcache.data.retries import (
     is_absent,
     is_forbidden,
+    is_of_all,
     is_passing,
     reason_of,
     with_retries,
@@ -74,12 +75,12 @@ def read(url: str, size: int = -1, start: int | None = None) -> bytes:
         data = with_retries(attempt)
     except Exception as error:
         with _lock:
-            _failed[where] += is_passing(error)
+            _failed[where] += is_of_all(error)
             is_dead = _failed[where] >= IN_FLIGHT
         if is_dead:
             raise SourceError(
-                f"'{where}' does not answer any more: {reason_of(error)}. Run the same command "
-                f"again when it does; what was computed is kept."
+                f"'{where}' gives nothing any more: {reason_of(error)}. Run the same command again "
+                f"when it does; what was computed is kept."
             ) from None
         raise OSError(errno.EIO, reason_of(error)) from None
     with _lock:

@@ -34,6 +34,7 @@ _NO_LOGIN = {  # of botocore and Google's libraries
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
     *("ProfileNotFound", "SSOError", "DefaultCredentialsError"),
 }
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}  # S3's
 _BROKEN = {"HttpProcessingError"}  # aiohttp's, of answers that break off: its code is no status
 _NEVER_NAMED = {*_NO_LOGIN, "ParamValidationError", "InvalidURL"}
 
@@ -57,6 +58,13 @@ def is_passing(error: BaseException) -> bool:
     if status is not None:
         return status in (408, 425, 429) or (status >= 500 and status != 501)
     return not isinstance(error, _NEVER) and not _is_one_of(error, _NEVER_NAMED)
+
+
+def is_of_all(error: BaseException) -> bool:
+    """Return whether whatever else is asked of that server will fail, too."""
+    response = getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return is_passing(error) or code in _EXPIRED or _is_one_of(error, _NO_LOGIN)
 
 
 def is_absent(error: BaseException) -> bool:
