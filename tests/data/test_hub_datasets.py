@@ -68,6 +68,8 @@ def asked(monkeypatch):
     monkeypatch.setattr(Hub, "asked", [], raising=False)
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     clients.file_system.cache_clear()
     hub.HfFileSystem.clear_instance_cache()
     yield Hub.asked

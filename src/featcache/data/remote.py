@@ -72,7 +72,7 @@ def read(url: str, size: int = -1, start: int | None = None) -> bytes:
         return data
 
     try:
-        data = with_retries(attempt)
+        data = with_retries(attempt, scheme_of(url).is_patient)
     except Exception as error:
         with _lock:
             _failed[where] += is_of_all(error)
@@ -97,7 +97,7 @@ def stamp(url: str) -> Stamp | None:
         When it cannot be had.
     """
     try:
-        return stamp_of(with_retries(lambda: asked(*opened(url))))
+        return stamp_of(with_retries(lambda: asked(*opened(url)), scheme_of(url).is_patient))
     except Exception as error:
         raise OSError(errno.EIO, reason_of(error)) from None
 
@@ -178,7 +178,7 @@ def archive(url: str) -> tuple[BinaryIO, Info]:
 def at_opening(url: str, attempt: Callable[[], Made]) -> Made:
     """Return what a function makes; what it raises becomes one line with a cure."""
     try:
-        return with_retries(attempt)
+        return with_retries(attempt, scheme_of(url).is_patient)
     except Exception as error:
         raise _explained(error, url) from None
 

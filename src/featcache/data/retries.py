@@ -39,13 +39,19 @@ _BROKEN = {"HttpProcessingError"}  # aiohttp's, of answers that break off: its c
 _NEVER_NAMED = {*_NO_LOGIN, "ParamValidationError", "InvalidURL"}
 
 
-def with_retries(attempt: Callable[[], Made]) -> Made:
-    """Return what a function makes, trying again after ever longer pauses what may pass."""
-    for n in range(1, ATTEMPTS + 1):
+def with_retries(attempt: Callable[[], Made], is_patient: bool = False) -> Made:
+    """Return what a function makes, trying again after ever longer pauses what may pass.
+
+    Parameters
+    ----------
+    is_patient : the function itself tries again, so that once more is enough.
+    """
+    attempts = min(2, ATTEMPTS) if is_patient else ATTEMPTS
+    for n in range(1, attempts + 1):
         try:
             return attempt()
         except Exception as error:
-            if n == ATTEMPTS or not is_passing(error):
+            if n == attempts or not is_passing(error):
                 raise
         pause_s = min(FIRST_PAUSE_S * 2 ** (n - 1), LONGEST_PAUSE_S)
         time.sleep(random.uniform(pause_s / 2, pause_s))  # else all come back at once
@@ -90,7 +96,7 @@ def reason_of(error: BaseException) -> str:
     if type(error).__name__ == "ClientResponseError":  # aiohttp's, which quotes its URL
         said = f"{_status(error)} {getattr(error, 'message', '')}"
     said = without_secrets(one_line(said or error or type(error).__name__, 200)).rstrip(".")
-    return f"{said} (after {ATTEMPTS} attempts)" if is_passing(error) else said
+    return f"{said} (after several attempts)" if is_passing(error) else said
 
 
 def _is_one_of(error: BaseException, names: set[str]) -> bool:

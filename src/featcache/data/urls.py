@@ -27,6 +27,7 @@ class Scheme:
     package: str
     cure: str  # where its client finds credentials
     has_listing: bool = True
+    is_patient: bool = False  # its client tries again by itself
     is_quoted: bool = False  # a path in it is percent-encoded, and may have a query
 
 
@@ -43,18 +44,19 @@ _AZURE = (
     "AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY)"
 )
 _S3 = Scheme("s3", "s3fs", _AWS)
-_GCS = Scheme("gcs", "gcsfs", _GOOGLE)
-_ABFS = Scheme("abfs", "adlfs", _AZURE)
+_GCS = Scheme("gcs", "gcsfs", _GOOGLE, is_patient=True)
+_ABFS = Scheme("abfs", "adlfs", _AZURE, is_patient=True)
 _WEB = Scheme(
     "http", "aiohttp", "Passwords belong into ~/.netrc", has_listing=False, is_quoted=True
 )
+_HUB = Scheme("hub", "huggingface_hub", "Log in (`hf auth login`) or set HF_TOKEN", is_patient=True)
 SCHEMES = {
     "s3": _S3,
     "gs": _GCS,
     "gcs": _GCS,
     "az": _ABFS,
     "abfs": _ABFS,
-    "hf": Scheme("hub", "huggingface_hub", "Log in (`hf auth login`) or set HF_TOKEN"),
+    "hf": _HUB,
     "https": _WEB,
     "http": _WEB,
 }
