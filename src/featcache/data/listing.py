@@ -6,6 +6,7 @@ comes say, is told beside it (`Unusable`), so that a listing means the same wher
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import deque
@@ -194,8 +195,9 @@ def list_images(
     # hashing and reading release the interpreter lock, so threads use the disk and every core
     workers = threads_for(source, min(32, 4 * (os.cpu_count() or 1)))
     if known:
-        is_taken = ahead(lambda row: reading.take_known(row, known), unread, workers, 4 * workers)
-        unread = [row for row, taken in zip(unread, list(is_taken), strict=True) if not taken]
+        take = functools.partial(reading.take_known, known=known)
+        is_taken = list(each(source, take, unread))
+        unread = [row for row in unread if not is_taken[row]]
         advance(len(source) - len(unread))
 
     def look(rows: Sequence[int]) -> int:
@@ -212,6 +214,13 @@ def list_images(
 def threads_for(source: Source, near: int) -> int:
     """Return how many threads read images; `near` is for those that are not far away."""
     return max(near, IN_FLIGHT) if source.contents.is_far else near
+
+
+def each(source: Source, function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Yield what a function makes of items: by many threads where images are far, else here."""
+    if not source.contents.is_far:
+        return map(function, items)
+    return ahead(function, items, IN_FLIGHT, IN_FLIGHT)
 
 
 def ahead(

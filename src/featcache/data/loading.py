@@ -24,7 +24,7 @@ from featcache.data import decoding, gpu_decoding, levels, nvimagecodec
 from featcache.data.damage import UnreadableImageError, VanishedImageError
 from featcache.data.image_ops import decode, turned
 from featcache.data.in_passing import plain_files
-from featcache.data.listing import Listing, Reading, Unusable, ahead, threads_for
+from featcache.data.listing import Listing, Reading, Unusable, ahead, each
 from featcache.data.recipe import CLEAN, Recipe, views_of
 from featcache.data.sources import Source
 
@@ -243,8 +243,7 @@ def _read(
         except OSError:
             return None
 
-    workers = threads_for(source, 1)
-    every = ahead(attempt, rows.tolist(), workers, workers)
+    every = each(source, attempt, rows.tolist())
     for row, orientation, raw in zip(rows.tolist(), orientations.tolist(), every, strict=True):
         if raw is not None:
             yield row, orientation, raw
