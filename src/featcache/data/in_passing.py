@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from featcache.data.listing import AT_ONCE, Reading, ahead, threads_for
+from featcache.data.listing import Reading, ahead, threads_for
 from featcache.data.sources.objects import Far
 
 
@@ -35,8 +35,7 @@ def plain_files(
                     contents.forget(row)
         return [(row, raw) for row, raw in found if raw is not None]
 
-    workers = threads_for(reading.source, 2 * (os.cpu_count() or 1))
-    at_once = 1 if contents.is_far else AT_ONCE  # they wait, and hold what came meanwhile
+    workers, at_once = threads_for(reading.source, 2 * (os.cpu_count() or 1))
     chunks = (rows[start : start + at_once] for start in range(0, len(rows), at_once))
     for found in ahead(look, chunks, workers, workers):
         kept = []

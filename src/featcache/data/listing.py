@@ -193,7 +193,7 @@ def list_images(
         return reading.listing()
     unread = list(range(len(source)))
     # hashing and reading release the interpreter lock, so threads use the disk and every core
-    workers = threads_for(source, min(32, 4 * (os.cpu_count() or 1)))
+    workers, at_once = threads_for(source, min(32, 4 * (os.cpu_count() or 1)))
     if known:
         take = functools.partial(reading.take_known, known=known)
         is_taken = list(each(source, take, unread))
@@ -205,15 +205,18 @@ def list_images(
             reading.read(row)
         return len(rows)
 
-    chunks = [unread[start : start + AT_ONCE] for start in range(0, len(unread), AT_ONCE)]
+    chunks = [unread[start : start + at_once] for start in range(0, len(unread), at_once)]
     for n_looked_at in ahead(look, chunks, workers, 4 * workers):
         advance(n_looked_at)
     return reading.listing()
 
 
-def threads_for(source: Source, near: int) -> int:
-    """Return how many threads read images; `near` is for those that are not far away."""
-    return max(near, IN_FLIGHT) if source.contents.is_far else near
+def threads_for(source: Source, near: int) -> tuple[int, int]:
+    """Return how many threads read images, and how many images each takes at once.
+
+    `near` threads read what is not far away; others wait most of the time, and hold what has come.
+    """
+    return (max(near, IN_FLIGHT), 1) if source.contents.is_far else (near, AT_ONCE)
 
 
 def each(source: Source, function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
