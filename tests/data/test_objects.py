@@ -317,6 +317,7 @@ def test_predict_and_embedder_take_urls(uploaded, storage):
     [
         ("s3://no-such-bucket/x", "does not exist: the bucket does not exist"),
         (f"s3://{BUCKET}/nothing", "There is nothing below"),
+        (f"s3://{BUCKET}/bucket.tar", "does not exist: there is no such object"),
         ("s3://", "names nothing"),
         ("gs://bucket/x", r"needs gcsfs: pip install 'featcache\[gcs\]'"),
         ("az://bucket/x", r"needs adlfs: pip install 'featcache\[abfs\]'"),
@@ -375,3 +376,17 @@ def test_an_embedder_reads_each_object_once(uploaded, storage, tiny_backbone, tm
     storage.reset()
     assert embedder.transform(urls[::-1]).tobytes() == expected[::-1].tobytes()
     assert storage.got() == []
+
+
+def test_what_a_web_server_refuses_is_said_without_its_url(storage, tmp_path):
+    storage.put("web", {"a.png": b"-"})
+    storage.client.put_object_acl(Bucket="web", Key="a.png", ACL="private")
+    path = manifest(tmp_path, [f"{storage.url}/web/a.png?sig=5ec2e7"])
+    source = openers.open_source(path)
+    for ask in (source.get, source.stamp):
+        with pytest.raises(OSError, match=r"^\[Errno 5\] 403 FORBIDDEN$"):
+            ask(0)
+    storage.reset()
+    storage.fault = lambda request, n_before: "503"
+    with pytest.raises(OSError, match=r"^\[Errno 5\] 503 .* \(after several attempts\)$"):
+        source.stamp(0)

@@ -88,13 +88,12 @@ def is_forbidden(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """Return why something could not be had, in a few words and without secrets."""
     if is_absent(error):
-        text = one_line(error)
-        return (
-            "the bucket does not exist" if "bucket" in text.lower() else "there is no such object"
-        )
+        is_bucket = "specified bucket" in one_line(error)  # so S3 and Google say it
+        return "the bucket does not exist" if is_bucket else "there is no such object"
     said = error.strerror if isinstance(error, OSError) and error.errno is not None else None
-    if type(error).__name__ == "ClientResponseError":  # aiohttp's, which quotes its URL
-        said = f"{_status(error)} {getattr(error, 'message', '')}"
+    for one in (error, error.__cause__):
+        if type(one).__name__ == "ClientResponseError":  # aiohttp's, which quotes its URL
+            said = f"{_status(error)} {getattr(one, 'message', '')}"
     said = without_secrets(one_line(said or error or type(error).__name__, 200)).rstrip(".")
     return f"{said} (after several attempts)" if is_passing(error) else said
 
