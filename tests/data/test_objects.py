@@ -163,7 +163,7 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_looked_at_again(stora
 
 @pytest.mark.parametrize("fault", ["503", "expired"])
 def test_a_storage_that_is_gone_ends_the_run_soon(storage, monkeypatch, fault):
-    storage.put("dying", {f"a/{n:03d}.png": b"-" for n in range(100)})
+    storage.put("dying", {f"a/{n:03d}.png": b"-" for n in range(40)})
     source = openers.open_source("s3://dying")
     storage.reset()
     storage.fault = lambda request, n_before: fault
