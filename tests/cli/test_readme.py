@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import object_storage
 import pytest
 from conftest import REPOSITORY, make_photos
 
@@ -49,12 +50,17 @@ def test_every_command_is_of_a_kind_that_runs_here():
 
 @pytest.fixture(scope="module")
 def reader_folder(tmp_path_factory):
-    """Where a reader types all of the README: its photos, the two manifests of them, one cache."""
+    """Where a reader types all of the README: its photos, two manifests of them, one cache.
+
+    The photos are in a bucket, too.
+    """
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(REPOSITORY / "pipelines", folder / "pipelines")
     root = make_photos(folder / "photos")
     ids = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
     labelled = [f"{id_},{id_.split('/')[0]},group {n % 9}" for n, id_ in enumerate(ids)]
+    files = {f"photos/{id_}": (root / id_).read_bytes() for id_ in ids}
+    object_storage.serve().put("bucket", files)
     (folder / "photos.csv").write_text("\n".join(["path,label,group", *labelled]))
     priced = [{"path": f"photos/{id_}", "price": n, "weight": 1.5} for n, id_ in enumerate(ids)]
     (folder / "prices.jsonl").write_text("\n".join(map(json.dumps, priced)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import object_storage
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -23,7 +24,7 @@ from PIL import Image
 
 from featcache.core.errors import SourceError
 from featcache.core.tensorflow import import_tensorflow
-from featcache.data import examples, openers, sources
+from featcache.data import examples, openers, retries, sources
 
 N = 13
 LABELS = [("apple", "pear", "quince")[n % 3] for n in range(N)]
@@ -33,6 +34,7 @@ GROUPS = [f"g{n // 3}" for n in range(N)]
 NAMES = [f"{(7 * n + 3) % N} ü" for n in range(N)]
 SHAPES = [(5 + n % 4, 6 + n % 3, 3) for n in range(N)]
 Raw = Any  # bytes of a file, or pixels
+LOST = "No such file|no such object|ends before it|bytes came|not satisfiable|another image"
 
 
 @dataclass
@@ -153,6 +155,49 @@ def shards(tmp_path: Path) -> Collection:
     return Collection(root, raw, {}, labels, splits, groups, times_ns=times, spoil=cut)
 
 
+def bucket(tmp_path: Path) -> Collection:
+    ids = [f"{label}/{name}.png" for label, name in zip(LABELS, NAMES, strict=True)]
+    raw = by_id(ids, [png(number) for number in range(N)])
+    storage = object_storage.serve()
+    storage.put("contract", {f"in/{id_}": data for id_, data in raw.items()})
+
+    def gone(id_: str) -> None:
+        storage.client.delete_object(Bucket="contract", Key=f"in/{id_}")
+
+    made = Collection("s3://contract/in", raw, labels=by_id(ids, LABELS), spoil=gone)
+    made.times_ns = {id_: storage.modified_ns("contract", f"in/{id_}") for id_ in ids}
+    return made
+
+
+def shards_in_bucket(tmp_path: Path) -> Collection:
+    made = shards(tmp_path)
+    storage = object_storage.serve()
+    tars = sorted(made.what.iterdir())
+    storage.put("contract", {f"in/{path.name}": path.read_bytes() for path in tars})
+    times = {path.name: storage.modified_ns("contract", f"in/{path.name}") for path in tars}
+    made.times_ns = {id_: times[id_.split("/")[0]] for id_ in made.raw}
+
+    def cut(id_: str) -> None:
+        key = f"in/{id_.split('/')[0]}"
+        data = storage.client.get_object(Bucket="contract", Key=key)["Body"].read()
+        short = data[: data.index(made.raw[id_]) + 9]
+        storage.client.put_object(Bucket="contract", Key=key, Body=short)
+
+    made.what, made.spoil = "s3://contract/in", cut
+    return made
+
+
+def manifest_in_bucket(tmp_path: Path) -> Collection:
+    made = manifest("csv")(tmp_path)
+    storage = object_storage.serve()
+    files = {f"in/{id_}": data for id_, data in made.raw.items()}
+    storage.put("contract", files | {"in/list.csv": made.what.read_bytes()})
+    made.times_ns = {id_: storage.modified_ns("contract", f"in/{id_}") for id_ in made.raw}
+    made.what, made.given = "s3://contract/in/list.csv", {}
+    made.spoil = lambda id_: storage.client.delete_object(Bucket="contract", Key=f"in/{id_}")
+    return made
+
+
 def from_python(made: Collection, **options: Any) -> Collection:
     """Say of images given from Python what there is to say, in the order in which they come."""
     ids = list(made.raw)
@@ -225,6 +270,9 @@ KINDS: dict[str, Callable[[Path], Collection]] = {
     "manifest jsonl": manifest("jsonl"),
     "manifest parquet": manifest("parquet"),
     "tar shards": shards,
+    "bucket": bucket,
+    "tar shards in a bucket": shards_in_bucket,
+    "manifest in a bucket": manifest_in_bucket,
     "list of paths": paths,
     "array": array,
     "list of arrays": arrays,
@@ -237,7 +285,8 @@ KINDS: dict[str, Callable[[Path], Collection]] = {
 
 
 @pytest.fixture(params=list(KINDS))
-def collection(request, tmp_path) -> Collection:
+def collection(request, tmp_path, monkeypatch) -> Collection:
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
     return KINDS[request.param](tmp_path)
 
 
@@ -371,10 +420,10 @@ def test_an_image_that_cannot_be_had_is_an_error_of_its_own_row(collection):
     row = len(source) - 2
     lost = source.ids[row]
     collection.spoil(lost)
-    with pytest.raises(OSError, match=r"No such file|ends before it|gave another image"):
+    with pytest.raises(OSError, match=LOST):
         source.get(row)
     before = [other for other in range(len(source)) if other < row]
     for other in before[:4]:
         assert same(source.get(other), collection.raw[source.ids[other]])
-    with pytest.raises(OSError, match=r"No such file|ends before it|gave another image"):
+    with pytest.raises(OSError, match=LOST):
         source.take(np.array([0, row])).get(1)

@@ -34,7 +34,8 @@ def extract(
         str,
         typer.Argument(
             help="Folder with one subfolder per class, manifest (.csv, .tsv, .jsonl, .parquet), "
-            "tar shards, or example:clipart|digits."
+            "tar shards, a URL of these (s3://, gs://, az://, hf://, https://), or "
+            "example:clipart|digits."
         ),
     ] = "example:clipart",
     backbone: Annotated[

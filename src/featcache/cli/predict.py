@@ -42,7 +42,9 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A stitched .keras file.")],
     images: Annotated[
         list[str],
-        typer.Argument(help="Image files, folders, manifests, tar files; - is a list on stdin."),
+        typer.Argument(
+            help="Image files, folders, manifests, tar files, URLs; - is a list on stdin."
+        ),
     ],
     out: Annotated[
         Optional[Path], typer.Option(help="The file to write: .csv, .jsonl or .parquet.")

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from featcache.data.listing import AT_ONCE, Reading, ahead
+from featcache.data.listing import Reading, ahead, threads_for
+from featcache.data.sources.objects import Far
 
 
 def plain_files(
@@ -24,12 +25,18 @@ def plain_files(
     """
     seen: set[bytes] = set()
 
+    contents = reading.source.contents
+
     def look(some: Sequence[int]) -> list[tuple[int, object]]:
-        found = ((row, reading.read(row)) for row in some)
+        found = [(row, reading.read(row)) for row in some]
+        if isinstance(contents, Far):
+            for row in some:
+                if reading.orientations[row]:  # what TensorFlow decodes is decoded from here
+                    contents.forget(row)
         return [(row, raw) for row, raw in found if raw is not None]
 
-    workers = 2 * (os.cpu_count() or 1)
-    chunks = (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
+    workers, at_once = threads_for(reading.source, 2 * (os.cpu_count() or 1))
+    chunks = (rows[start : start + at_once] for start in range(0, len(rows), at_once))
     for found in ahead(look, chunks, workers, workers):
         kept = []
         for row, raw in found:

@@ -6,6 +6,7 @@ comes say, is told beside it (`Unusable`), so that a listing means the same wher
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import deque
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from featcache.core.errors import SourceError
 from featcache.core.spec import MAX_PIXELS
+from featcache.data.clients import IN_FLIGHT
 from featcache.data.plain import plain_orientation
 from featcache.data.sources import DIGEST_BYTES, Source, Stamp, digest, looks_same
 from featcache.data.sources.contents import Raw
@@ -124,6 +127,8 @@ class Reading:
             if (stamp := contents.stamp(row)) is not None:
                 self.stamps[row] = stamp
             raw = contents.get(row)
+        except SourceError:  # not this image's alone: nothing can be had any more
+            raise
         except OSError as error:
             self.unreadable[row] = error.strerror or str(error)
             self.is_looked_at[row] = True
@@ -187,8 +192,12 @@ def list_images(
         reading.digests[:] = source.digests
         return reading.listing()
     unread = list(range(len(source)))
+    # hashing and reading release the interpreter lock, so threads use the disk and every core
+    workers, at_once = threads_for(source, min(32, 4 * (os.cpu_count() or 1)))
     if known:
-        unread = [row for row in unread if not reading.take_known(row, known)]
+        take = functools.partial(reading.take_known, known=known)
+        is_taken = list(each(source, take, unread))
+        unread = [row for row in unread if not is_taken[row]]
         advance(len(source) - len(unread))
 
     def look(rows: Sequence[int]) -> int:
@@ -196,12 +205,25 @@ def list_images(
             reading.read(row)
         return len(rows)
 
-    chunks = [unread[start : start + AT_ONCE] for start in range(0, len(unread), AT_ONCE)]
-    # hashing and reading release the interpreter lock, so threads use the disk and every core
-    workers = min(32, 4 * (os.cpu_count() or 1))
+    chunks = [unread[start : start + at_once] for start in range(0, len(unread), at_once)]
     for n_looked_at in ahead(look, chunks, workers, 4 * workers):
         advance(n_looked_at)
     return reading.listing()
+
+
+def threads_for(source: Source, near: int) -> tuple[int, int]:
+    """Return how many threads read images, and how many images each takes at once.
+
+    `near` threads read what is not far away; others wait most of the time, and hold what has come.
+    """
+    return (max(near, IN_FLIGHT), 1) if source.contents.is_far else (near, AT_ONCE)
+
+
+def each(source: Source, function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Yield what a function makes of items: by many threads where images are far, else here."""
+    if not source.contents.is_far:
+        return map(function, items)
+    return ahead(function, items, IN_FLIGHT, IN_FLIGHT)
 
 
 def ahead(

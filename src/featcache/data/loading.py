@@ -24,7 +24,7 @@ from featcache.data import decoding, gpu_decoding, levels, nvimagecodec
 from featcache.data.damage import UnreadableImageError, VanishedImageError
 from featcache.data.image_ops import decode, turned
 from featcache.data.in_passing import plain_files
-from featcache.data.listing import Listing, Reading, Unusable, ahead
+from featcache.data.listing import Listing, Reading, Unusable, ahead, each
 from featcache.data.recipe import CLEAN, Recipe, views_of
 from featcache.data.sources import Source
 
@@ -236,11 +236,17 @@ def _read(
     source: Source, rows: np.ndarray, orientations: np.ndarray
 ) -> Iterator[tuple[int, int, Any]]:
     """Yield rows with orientation and bytes; what cannot be read any more is left out."""
-    for row, orientation in zip(rows.tolist(), orientations.tolist(), strict=True):
+
+    def attempt(row: int) -> Any:
         try:
-            yield row, orientation, source.contents.get(row)
+            return source.contents.get(row)
         except OSError:
-            continue
+            return None
+
+    every = each(source, attempt, rows.tolist())
+    for row, orientation, raw in zip(rows.tolist(), orientations.tolist(), every, strict=True):
+        if raw is not None:
+            yield row, orientation, raw
 
 
 def _decoded_already(

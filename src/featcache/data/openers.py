@@ -9,20 +9,19 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from featcache.core.checks import bad, check_text, with_checked_arguments
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.escapes import path_of
-from featcache.core.labels import Annotations
 from featcache.data import examples
+from featcache.data.sources import prefix
 from featcache.data.sources.base import Source, as_id
-from featcache.data.sources.contents import Pixels
-from featcache.data.sources.folder import open_folder, walk
+from featcache.data.sources.download import Download
+from featcache.data.sources.example import open_example
+from featcache.data.sources.folder import Found, open_folder, walk
 from featcache.data.sources.given import PREFIX, Given
 from featcache.data.sources.listed import as_given
 from featcache.data.sources.manifest import READERS, list_manifest, open_manifest
@@ -31,6 +30,7 @@ from featcache.data.sources.on_disk import Disk
 from featcache.data.sources.passed_over import ARCHIVE, SUFFIXES
 from featcache.data.sources.shards import open_archive, open_shards
 from featcache.data.sources.tf_data import open_dataset
+from featcache.data.urls import as_url, name_of, plain, shown
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class FileKind:
     """Files that list or hold images: how they are opened, for extraction and for prediction."""
 
     name: str  # at the beginning of a sentence
-    open: Callable[[Path, str | None, str | None], Source]
-    """(absolute path, root, target) -> images in the order of their ids, with what is known."""
-    as_given: Callable[[Path, str | None], Source] | None = None
+    open: Callable[[Path | Download, str | None, str | None], Source]
+    """(absolute path or URL, root, target) -> images by id, with what is known."""
+    as_given: Callable[[Path | Download, str | None], Source] | None = None
     """(path, root) -> images as they were given, see `listed`; None is as `open` has them."""
     has_root: bool = False  # the paths in it can be relative to another folder
 
@@ -72,11 +72,16 @@ def open_source(
         - a manifest ending in .csv, .tsv, .jsonl or .parquet, with a column `path` and any of
           `label`, `labels` (names separated by |), `target`, `split`, `group`;
         - a tar file in WebDataset's layout, or a folder of them;
+        - the URL of one of these in object storage, s3://, gs://, az:// or hf://datasets/owner/name,
+          or of a manifest or tar file at https://; each needs an extra, as featcache[s3]. The
+          clients find credentials by their own means. Objects are as the source's opening found
+          them: open it again to see what has changed;
         - example:clipart or example:digits;
         - a list of paths; an array (n, height, width, 3) uint8, or a list of arrays; a list of
           Pillow images; a `tf.data.Dataset` of images or (image, label);
         - a `Source`, which is returned as it is.
-    root : folder that a manifest's paths are relative to; None is the manifest's own.
+    root : folder, or its URL, that a manifest's paths are relative to; None is the manifest's own.
+        A path in a manifest can also be a URL by itself.
     target : target columns of a manifest or of tar files, separated by commas; makes the task
         regression.
     **given : what is known about images given from Python, one entry per image: `labels` (class
@@ -131,13 +136,16 @@ def open_as_given(path: str, root: str | None = None) -> Source | None:
         When there are no images, or they cannot be listed.
     """
     if path.startswith(examples.PREFIX):
-        return _open_example(path)
+        return open_example(path)
+    url = as_url(path)
     kind = file_kind(path)
     if kind is not None:
         root = root if kind.has_root else None
         if kind.as_given is not None:
-            return kind.as_given(Path(path), root)
-        return kind.open(Path(os.path.abspath(path)), root, None)
+            return kind.as_given(Download(url) if url else Path(path), root)
+        return kind.open(Download(url) if url else Path(os.path.abspath(path)), root, None)
+    if url is not None:
+        return _folder_as_given(url)
     if not os.path.isdir(path):
         return None
     found = walk(path)
@@ -149,9 +157,16 @@ def open_as_given(path: str, root: str | None = None) -> Source | None:
 
 
 def file_kind(path: str) -> FileKind | None:
-    """Return what kind of file lies at a path, of those that list or hold images."""
+    """Return what kind of file lies at a path or URL, of those that list or hold images."""
+    if url := as_url(path):
+        return None if url.endswith("/") else FILE_KINDS.get(_suffix(name_of(url)))
     kind = FILE_KINDS.get(_suffix(path))
     return kind if Path(path).is_file() else None
+
+
+def takes_target(path: str) -> bool:
+    """Return whether what lies at a path or URL has columns, some of which can be targets."""
+    return file_kind(path) is not None if as_url(path) else not Path(path).is_dir()
 
 
 def reopen(provenance: Mapping[str, Any], instead: Any = None) -> Source:
@@ -171,11 +186,13 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
     if text.startswith(examples.PREFIX):
         if root is not None or target is not None:
             raise SpecError(f"root and target are options of manifests; '{text}' is an example.")
-        return _open_example(text)
+        return open_example(text)
     if text.startswith(PREFIX):
         raise SourceError(
             f"The images '{text}' were given from Python; give them again from there."
         )
+    if url := as_url(text):
+        return _open_url(url, root, target)
     text = path_of(text)
     if not text:
         raise SpecError("The image folder's name is empty; give a folder or example:clipart.")
@@ -202,7 +219,7 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
         )
     found = walk(os.fspath(path))
     if not found.images and found.archives:
-        return open_shards(path, found.archives, target, found.not_taken())
+        return open_shards(os.fspath(path), found.archives, target, found.not_taken())
     if target is not None:
         raise SpecError(f"target is an option of manifests and tar files; '{path}' is a folder.")
     if not found.images:
@@ -211,6 +228,49 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
             f"ending in {', '.join(sorted(SUFFIXES))}{found.not_taken().instead()}."
         )
     return open_folder(path, found)
+
+
+def _open_url(url: str, root: str | None, target: str | None) -> Source:
+    kind = file_kind(url)
+    if root is not None and not (kind and kind.has_root):
+        raise SpecError(f"root is an option of manifests; '{shown(url)}' is none.")
+    if kind is not None:
+        return kind.open(Download(url), root, target)
+    url = url.rstrip("/")
+    found, infos = prefix.walk(url)
+    if not found.images and found.archives:
+        return open_shards(url, found.archives, target, found.not_taken())
+    if target is not None:
+        raise SpecError(f"target is an option of manifests and tar files; '{url}' is a folder.")
+    _check_images(url, found)
+    return prefix.open_prefix(url, found, infos)
+
+
+def _folder_as_given(url: str) -> Source | None:
+    """Return all images below a URL; None for that of an image."""
+    if _suffix(name_of(url)) in SUFFIXES and not url.endswith("/"):
+        return None
+    url = url.rstrip("/")
+    found, infos = prefix.walk(url)
+    if found.archives and not found.images:
+        return open_shards(url, found.archives, None, found.not_taken())
+    _check_images(url, found)
+    places = tuple(sorted(found.images))
+    named = list(zip(map(plain, places), places, strict=True))
+    return as_given(named, found.not_taken(), contents=prefix.listed(places, infos))
+
+
+def _check_images(url: str, found: Found) -> None:
+    if not found.images:
+        if found == Found():
+            raise SourceError(
+                f"There is nothing below '{url}'; expected a folder of images, or a file ending in "
+                f"{', '.join(FILE_KINDS)}. Mend the URL."
+            )
+        raise SourceError(
+            f"There are no images below '{url}'; expected one folder per class with objects ending "
+            f"in {', '.join(sorted(SUFFIXES))}{found.not_taken().instead()}."
+        )
 
 
 def _is_sequence(what: Any) -> bool:
@@ -222,25 +282,3 @@ def _is_sequence(what: Any) -> bool:
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
-
-
-def _open_example(text: str) -> Source:
-    name = text.removeprefix(examples.PREFIX)
-    if name == "clipart":
-        folder = examples.CLIPART
-        return replace(open_folder(folder, walk(os.fspath(folder))), name=name, origin=text)
-    if name == "digits":
-        arrays, labels = examples.digits()
-        # by class, then by number: the sorted order of the ids
-        order = np.lexsort((np.arange(len(labels)), labels))
-        return Source(
-            name=name,
-            origin=text,
-            ids=tuple(f"{labels[row]}/{row:04d}" for row in order),
-            contents=Pixels(arrays[order]),
-            annotations=Annotations(labels[order], tuple(str(label) for label in range(10))),
-        )
-    raise SpecError(
-        f"There is no example '{name}'; choose one of "
-        f"{', '.join(examples.PREFIX + known for known in examples.NAMES)}."
-    )

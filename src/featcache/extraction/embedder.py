@@ -28,7 +28,7 @@ from featcache.data import sources
 from featcache.extraction.embedder_input import checked, open_images, stop_at
 from featcache.extraction.executors import Inline
 from featcache.extraction.growing import GrowingFile
-from featcache.extraction.listing import TOO_NEW_NS, look
+from featcache.extraction.listing import look, stamps_of
 from featcache.extraction.options import machine_of, parted
 from featcache.extraction.output import open_if_good
 from featcache.extraction.publish import Making, make
@@ -227,16 +227,16 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _digests(self, samples: sources.Source, places: np.ndarray, X: Any) -> np.ndarray:
         """Return (n, 16) uint8; files unchanged since this process read them are not read."""
-        paths = samples.paths or ()
+        paths = samples.places or ()
         known = {samples.ids[row]: _seen[path] for row, path in enumerate(paths) if path in _seen}
         if self.check == "content":
             known = {}
         listing = look(samples, self.max_pixels, known, self.show_progress)
         stop_at(listing.unreadable, places, X)
-        for row, path in enumerate(paths):
-            stamp = listing.stamp(row)
-            if stamp is not None and stamp[1] <= listing.looked_at_ns - TOO_NEW_NS:
-                _seen[path] = (stamp, listing.digests[row].tobytes())
+        trusted = stamps_of(listing, samples.ids).tolist()
+        for path, stamp, digest in zip(paths, trusted, listing.digests, strict=bool(paths)):
+            if stamp[0] >= 0:
+                _seen[path] = (tuple(stamp), digest.tobytes())
         return np.array(listing.digests)
 
     def _compute(

@@ -12,6 +12,7 @@ import numpy as np
 from featcache.core.errors import SourceError
 from featcache.data import openers, sources
 from featcache.data.sources.on_disk import Disk
+from featcache.data.urls import as_url, is_url, shown
 
 
 def open_images(X: Any) -> tuple[sources.Source, np.ndarray]:
@@ -22,10 +23,12 @@ def open_images(X: Any) -> tuple[sources.Source, np.ndarray]:
         return samples, np.arange(len(samples))
     # a source of files has each once, in the order of its ids
     disk = Disk()
-    whole = [disk.find(os.path.abspath(os.fspath(path))) for path in images]
+    whole = [
+        as_url(os.fspath(path)) or disk.find(os.path.abspath(os.fspath(path))) for path in images
+    ]
     samples = openers.open_source(list(dict.fromkeys(whole)))
-    assert samples.paths is not None
-    number = {path: row for row, path in enumerate(samples.paths)}
+    assert samples.places is not None
+    number = {place: row for row, place in enumerate(samples.places)}
     return samples, np.array([number[path] for path in whole])
 
 
@@ -66,7 +69,8 @@ def stop_at(failed: Mapping[int, str], places: np.ndarray, X: Any) -> None:
     for row, place in enumerate(places.tolist()):
         if place in failed:
             image = next(itertools.islice(iter(X), row, None))
-            name = f" '{os.fspath(image)}'" if kind_of(image) == "path" else ""
+            path = os.fspath(image) if kind_of(image) == "path" else ""
+            name = f" '{shown(path) if is_url(path) else path}'" if path else ""
             raise SourceError(
                 f"Image {row} of X{name} cannot be used: {failed[place]}. Mend it or leave it out."
             )

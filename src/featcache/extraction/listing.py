@@ -150,5 +150,8 @@ def stamps_of(listing: Listing, ids: tuple[str, ...]) -> np.ndarray:
 def _trusted_stamps(listing: Listing) -> np.ndarray:
     """Return (n, 4) stamps, -1 where a file is so new that it may change unseen."""
     trusted: np.ndarray = listing.stamps.copy()
-    trusted[trusted[:, 1] > listing.looked_at_ns - TOO_NEW_NS] = -1
+    is_new = trusted[:, 1] > listing.looked_at_ns - TOO_NEW_NS
+    if listing.source.contents.is_far:
+        is_new &= trusted[:, 3] < 0  # a version tells whatever the time
+    trusted[is_new] = -1
     return trusted

@@ -150,7 +150,7 @@ def open_labelled(described: Card, what: Any, root: Any, target: str | None) -> 
     """
     is_path = isinstance(what, (str, Path)) and not str(what).startswith(examples.PREFIX)
     has_targets = TASKS[described.task].kind is TargetKind.NUMBERS
-    if has_targets and is_path and not Path(what).is_dir():
+    if has_targets and is_path and openers.takes_target(str(what)):
         target = target or ",".join(described.class_names)
     return open_images(described, what, root, target)
 

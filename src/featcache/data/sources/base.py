@@ -17,6 +17,7 @@ from featcache.core.labels import Annotations
 from featcache.core.text import alike, few
 from featcache.data import levels
 from featcache.data.sources.contents import Contents, Files, Raw, Stamp
+from featcache.data.sources.objects import Objects
 from featcache.data.sources.passed_over import PassedOver
 
 DIGEST_BYTES = 16
@@ -27,7 +28,7 @@ class Source:
     """An ordered collection of images with what is known about each."""
 
     name: str  # plain name, used for the folder below the cache folder
-    origin: str  # absolute path, example:NAME or memory:NAME
+    origin: str  # absolute path, URL without secrets, example:NAME or memory:NAME
     ids: tuple[str, ...]  # sorted, unique
     contents: Contents
     annotations: Annotations
@@ -72,6 +73,11 @@ class Source:
     def paths(self) -> tuple[str, ...] | None:
         """Paths of the images where they are files."""
         return self.contents.paths if isinstance(self.contents, Files) else None
+
+    @property
+    def places(self) -> tuple[str, ...] | None:
+        """Paths and URLs of the images where each is a file or an object by itself."""
+        return self.contents.places if isinstance(self.contents, Objects) else self.paths
 
     def get(self, row: int) -> Raw:
         """Return an image: its file's bytes, pixels (height, width, 3 or 4), or deep values.

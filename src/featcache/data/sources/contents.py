@@ -30,6 +30,7 @@ class Contents(Protocol):
 
     is_concurrent: bool  # whether several threads may ask at once, in any order
     is_encoded: bool  # whether all are files' bytes, which have to be read
+    is_far: bool  # whether a network lies between: many are asked for at once, and kept
     dtype: str  # of the pixels: uint8 or float32, 0 to 255
 
     def get(self, row: int) -> Raw:
@@ -48,6 +49,7 @@ class Files:
 
     paths: tuple[str, ...]
     is_concurrent = is_encoded = True
+    is_far = False
     dtype = "uint8"
 
     def get(self, row: int) -> bytes:
@@ -72,6 +74,7 @@ class Members:
     offsets: np.ndarray  # (n,) where a member's bytes begin
     sizes: np.ndarray  # (n,) bytes
     is_concurrent = is_encoded = True
+    is_far = False
     dtype = "uint8"
 
     def get(self, row: int) -> bytes:
@@ -97,7 +100,7 @@ class Pixels:
     """Images in memory: one array (n, height, width, 3), or a sequence of arrays of any size."""
 
     images: np.ndarray | Sequence[np.ndarray]
-    is_concurrent, is_encoded = True, False
+    is_concurrent, is_encoded, is_far = True, False, False
     dtype = "uint8"
 
     def get(self, row: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from featcache.core.labels import SPLITS, UNLABELLED, Annotations, merged
 from featcache.core.text import composed, one_form
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_ids, sorted_ids
-from featcache.data.sources.contents import Files
+from featcache.data.sources.contents import Contents, Files
 from featcache.data.sources.layout import Layout, Parts, remarks, understood
 from featcache.data.sources.manifest import READERS
 from featcache.data.sources.passed_over import PassedOver
@@ -62,12 +62,19 @@ def walk(root: str) -> Found:
 
 def open_folder(root: Path, found: Found) -> Source:
     """Return the images of a folder as a source."""
+    return understood_as(os.fspath(root), found, root.name or "root", Files)
+
+
+def understood_as(
+    root: str, found: Found, name: str, contents: Callable[[tuple[str, ...]], Contents]
+) -> Source:
+    """Return images below a root, with the classes and splits that folders say."""
     prefix = len(os.path.join(root, ""))
     paths = found.images
     every = as_ids([path[prefix:] for path in paths])
     order = sorted_ids(every, lambda row: repr(paths[row])).tolist()
-    parts = [tuple(id_.split("/")) for id_ in every]
-    layout = understood(os.fspath(root), parts)
+    parts = [tuple(filter(None, id_.split("/"))) for id_ in every]
+    layout = understood(root, parts)
     # a stray image beside the class folders has no label; Keras passes it over, and so do we
     order = [row for row in order if len(parts[row]) >= layout.n_parts]
     ids = tuple(every[row] for row in order)
@@ -79,10 +86,10 @@ def open_folder(root: Path, found: Found) -> Source:
     others = as_ids([path[prefix:] for path in found.others])
     tables = sorted(one for one in others if "/" not in one and passed_over.ending(one) in READERS)
     return Source(
-        name=root.name or "root",
-        origin=os.fspath(root),
+        name=name,
+        origin=root,
         ids=ids,
-        contents=Files(tuple(paths[row] for row in order)),
+        contents=contents(tuple(paths[row] for row in order)),
         annotations=Annotations(
             labels=np.array(labels, np.int64),
             class_names=names,
@@ -93,7 +100,7 @@ def open_folder(root: Path, found: Found) -> Source:
         ),
         passed_over=_not_taken(found, layout, parts),
         notes=(
-            *remarks(os.fspath(root), layout, parts, tables),
+            *remarks(root, layout, parts, tables),
             *_lost(layout, every, others, Counter(folders)),
         ),
     )

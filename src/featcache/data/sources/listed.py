@@ -11,27 +11,32 @@ from collections.abc import Sequence
 from featcache.core.errors import SourceError
 from featcache.core.labels import unlabelled
 from featcache.data.sources.base import Source
-from featcache.data.sources.contents import Files
+from featcache.data.sources.contents import Contents
+from featcache.data.sources.objects import at
 from featcache.data.sources.passed_over import PassedOver
 
-Named = tuple[str, str]  # how an image is named in what is said of it, and its path
+Named = tuple[str, str]  # how an image is named in what is said of it, and its path or URL
 
 
 def as_given(
-    named: Sequence[Named], passed_over: PassedOver | None = None, notes: tuple[str, ...] = ()
+    named: Sequence[Named],
+    passed_over: PassedOver | None = None,
+    notes: tuple[str, ...] = (),
+    contents: Contents | None = None,
 ) -> Source:
     """Return image files in their order; ids are their names, which may be there twice.
 
     Parameters
     ----------
     passed_over, notes : of what gave them, see `Source`.
+    contents : at these places, where more is known of them.
     """
     names, paths = zip(*named, strict=True)
     return Source(
         name="images",
         origin="",
         ids=names,
-        contents=Files(paths),
+        contents=contents or at(paths),
         annotations=unlabelled(len(names)),
         passed_over=passed_over or PassedOver(),
         notes=notes,

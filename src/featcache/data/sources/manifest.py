@@ -2,7 +2,8 @@
 
 The column `path` is needed; `split`, `group` and those that a task is read from (`label`, `labels`,
 `target`) are known, and others can be named as targets; all the rest is ignored. Paths are relative
-to the manifest's folder, or to `root`; `on_disk` says which files they mean.
+to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files they mean.
+A path can also be a URL by itself.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from featcache.core.errors import SourceError, one_line
 from featcache.core.escapes import path_of
@@ -20,13 +22,17 @@ from featcache.core.labels import from_columns
 from featcache.core.text import counted
 from featcache.data.sources.base import Source, as_id, as_ids, sorted_ids
 from featcache.data.sources.cells import Record, cell, columns_of
-from featcache.data.sources.contents import Files
+from featcache.data.sources.download import Download
 from featcache.data.sources.listed import Named, as_given, check_path
+from featcache.data.sources.objects import at
 from featcache.data.sources.on_disk import WINDOWS, Disk, is_of_windows
 from featcache.data.sources.passed_over import in_left_out
+from featcache.data.urls import as_url, below, is_url, parent, path_in, plain, shown
+
+Table = Union[Path, Download]
 
 
-def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
+def open_manifest(path: Table, root: str | None, target: str | None) -> Source:
     """Return the images that a manifest lists.
 
     Raises
@@ -44,35 +50,35 @@ def open_manifest(path: Path, root: str | None, target: str | None) -> Source:
     def where(row: int) -> str:
         return f"line {lines[row]} of '{path.name}'"
 
-    folder, disk = _folder_of(path, None if root is None else os.path.abspath(root)), Disk()
-    below = [
-        _id_below(folder, cell(record, "path", where(row)), where(row), disk)
+    folder, disk = _folder_of(path, root), Disk()
+    named = [
+        _found(folder, cell(record, "path", where(row)), where(row), disk)
         for row, record in enumerate(rows)
     ]
-    ids = as_ids(below)
-    paths = [os.path.join(folder, path) for path in below]
+    ids = as_ids([name for name, _ in named])
+    paths = [place for _, place in named]
     order = sorted_ids(ids, where)
     annotations = from_columns(len(rows), columns_of(rows, target, where), where)
-    if not any(map(os.path.lexists, paths)):
+    if not any(is_url(place) or os.path.lexists(place) for place in paths):
         first = paths[0]
-        also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(below[0]) else ""
+        also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(named[0][0]) else ""
         raise SourceError(
             f"No image of manifest '{path}' exists; the first would be '{first}'{also}. If the "
             f"paths are relative to another folder, give it (--root)."
         )
-    options = {"root": folder} if root is not None else {}
+    options = {"root": shown(folder)} if root is not None else {}
     return Source(
         name=path.stem,
-        origin=os.fspath(path),
+        origin=str(path),
         ids=tuple(ids[row] for row in order.tolist()),
-        contents=Files(tuple(paths[row] for row in order.tolist())),
+        contents=at([paths[row] for row in order.tolist()]),
         annotations=annotations.take(order),
         options=options | ({"target": target} if target else {}),
         notes=disk.remarks() + in_left_out(ids),
     )
 
 
-def list_manifest(path: Path, root: str | None) -> Source:
+def list_manifest(path: Table, root: str | None) -> Source:
     """Return what a manifest lists as it stands there, for prediction; see `listed`.
 
     Raises
@@ -88,23 +94,39 @@ def list_manifest(path: Path, root: str | None) -> Source:
         if not isinstance(cell, str) or not cell.strip():
             raise SourceError(f"There is no path in {place}.")
         check_path(cell, place)
-        there = disk.find(path_of(os.path.join(folder, cell.strip())))
-        found.append((as_id(cell.strip()), there))
+        url = _url_of(folder, cell.strip(), place)
+        name = plain(cell.strip()) if is_url(cell.strip()) else cell.strip()
+        there = url or disk.find(path_of(os.path.join(folder, cell.strip())))
+        found.append((as_id(name), there))
     if not found:
         raise SourceError(f"Manifest '{path}' lists no images.")
     return as_given(found, notes=disk.remarks())
 
 
-def _folder_of(path: Path, root: str | None) -> str:
-    """Return the folder that a manifest's paths are relative to."""
-    folder = os.fspath(path.parent) if root is None else Disk().find(root)
+def _folder_of(path: Table, root: str | None) -> str:
+    """Return the folder that a manifest's paths are relative to, or its URL."""
+    if root is None:
+        folder = parent(path.url) if isinstance(path, Download) else os.fspath(path.parent)
+    else:
+        folder = as_url(root) or Disk().find(os.path.abspath(root))
+    if is_url(folder):
+        return folder.rstrip("/")
     if not os.path.isdir(folder):
         raise SourceError(f"Root folder '{folder}' of manifest '{path}' does not exist.")
     return folder
 
 
-def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
-    """Return the path of an image on the disk, relative to the root, with / between folders."""
+def _url_of(folder: str, cell: str, place: str) -> str | None:
+    """Return the URL that a cell is, or that its path has below a folder's; None on this disk."""
+    try:
+        url = as_url(cell)
+    except SourceError as error:
+        raise SourceError(f"The path in {place}: {error}") from None
+    return below(folder, cell) if url is None and is_url(folder) else url
+
+
+def _found(folder: str, cell: str | None, place: str, disk: Disk) -> Named:
+    """Return the id of an image, which is its path relative to the root, and where it lies."""
     if not cell:
         raise SourceError(f"There is no path in {place}.")
     try:
@@ -113,17 +135,30 @@ def _id_below(folder: str, cell: str | None, place: str, disk: Disk) -> str:
         raise SourceError(f"The path in {place} is no path: {cell!a}.") from None
     if "\0" in cell:
         raise SourceError(f"The path in {place} has a zero byte.")
+    if is_url(folder) and not is_url(cell):
+        cell = posixpath.normpath(cell)
+        if cell.split("/")[0] in ("", os.pardir):
+            raise _outside(cell, place, shown(folder))
+    if url := _url_of(folder, cell, place):
+        name, root = plain(url), f"{plain(folder)}/"
+        if not is_url(folder) or not name.startswith(root):
+            return name, url
+        return (path_in(url, name.removeprefix(root)) if is_url(cell) else cell), url
     found = disk.find(path_of(os.path.normpath(os.path.join(folder, cell))))
     relative = os.path.relpath(os.path.normpath(found), folder)
     if relative.split(os.sep)[0] == os.pardir or os.path.isabs(relative):
-        raise SourceError(
-            f"The path '{cell}' in {place} lies outside '{folder}'. Give a folder that has all "
-            f"images (--root)."
-        )
-    return relative.replace(os.sep, "/")
+        raise _outside(cell, place, folder)
+    return relative.replace(os.sep, "/"), os.path.join(folder, relative)
 
 
-def _check_header(path: Path, names: Sequence[Any]) -> None:
+def _outside(cell: str, place: str, folder: str) -> SourceError:
+    return SourceError(
+        f"The path '{cell}' in {place} lies outside '{folder}'. Give a folder that has all images "
+        f"(--root)."
+    )
+
+
+def _check_header(path: Table, names: Sequence[Any]) -> None:
     if "path" not in names:
         shown = ", ".join(str(name) for name in names[:8]) or "none"
         raise SourceError(f"Manifest '{path}' has no column 'path'; its columns are: {shown}.")
@@ -131,7 +166,7 @@ def _check_header(path: Path, names: Sequence[Any]) -> None:
         raise SourceError(f"Manifest '{path}' has the column '{twice[0]}' twice.")
 
 
-def _delimited(path: Path) -> Iterator[tuple[int, Record]]:
+def _delimited(path: Table) -> Iterator[tuple[int, Record]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -160,7 +195,7 @@ def _delimiter(header: str) -> str:
     return ";" if "," not in header and ";" in header else ","
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Record]]:
+def _json_lines(path: Table) -> Iterator[tuple[int, Record]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -176,11 +211,11 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Record]]:
         raise SourceError(f"Line {number} of '{path.name}' is no JSON: {error}.") from error
 
 
-def _no_text(path: Path, error: UnicodeDecodeError) -> SourceError:
+def _no_text(path: Table, error: UnicodeDecodeError) -> SourceError:
     return SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}. Save it as UTF-8.")
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
+def _parquet(path: Table) -> Iterator[tuple[int, Record]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -188,8 +223,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
         raise SourceError(
             f"To read '{path}' install pyarrow: pip install 'featcache[parquet]'."
         ) from None
+    file = path if isinstance(path, Path) else path.open("rb")
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         reason = one_line(error, 200)
         raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error
@@ -197,7 +233,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
     yield from enumerate(table.to_pylist(), 1)
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Record]]]] = {
+READERS: dict[str, Callable[[Table], Iterator[tuple[int, Record]]]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".jsonl": _json_lines,

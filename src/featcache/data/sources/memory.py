@@ -20,7 +20,7 @@ from featcache.data.decoding import upright
 from featcache.data.levels import Samples
 from featcache.data.pillow import own_limit
 from featcache.data.sources.base import Source, as_id, as_ids, digest, sorted_ids
-from featcache.data.sources.contents import Contents, Files, Pixels
+from featcache.data.sources.contents import Contents, Pixels
 from featcache.data.sources.given import (
     PREFIX,
     Given,
@@ -29,8 +29,10 @@ from featcache.data.sources.given import (
     checked_name,
     in_order,
 )
+from featcache.data.sources.objects import at
 from featcache.data.sources.on_disk import Disk
 from featcache.data.sources.passed_over import in_left_out
+from featcache.data.urls import as_url, is_url, plain
 
 _loading = threading.Lock()
 
@@ -40,7 +42,7 @@ class PillowImages:
     """Pillow images."""
 
     images: Sequence[Any]
-    is_concurrent = is_encoded = False
+    is_concurrent = is_encoded = is_far = False
     dtype = "uint8"
 
     def get(self, row: int) -> np.ndarray | Samples:
@@ -116,13 +118,20 @@ def _digest(contents: Contents, row: int) -> bytes:
 
 
 def _open_paths(paths: list[str], given: Given) -> Source:
-    """Return files by path; ids are the paths relative to the folder that has all of them."""
+    """Return files by path; ids are the paths relative to the folder that has all of them.
+
+    Where there is a URL among them, ids are the whole paths and URLs.
+    """
     if given.ids is not None:
         raise SpecError("ids cannot be given for paths: the paths themselves are the ids.")
     disk = Disk()
-    whole = [disk.find(os.path.abspath(path_of(path))) for path in paths]
-    root = os.path.commonpath([os.path.dirname(path) for path in whole])
-    ids = as_ids([os.path.relpath(path, root) for path in whole])
+    whole = [as_url(path) or disk.find(os.path.abspath(path_of(path))) for path in paths]
+    if any(map(is_url, whole)):
+        root = "objects"
+        ids = as_ids([plain(place) for place in whole])
+    else:
+        root = os.path.commonpath([os.path.dirname(path) for path in whole])
+        ids = as_ids([os.path.relpath(path, root) for path in whole])
     order = sorted_ids(ids, row_number)
     said = "\0".join([as_id(root), *sorted(ids)])
     listed = hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
@@ -131,7 +140,7 @@ def _open_paths(paths: list[str], given: Given) -> Source:
         name=name,
         origin=PREFIX + name,
         ids=tuple(ids[row] for row in order.tolist()),
-        contents=Files(tuple(whole[row] for row in order.tolist())),
+        contents=at([whole[row] for row in order.tolist()]),
         annotations=annotated(len(paths), given).take(order),
         notes=disk.remarks() + in_left_out(ids),
     )

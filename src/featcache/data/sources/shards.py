@@ -14,24 +14,30 @@ import posixpath
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from featcache.core.errors import SourceError, one_line
 from featcache.core.labels import SPLITS, clean, from_columns
 from featcache.core.text import composed, counted
+from featcache.data import remote
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
 from featcache.data.sources.cells import columns_of
-from featcache.data.sources.contents import Members
+from featcache.data.sources.contents import Contents, Members
+from featcache.data.sources.download import Download
+from featcache.data.sources.objects import ObjectMembers, as_stamps
 from featcache.data.sources.passed_over import SUFFIXES, PassedOver
+from featcache.data.urls import is_url, name_of, shown
 
 CLASS, RECORD = "cls", "json"
 BLOCK = tarfile.BLOCKSIZE
+AT_ONCE = 8  # tar files on a server whose headers are read
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Held:
     said: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))  # by key
     others: list[str] = field(default_factory=list)  # names of other members
     left_out: set[str] = field(default_factory=set)  # folders, with all that is in them
+    info: remote.Info = field(default_factory=dict)  # of the tar file, from its server
 
     def of(self, name: str) -> dict[str, Any]:
         """Return what is said of a member, be it in another Unicode form."""
@@ -66,19 +73,22 @@ class Held:
         return {composed(key): record for key, record in self.said.items()}
 
 
-def open_archive(path: Path, root: str | None, target: str | None) -> Source:
+def open_archive(path: Path | Download, root: str | None, target: str | None) -> Source:
     """Return the images in one tar file, which has no use for `root`; see `open_shards`."""
-    path = path.resolve()
-    return open_shards(path, [os.fspath(path)], target)
+    place = path.url if isinstance(path, Download) else os.fspath(path.resolve())
+    return open_shards(place, [place], target)
 
 
 def open_shards(
-    root: Path, archives: Sequence[str], target: str | None, beside: PassedOver | None = None
+    root: str, archives: Sequence[str], target: str | None, beside: PassedOver | None = None
 ) -> Source:
     """Return the images in tar files; ids are SHARD/MEMBER, the shard relative to `root`.
 
+    Of tar files on a server only the headers are read, and whatever shares a block with them.
+
     Parameters
     ----------
+    root : a folder's path or URL, or the one tar file's.
     beside : what lies beside the tar files.
 
     Raises
@@ -89,10 +99,12 @@ def open_shards(
     members: list[tuple[str, int, int, int]] = []  # id, archive, offset, size
     records: list[dict[str, Any]] = []
     not_taken, lost = beside or PassedOver(), Counter[str]()
-    archives = sorted(archives)
-    for number, archive in enumerate(archives):
-        shard = as_id(os.path.relpath(archive, root) if root.is_dir() else Path(archive).name)
-        held = _read_headers(archive)
+    archives, name = sorted(archives), name_of(root) if is_url(root) else os.path.basename(root)
+    is_alone = archives == [root]
+    with ThreadPoolExecutor(AT_ONCE if is_url(root) else 1) as pool:
+        every = list(pool.map(_read_headers, archives))
+    for number, (archive, held) in enumerate(zip(archives, every, strict=True)):
+        shard = as_id(name) if is_alone else as_id(archive[len(os.path.join(root, "")) :])
         not_taken += held.not_taken()
         lost += held.lost()
         for member in held.images:
@@ -104,14 +116,14 @@ def open_shards(
             records.append({"split": top} | record if "/" in shard and top in SPLITS else record)
     if not members:
         raise SourceError(
-            f"There are no images in the tar files of '{root}'; expected members ending in "
+            f"There are no images in the tar files of '{shown(root)}'; expected members ending in "
             f"{', '.join(sorted(SUFFIXES))}{not_taken.instead()}."
         )
     ids = [id_ for id_, *_ in members]
 
     def where(row: int) -> str:
         _, number, offset, _ = members[row]
-        return f"'{ids[row]}', byte {offset} of '{archives[number]}'"
+        return f"'{ids[row]}', byte {offset} of '{shown(archives[number])}'"
 
     order = sorted_ids(ids, where)
     annotations = from_columns(len(ids), columns_of(records, target, where), where)
@@ -119,10 +131,10 @@ def open_shards(
     n_images = Counter(composed(annotations.class_names[label]) for label in labels[labels >= 0])
     columns = np.array([member[1:] for member in members], np.int64)[order].T
     return Source(
-        name=root.stem if root.is_file() else root.name,
-        origin=os.fspath(root),
+        name=os.path.splitext(name)[0] if is_alone else name,
+        origin=shown(root),
         ids=tuple(ids[row] for row in order.tolist()),
-        contents=Members(tuple(archives), *columns),
+        contents=_contents(archives, every, *columns),
         annotations=annotations.take(order),
         options={"target": target} if target else {},
         passed_over=not_taken,
@@ -130,12 +142,31 @@ def open_shards(
     )
 
 
-def _read_headers(archive: str) -> Held:
+def _contents(
+    archives: Sequence[str],
+    every: Sequence[Held],
+    archive: np.ndarray,
+    offsets: np.ndarray,
+    sizes: np.ndarray,
+) -> Contents:
+    if not is_url(archives[0]):
+        return Members(tuple(archives), archive, offsets, sizes)
+    stamps = as_stamps([held.info for held in every])[archive]
+    stamps[stamps[:, 0] >= 0, 0] = sizes[stamps[:, 0] >= 0]
+    return ObjectMembers(tuple(archives), archive, offsets, sizes, stamps)
+
+
+def _opened(archive: str) -> tuple[BinaryIO, remote.Info]:
+    return remote.archive(archive) if is_url(archive) else (Path(archive).open("rb"), {})
+
+
+def _read_headers(place: str) -> Held:
     """Return what a tar file holds."""
-    held, end = Held(), 0
+    file, info = _opened(place)
+    held, end, archive = Held(info=info), 0, shown(place)
     stored: dict[str, tarfile.TarInfo] = {}
     try:
-        with tarfile.open(archive, "r:", errorlevel=2) as tar:
+        with file, tarfile.open(fileobj=file, mode="r:", errorlevel=2) as tar:
             for member in tar:
                 # data fill up whole blocks, and a block of zeros ends the file
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK
@@ -163,6 +194,12 @@ def _read_headers(archive: str) -> Held:
                     held.images.append(member)
                 else:
                     held.others.append(member.name)
+            file.seek(end)
+            is_ended = file.read(BLOCK) == bytes(BLOCK)
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"'{archive}' cannot be read: {error.strerror or error}.") from None
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         reason = one_line(error)
         raise SourceError(
@@ -170,13 +207,11 @@ def _read_headers(archive: str) -> Held:
             f"{counted(len(held.images), 'image')}: "
             f"{reason}. Copy it again; unpack a compressed one first."
         ) from error
-    with Path(archive).open("rb") as file:
-        file.seek(end)
-        if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes many a cut for the end
-            raise SourceError(
-                f"'{archive}' is damaged: it breaks off after byte {end}, "
-                f"{counted(len(held.images), 'image')}. Copy it again."
-            )
+    if not is_ended:  # tarfile takes many a cut for the end
+        raise SourceError(
+            f"'{archive}' is damaged: it breaks off after byte {end}, "
+            f"{counted(len(held.images), 'image')}. Copy it again."
+        )
     return held
 
 

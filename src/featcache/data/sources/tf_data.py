@@ -23,7 +23,7 @@ class Streamed:
     places: np.ndarray  # (n,) which of the dataset's images each row is
     digests: np.ndarray  # (n, 16) uint8, as they were when the dataset was opened
     dtype: str
-    is_concurrent = is_encoded = False
+    is_concurrent = is_encoded = is_far = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: Iterator[tuple[int, np.ndarray]] | None = None
     _at: tuple[int, Any] = (-1, None)

@@ -13,11 +13,12 @@ from typing import Any
 
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.escapes import path_of
-from featcache.data import examples, openers, sources
+from featcache.data import examples, openers, sources, urls
 from featcache.data.sources.base import as_id
 from featcache.data.sources.listed import Named, as_given, check_path
 from featcache.data.sources.on_disk import Disk
 from featcache.data.sources.passed_over import PassedOver
+from featcache.data.urls import as_url, is_url
 
 
 def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[sources.Source]:
@@ -27,7 +28,7 @@ def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[source
     ----------
     what : one of
 
-        - an image file, or a folder, with all images below it in the order of their paths;
+        - an image file or its URL, or a folder, with all images below it, by path;
         - a manifest (.csv, .tsv, .jsonl, .parquet) with a column `path`, others are ignored;
         - a tar file, or a folder of them; an example;
         - any number of those; of a list a file that does not exist is one that cannot be read;
@@ -43,8 +44,9 @@ def opened(what: Any, root: str | os.PathLike[str] | None = None) -> list[source
         When `root` is given and there is no manifest.
     """
     if isinstance(what, (str, os.PathLike)):
-        text = Disk().find(path_of(os.fspath(what)))
-        if not text.startswith(examples.PREFIX) and not os.path.lexists(text):
+        text = as_url(os.fspath(what)) or Disk().find(path_of(os.fspath(what)))
+        is_elsewhere = is_url(text) or text.startswith(examples.PREFIX)
+        if not is_elsewhere and not os.path.lexists(text):
             raise SourceError(f"Image '{text}' does not exist.")
         paths: list[str] | None = [text]
     else:
@@ -81,10 +83,11 @@ def _grouped(paths: Iterable[str], root: str | None) -> Iterator[sources.Source]
     for path in map(path_of, paths):
         if not path.startswith(examples.PREFIX):
             check_path(path, "the list of images")
-        there = disk.find(path)
+        url = as_url(path)
+        there = url or disk.find(path)
         found = openers.open_as_given(there, root)
         if found is None:
-            plain.named.append((as_id(path), there))
+            plain.named.append((as_id(urls.plain(url) if url else path), there))
         elif found.paths is not None:
             plain.add(found)
         else:
@@ -115,5 +118,5 @@ class _Plain:
 
 
 def _takes_root(path: str) -> bool:
-    kind = openers.file_kind(Disk().find(path))
+    kind = openers.file_kind(as_url(path) or Disk().find(path))
     return kind is not None and kind.has_root
