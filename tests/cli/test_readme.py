@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ from conftest import REPOSITORY, make_photos
 
 from featcache import heads
 from featcache.core.tensorflow import import_keras
+from featcache.extraction.executors import Inline, dask, ray
 from featcache.heads import dense_training
 from featcache.models import stitching
 from featcache.networks import initial_weights
@@ -40,7 +42,7 @@ SHOWS = {
     "pipelines/compare_heads.py": "disagree on",
     "pipelines/hybrid_finetune.py": "then 20 layers",
 }
-PYTHON = [shlex.split(line) for line in COMMANDS if line.startswith("python ")]
+PYTHON = [shlex.split(line, comments=True) for line in COMMANDS if line.startswith("python ")]
 
 
 def test_every_command_is_of_a_kind_that_runs_here():
@@ -110,8 +112,30 @@ def short_network(monkeypatch):
     monkeypatch.setattr(model, "compile", plainly)
 
 
+@pytest.fixture
+def clusters(monkeypatch):
+    """Dask's scheduler is one in this process, wherever it is said to be; Ray is nobody."""
+    from distributed import Client
+
+    @contextlib.contextmanager
+    def client(scheduler, **workers):
+        here = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+        with Client(dashboard_address=None, **here) as made:
+            yield made
+
+    @contextlib.contextmanager
+    def inline(address):
+        yield Inline()
+
+    monkeypatch.setattr(dask, "client", client)
+    monkeypatch.setattr(ray, "opened", inline)
+
+
 @pytest.mark.xdist_group("readme")
-def test_verbs_and_recipes(reader_folder, cli, monkeypatch, capsys, one_core, short_network):
+@pytest.mark.filterwarnings("ignore")  # whatever Dask says while it comes and goes
+def test_verbs_and_recipes(
+    reader_folder, cli, monkeypatch, capsys, one_core, short_network, clusters
+):
     for _, first, *rest in PYTHON:
         if first == "-m":
             assert rest.pop(0) == "featcache"

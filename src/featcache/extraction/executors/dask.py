@@ -47,8 +47,8 @@ def client(scheduler: str | None, **workers: Any) -> Iterator[Any]:
             made = Client(dashboard_address=None, **workers)
         else:
             made = Client(scheduler, timeout=ANSWERS_WITHIN_S, set_as_default=False)
-    # no address, nobody there, somebody else there
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    # no address, nobody there, somebody else there: Dask has an error of every kind for it
+    except Exception as error:
         raise EngineError(
             f"No Dask scheduler answers at '{scheduler}' ({one_line(error, 200).rstrip('.')}). "
             f"Start one (`dask scheduler`), and give its address as it says it: tcp://HOST:8786."
