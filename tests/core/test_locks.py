@@ -58,3 +58,38 @@ def test_an_error_inside_releases_it(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyError), locks.locked(tmp_path / "lock", busy):
             raise KeyError
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    """A made-up one: HDF5 on it would be written by two at once."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file, how):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(DiskError, match=r"keeps no locks that other machines see .* --cache-dir"),
+        locks.locked(tmp_path / "lock", lambda: None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("option", ["nolock", "local_lock=all", "localflock"])
+def test_a_network_folder_whose_locks_are_of_this_machine(tmp_path, monkeypatch, option):
+    mounts = tmp_path / "mounts"
+    folder = tmp_path.resolve()
+    mounts.write_text(
+        f"none / ext4 rw 0 0\nhost:/share {folder} nfs rw,vers=3,{option} 0 0\n"
+        f"host:/other {folder}/other nfs4 rw 0 0\n"
+    )
+    monkeypatch.setattr(locks, "_MOUNTS", mounts)
+    (tmp_path / "other").mkdir()
+    with locks.locked(tmp_path / "other" / "lock", lambda: None):
+        pass
+    with (
+        pytest.raises(DiskError, match=f"it is mounted with '{option}'"),
+        locks.locked(tmp_path / "lock", lambda: None),
+    ):
+        pass
