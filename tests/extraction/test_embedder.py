@@ -296,7 +296,7 @@ def test_a_lender_that_shrinks_while_it_is_read(make, extract, photos, paths, mo
 def test_rows_that_change_for_ever(make, paths, monkeypatch):
     make().transform(paths)
     changes = iter(range(10_000))
-    monkeypatch.setattr(index, "_state", lambda path: next(changes))
+    monkeypatch.setattr(index, "file_state", lambda path: next(changes))
     with pytest.raises(StoreError, match=r"21 images changed in .* 100 times"):
         make().transform(paths)
 
