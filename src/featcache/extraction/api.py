@@ -266,8 +266,8 @@ def _made_in_folder(
         Extraction(
             features=files[output.path],
             hit=output not in todo,
-            n_computed=len(output.computed),
-            n_reused=len(files[output.path]) - len(output.computed),
+            n_computed=int(output.is_computed.sum()),
+            n_reused=len(files[output.path]) - int(output.is_computed.sum()),
             n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
             n_failed=len(files[output.path].failures),
             n_dark=len(output.dark),

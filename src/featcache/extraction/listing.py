@@ -73,10 +73,15 @@ def _known_stamps(features: store.Features) -> dict[str, tuple[sources.Stamp, by
 def metadata_of(listing: Listing, failed: Failed) -> store.Metadata:
     """Part a listing into rows and failures, both in the order of the source."""
     source, digests = listing.source, listing.digests
-    good = np.array([row for row in range(len(listing)) if row not in failed], int)
+    stamps = _trusted_stamps(listing)[:, :2]
+    if not failed:  # of millions of images nothing is copied
+        return store.Metadata(source.ids, digests, source.annotations, (), stamps)
+    is_good = np.ones(len(listing), bool)
+    is_good[list(failed)] = False
+    good = np.flatnonzero(is_good)
     nothing = bytes(sources.DIGEST_BYTES)
     return store.Metadata(
-        ids=tuple(source.ids[row] for row in good.tolist()) if failed else source.ids,
+        ids=tuple(source.ids[row] for row in good.tolist()),
         digests=digests[good],
         annotations=source.annotations.take(good),
         failures=tuple(
@@ -88,7 +93,7 @@ def metadata_of(listing: Listing, failed: Failed) -> store.Metadata:
             )
             for row, one in sorted(failed.items())
         ),
-        stamps=_trusted_stamps(listing)[good, :2],
+        stamps=stamps[good],
     )
 
 

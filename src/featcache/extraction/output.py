@@ -37,13 +37,13 @@ class OutputFile:
     path: Path
     resolved: backbones.Resolved
     listing: Listing
-    computed: set[int] = field(default_factory=set)  # rows that went through the backbone
     dark: set[int] = field(default_factory=set)  # see `loading.Batch`
     ran: Mapping[str, Any] = field(default_factory=dict)  # what they went through, for provenance
     assembled_bytes: float = math.inf  # a file whose rows take more leaves them in parts
 
     def __post_init__(self) -> None:
         self.failed: dict[int, Unusable] = unreadable(self.listing)
+        self.is_computed = np.zeros(len(self.listing), bool)  # by row: it went through the backbone
         self.parts = store.Parts(self.path, self.spec, self.listing.source.origin)
 
     @property
@@ -135,7 +135,9 @@ class OutputFile:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know of the images, and of how they got to the network where any did."""
-        return self.listing.source.remarks + (self.resolved.remarks if self.computed else ())
+        return self.listing.source.remarks + (
+            self.resolved.remarks if self.is_computed.any() else ()
+        )
 
     def keep_stamps(self, features: store.Features) -> None:
         """Keep for the next run how the images of a file that `is_all_in` look now."""

@@ -143,7 +143,7 @@ def compute(outputs: Sequence[OutputFile], missing: Sequence[np.ndarray], how: M
                 output.demand_room(missing[part.file], part.features)
                 roomy.add(part.file)
             writers[part.file].add(part.keys, part.features)
-            output.computed.update(part.rows.tolist())
+            output.is_computed[part.rows] = True
             output.failed.update(part.failures)
             output.dark.update(part.dark)
             output.ran = part.ran or output.ran

@@ -80,4 +80,4 @@ def repair(
         store.salvage(features, damage, parts)
         how = Making(executor, machine, show_progress=show_progress)
         make([output], how, cache, passed_by=[path])
-    return damage, len(output.computed)
+    return damage, int(output.is_computed.sum())

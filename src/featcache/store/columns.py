@@ -18,6 +18,7 @@ from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS
 from featcache.store.strings import read_attribute, read_column, write_attribute, write_column
 
+HASHED_AT_ONCE = 4096  # texts
 ATTRIBUTES = ("spec", "fingerprint", "provenance")  # under the checksum, beside the columns
 
 
@@ -57,7 +58,9 @@ class Metadata:
             if isinstance(column, np.ndarray):
                 total.update(f"{column.shape}{column.dtype.str}".encode() + column.tobytes())
             else:
-                total.update("\0".join([*column, ""]).encode("utf-8", "surrogatepass"))
+                for start in range(0, len(column) or 1, HASHED_AT_ONCE):
+                    block = "\0".join([*column[start : start + HASHED_AT_ONCE], ""])
+                    total.update(block.encode("utf-8", "surrogatepass"))
         names = {**attributes, **self.names()}
         total.update(json.dumps(names, sort_keys=True).encode())
         return total.hexdigest()

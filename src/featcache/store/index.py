@@ -153,7 +153,8 @@ class Rows:
         self.paths: list[Path] = []
         self._states: list[tuple[int, int, int] | None] = []
         keys = [np.zeros((0, 16), np.uint8)]
-        places = [np.zeros((3, 0), np.int64)]
+        nothing = np.zeros(0, np.int32)
+        files, views, rows = [nothing], [nothing.astype(np.int16)], [nothing]
         for path in paths:
             state = file_state(path)
             try:
@@ -164,14 +165,15 @@ class Rows:
                 continue
             for view, block in enumerate(blocks):
                 n = len(block)
-                places.append(
-                    np.stack([np.full(n, len(self.paths)), np.full(n, view), np.arange(n)])
-                )
+                files.append(np.full(n, len(self.paths), np.int32))
+                views.append(np.full(n, view, np.int16))
+                rows.append(np.arange(n, dtype=np.int32))
             keys += blocks
             self.paths.append(path)
             self._states.append(state)
         sortable = _as_keys(np.concatenate(keys))
-        self._file, self._view, self._row = np.concatenate(places, axis=1)
+        self._file, self._view = np.concatenate(files), np.concatenate(views)
+        self._row = np.concatenate(rows)
         self._order = np.argsort(sortable, kind="stable")
         self._sorted = sortable[self._order]
 
@@ -210,7 +212,7 @@ class Rows:
         gathered: np.ndarray | None = None
         for source, view in np.unique([self._file[numbers], self._view[numbers]], axis=1).T:
             mine = np.flatnonzero((self._file[numbers] == source) & (self._view[numbers] == view))
-            rows = self._row[numbers[mine]]
+            rows = self._row[numbers[mine]].astype(np.int64)
             try:
                 with hdf5.reading(self.paths[source]) as file:
                     features = file["views"] if view else file["features"]

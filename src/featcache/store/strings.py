@@ -28,23 +28,23 @@ def read_attribute(file: h5py.File, name: str) -> str:
 
 def write_column(file: h5py.File, name: str, texts: Sequence[str]) -> None:
     """Keep texts as a dataset (n,)."""
-    encoded = [text.encode() for text in texts]
-    length = max(map(len, encoded), default=0) or 1
+    length = max((len(text.encode()) for text in texts), default=0) or 1
     kind = h5py.string_dtype("utf-8", length)
-    if not encoded:  # a dataset without rows cannot have chunks, nor needs it any
+    if not texts:  # a dataset without rows cannot have chunks, nor needs it any
         file.create_dataset(name, (0,), kind)
         return
     column = file.create_dataset(
         name,
-        (len(encoded),),
+        (len(texts),),
         kind,
-        chunks=(min(CHUNK_ROWS, len(encoded)),),
+        chunks=(min(CHUNK_ROWS, len(texts)),),
         compression="gzip",
         compression_opts=1,
         fletcher32=True,
     )
-    for start in range(0, len(encoded), CHUNK_ROWS):
-        block = encoded[start : start + CHUNK_ROWS]
+    for start in range(0, len(texts), CHUNK_ROWS):
+        # not all at once: of millions they would take more than the texts themselves
+        block = [text.encode() for text in texts[start : start + CHUNK_ROWS]]
         column[start : start + CHUNK_ROWS] = np.array(block, kind)
 
 

@@ -66,7 +66,9 @@ def publish(
         write_attribute(file, "kind", KIND)
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["complete"] = True
-    return Features(path)
+    made = Features(path)
+    made.metadata = metadata  # as it was written: of millions of images it is not read back
+    return made
 
 
 def _assemble(
