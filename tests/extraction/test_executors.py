@@ -20,13 +20,14 @@ import pytest
 from conftest import make_photos
 
 from featcache.core.errors import EngineError, SpecError
-from featcache.core.running import Running
+from featcache.core.running import EVERY, Running
 from featcache.core.spec import MAX_PIXELS
 from featcache.data import openers
 from featcache.extraction import api, executors
 from featcache.extraction.executors import Inline, dask, futures, ray, worker
 from featcache.extraction.executors.futures import Futures
 from featcache.extraction.listing import look
+from featcache.extraction.options import parted
 from featcache.extraction.run import PartRows, run
 from featcache.extraction.shards import Machine, networks_of, shards_of
 from featcache.networks import backbones
@@ -372,6 +373,14 @@ class TestAsked:
         with pytest.raises(SpecError, match=said):
             api.run(root, cache_dir=tmp_path, **options)
         assert not list(tmp_path.iterdir())
+
+    def test_whoever_computes_must_have_the_runtime(self, monkeypatch):
+        monkeypatch.setattr("featcache.networks.engines.choice._has_openvino", lambda: False)
+        given = {name: one.default for name, one in EVERY.items()} | {"runtime": "openvino"}
+        with pytest.raises(SpecError, match="it is not installed"):
+            parted(given)
+        parted(given | {"executor": Fading()})
+        parted(given | {"engine": "dask"})
 
     @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
     def test_a_missing_package_is_named(self, monkeypatch, engine, package):

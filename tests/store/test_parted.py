@@ -29,11 +29,11 @@ def run(photos, tiny_backbone):
     """Extract, 5 rows a part."""
 
     def run(cache, source=photos, **options):
-        given = {"weights": str(tiny_backbone), "runtime": "tensorflow", "show_progress": False}
+        given = {"runtime": "tensorflow", "show_progress": False}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(part_writer, "PART_ROWS", 5)
-            more = {"batch_size": 4, "assemble_up_to": 0} | options
-            return extraction.run(source, cache_dir=cache, **given, **more)
+            usual = {"weights": str(tiny_backbone), "batch_size": 4, "assemble_up_to": 0}
+            return extraction.run(source, cache_dir=cache, **given, **usual | options)
 
     return run
 
@@ -82,11 +82,38 @@ class TestReading:
         assert in_parts.content == whole.content
         assert not store.verify(in_parts)
 
+    def test_chunks_between_rows_are_not_read(self, made, monkeypatch):
+        """Of maps they are large, and training asks for rows all over a file."""
+        with hdf5.reading(made[0].path) as file:
+            of_row, place = file["parts/of_row"][:, 0], file["parts/place"][:, 0]
+        some = np.flatnonzero(of_row == of_row[0])
+        ends = some[[place[some].argmin(), place[some].argmax()]]
+        assert np.ptp(place[ends]) > 1
+        spans = []
+        monkeypatch.setattr(hdf5, "CHUNK_ROWS", 1)
+
+        def span(rows, part, first, stop, read=parted.PartedRows._span):
+            spans.append(stop - first)
+            return read(rows, part, first, stop)
+
+        monkeypatch.setattr(parted.PartedRows, "_span", span)
+        np.testing.assert_array_equal(made[0].read_rows(ends), made[1].X[ends])
+        assert spans == [1, 1]
+
     def test_plain_h5py_reads_it_as_one_file(self, made, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with h5py.File(made[0].path) as file:
             np.testing.assert_array_equal(file["features"][:], made[1].X)
             np.testing.assert_array_equal(file["views"][:], made[1].views)
+
+    def test_plain_h5py_does_where_the_name_has_a_percent_sign(
+        self, run, photos, tiny_backbone, tmp_path
+    ):
+        odd = shutil.copyfile(tiny_backbone, tmp_path / "of 100%b.keras")
+        features = run(tmp_path, weights=str(odd)).features
+        assert "%" in features.path.name
+        with h5py.File(features.path) as file:
+            np.testing.assert_array_equal(file["features"][:], features.X)
 
     def test_parts_are_named_by_what_is_in_them(self, run, made, tmp_path):
         again = run(tmp_path, **VIEWS).features
@@ -179,7 +206,12 @@ class TestDamage:
         shutil.copyfile(other, one)
 
     @pytest.mark.parametrize(
-        ("damage", "said"), [("gone", r"its part '.*' is gone"), ("flipped", "checksum of rows")]
+        ("damage", "said"),
+        [
+            ("gone", r"its part '.*' is gone"),
+            ("flipped", "checksum of rows"),
+            ("of_other_rows", "checksum of rows"),
+        ],
     )
     def test_reading_says_what_is_damaged(self, copied, damage, said):
         getattr(self, damage)(copied)
@@ -194,7 +226,14 @@ class TestDamage:
                 read()
         assert len(copied.read_rows([0])) == 1  # which lies elsewhere
 
-    @pytest.mark.parametrize("damage", ["gone", "flipped", "swapped"])
+    def of_other_rows(self, features):
+        """What is in its place has one row."""
+        with h5py.File(part_of(features, 7), "r+") as file:
+            row = file["features"][:1]
+            del file["features"]
+            file.create_dataset("features", data=row, chunks=True)
+
+    @pytest.mark.parametrize("damage", ["gone", "flipped", "swapped", "of_other_rows"])
     def test_verify_names_the_rows_and_repair_computes_them(self, copied, damage):
         whole = copied.X
         with hdf5.reading(copied.path) as file:
@@ -209,6 +248,42 @@ class TestDamage:
         mended = store.Features(copied.path)
         assert not store.verify(mended)
         np.testing.assert_allclose(mended.X, whole, atol=1e-6)
+
+    def test_overwrite_writes_it_anew(self, run, copied):
+        self.flipped(copied)
+        done = run(copied.path.parent.parent, overwrite=True, **VIEWS)
+        assert not store.verify(done.features)
+
+    # the features of parts that stay are not read to publish them: `verify` does that
+    @pytest.mark.parametrize(("column", "at"), [("digests", 0), ("digests", 4), ("features", 4)])
+    def test_a_part_that_a_run_left_is_computed_again(self, run, copied, column, at):
+        """Once: what is computed has the name of what was damaged."""
+        part = part_of(copied, 7)
+        with h5py.File(part, "r+") as file:
+            n_lost, chunk = len(file["digests"]), file[column].id.get_chunk_info(0)
+        data = bytearray(part.read_bytes())
+        data[chunk.byte_offset] ^= 1
+        part.write_bytes(bytes(data))
+        copied.path.unlink()
+        done = run(copied.path.parent.parent, assemble_up_to=at, **VIEWS)
+        assert 0 < done.n_computed <= n_lost
+        assert not store.verify(done.features)
+
+    def test_a_copy_without_its_parts_says_so(self, copied, tmp_path):
+        alone = shutil.copyfile(copied.path, tmp_path / "alone.h5")
+        with pytest.raises(StoreError, match=r"put the folder 'alone\.h5\.parts' there"):
+            _ = store.Features(alone).X
+
+    def test_parts_stay_while_it_is_not_known_which_are_needed(self, run, copied):
+        """The column of their names is damaged."""
+        with h5py.File(copied.path) as file:
+            at = file["parts/name"].id.get_chunk_info(0).byte_offset
+        data = bytearray(copied.path.read_bytes())
+        data[at] ^= 1
+        copied.path.write_bytes(bytes(data))
+        assert cleaning.removable(copied.path.parent.parent) == []
+        store.Parts(copied.path, copied.spec, "").clear()
+        assert run(copied.path.parent.parent, **VIEWS).n_computed == 0
 
     def test_a_part_that_is_none_of_ours_is_not_read(self, copied, tmp_path):
         secret = tmp_path / "secret.h5"
@@ -272,6 +347,13 @@ class TestCompacting:
 
             patch.setattr(parted, "taken", slow)
             np.testing.assert_array_equal(reader.read_rows(range(len(X))), X)
+
+    @pytest.mark.parametrize("into_one", [False, True])
+    @pytest.mark.parametrize("damage", [TestDamage.gone, TestDamage.flipped])
+    def test_what_is_damaged_is_said(self, copied, into_one, damage):
+        damage(None, copied)
+        with pytest.raises(StoreError, match=r"Run `featcache verify --repair`"):
+            compact(copied.path, into_one=into_one)
 
     def test_a_file_of_one_piece_has_none(self, made):
         assert compact(made[1].path).n_before == 0

@@ -167,10 +167,14 @@ class Running:
         return Path(self.cache_dir)
 
     @property
+    def is_here(self) -> bool:
+        """Whether this process computes."""
+        return self.engine == INLINE and self.executor is None
+
+    @property
     def assembled_bytes(self) -> float:
         """What the rows of a file may take to be copied into it."""
-        is_here = self.engine == INLINE and self.executor is None
-        usual = ASSEMBLE_GB if is_here else 0.0
+        usual = ASSEMBLE_GB if self.is_here else 0.0
         return 1e9 * (usual if self.assemble_up_to is None else self.assemble_up_to)
 
 

@@ -270,7 +270,6 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 how = Making(Inline(), machine_of(running), show_progress=running.show_progress)
                 try:
                     make([output], how, None)
-                    attempts.damaged.discard(path)  # there is a new one in its place
                 except SourceError:
                     if not output.failed:
                         raise

@@ -22,7 +22,7 @@ class GrowingFile(OutputFile):
     def rows(self, cache: Path | None, attempts: store.Attempts) -> store.Rows:
         """Return the rows of this file and its parts, which nobody else writes meanwhile."""
         before = open_if_good(self.path)
-        if self.path in attempts.damaged and before is not None and not self.is_salvaged:
+        if attempts.passes_by(self.path) and before is not None and not self.is_salvaged:
             store.salvage(before, store.verify(before), self.parts)
             self.is_salvaged = True
         return attempts.rows([*self.parts.paths(), self.path])

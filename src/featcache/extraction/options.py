@@ -39,7 +39,7 @@ def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], Running]:
         _check_for_gpu(numbers["decode_scale"], running.device)
         nvimagecodec.leave_memory()  # as long as nothing has used the GPU
     engines.check_options(
-        running.runtime, running.device, numbers["precision"], is_here=running.engine == INLINE
+        running.runtime, running.device, numbers["precision"], is_here=running.is_here
     )
     return numbers, running
 

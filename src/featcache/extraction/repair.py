@@ -42,8 +42,8 @@ def repair(
     """
     if store.owner(path.parent) != store.Features(path).provenance["source"]:
         raise StoreError(
-            f"'{path}' does not lie in the cache folder it was made for. Move it back to its "
-            f"folder there, beside source.json, and verify again."
+            f"'{path}' does not lie in the cache folder it was made for. Move it and its parts, if "
+            f"it has any, back to their folder there, beside source.json, and verify again."
         )
     if not disk.is_writable(path.parent):
         raise StoreError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from featcache.store.hdf5 import file_state
 from featcache.store.index import DamagedFileError, ReplacedFileError, Rows
 
 
@@ -31,7 +32,8 @@ class Attempts:
         passed_by: Iterable[Path] = (),
         on_damage: Callable[[DamagedFileError], None] = lambda error: None,
     ):
-        self.damaged: set[Path] = set(passed_by)
+        # as they are now: another file in the place of one may lend again
+        self._passed_by = {(path, file_state(path)) for path in passed_by}
         self._at_most = at_most
         self._on_damage = on_damage
 
@@ -49,11 +51,15 @@ class Attempts:
     ) -> bool:
         """Keep the error of a lender back: the next try does without it, or finds it anew."""
         if isinstance(error, DamagedFileError):
-            self.damaged.add(error.path)
+            self._passed_by.add((error.path, file_state(error.path)))
             self._on_damage(error)
             return True
         return isinstance(error, ReplacedFileError)
 
     def rows(self, lenders: Iterable[Path]) -> Rows:
         """Return the rows of the files that are not known to be damaged."""
-        return Rows(lender for lender in lenders if lender not in self.damaged)
+        return Rows(one for one in dict.fromkeys(lenders) if not self.passes_by(one))
+
+    def passes_by(self, lender: Path) -> bool:
+        """Return whether a file lends nothing: it is known to be damaged, or not to be asked."""
+        return (lender, file_state(lender)) in self._passed_by

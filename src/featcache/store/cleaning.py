@@ -19,9 +19,9 @@ from featcache.core.errors import StoreError
 from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER, PROGRAM_FILES
 from featcache.store import hdf5
 from featcache.store.features import KIND
-from featcache.store.index import Rows, part_files
+from featcache.store.index import Rows
 from featcache.store.layout import locked, release
-from featcache.store.parted import PARTS, bytes_of, lenders, names_of
+from featcache.store.parted import PARTS, bytes_of, lenders, names_of, part_files
 from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
 from featcache.store.strings import read_attribute
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.core.errors import StoreError
+from featcache.core.errors import StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.store import parted
 from featcache.store.features import Features
-from featcache.store.index import Parts, Rows
+from featcache.store.index import DamagedFileError, Parts, Rows
 from featcache.store.layout import locked, owner
 from featcache.store.writing import publish
 
@@ -64,10 +64,15 @@ def compact(
         parts = Parts(path, spec, origin)
         if into_one:
             made, rows = None, Rows(parted.lenders(path))
+            if (rows.find_views(features.digests, spec) < 0).any():
+                raise features.to_repair("a part is gone or cannot be read")
         else:
             written = [parts.write(keys, block) for keys, block in _large_blocks(features)]
             made, rows = parts, Rows(written)
-        done = publish(path, spec, features.metadata, rows, features.provenance, made)
+        try:
+            done = publish(path, spec, features.metadata, rows, features.provenance, made)
+        except DamagedFileError as error:
+            raise features.to_repair(one_line(error).rstrip(".")) from error
         parts.clear()
         return Compacted(done, len(before), len(parted.names_of(path)))
 

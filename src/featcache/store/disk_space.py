@@ -11,8 +11,7 @@ import numpy as np
 from featcache.core.errors import StoreError
 from featcache.core.running import ASSEMBLE_GB
 from featcache.core.spec import ExtractionSpec
-from featcache.store.index import part_files
-from featcache.store.parted import PARTS
+from featcache.store.parted import PARTS, part_files
 
 GB = 1e9
 

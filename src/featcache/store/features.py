@@ -149,11 +149,11 @@ class Features:
             except hdf5.ForeignDataError:
                 raise
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-                raise self._to_repair(
+                raise self.to_repair(
                     f"its columns cannot be read ({one_line(error, 100)})"
                 ) from error
         if metadata.checksum(attributes) != self.checksum:
-            raise self._to_repair("the checksum of its columns does not match")
+            raise self.to_repair("the checksum of its columns does not match")
         return metadata
 
     @cached_property
@@ -243,7 +243,7 @@ class Features:
                     raise
                 except parted.MissingPartError as error:
                     if hdf5.file_state(self.path) == state:
-                        raise self._to_repair(str(error)) from error
+                        raise self.to_repair(str(error)) from error
                     # else its rows were put into other parts meanwhile
                 except (OSError, KeyError) as error:
                     raise self._unreadable(name, rows) from error
@@ -253,7 +253,7 @@ class Features:
         where = f"'{name}' cannot be read"
         if rows is not None and (spans := hdf5.damaged_spans(rows)):
             where = f"checksum of rows {hdf5.shown_spans(spans)} does not match"
-        return self._to_repair(where)
+        return self.to_repair(where)
 
     def rows(self, part: str | None = None, seed: int = 0) -> np.ndarray:
         """Return the row numbers of train, val or test (see `splits.parts`), or all labelled ones.
@@ -289,7 +289,8 @@ class Features:
                 f"again."
             )
 
-    def _to_repair(self, where: str) -> StoreError:
+    def to_repair(self, where: str) -> StoreError:
+        """Return the error for damage that computing rows again mends."""
         return StoreError(
             f"Feature file '{self.path}' is damaged: {where}. Run `featcache verify --repair` to "
             f"compute just that again."

@@ -49,7 +49,7 @@ class Parts:
         return next(self._usable(), None) is not None
 
     def _usable(self) -> Iterator[Path]:
-        kept = (path for path in part_files(self.folder) if path.name not in self.stale)
+        kept = (path for path in parted.part_files(self.folder) if path.name not in self.stale)
         return (path for path in kept if has_rows_of(path, self.spec))
 
     def write(self, digests: np.ndarray, features: np.ndarray) -> Path:
@@ -63,8 +63,7 @@ class Parts:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / part_name(self.spec.fingerprint, digests, features)
         self.stale.discard(path.name)
-        if path.exists():
-            return path
+        # where one of that name is there, it may be damaged
         with hdf5.replacing(path, digests.nbytes + features.nbytes) as file:
             write_attribute(file, "fingerprint", self.spec.fingerprint)
             mark_clean(file, self.spec)
@@ -88,21 +87,16 @@ class Parts:
     def clear(self) -> None:
         """Delete every part, also damaged and half-written ones; the target's lock is held.
 
-        Those that the published file needs stay, but lend nothing any more.
+        Those that the published file needs, or may need, stay, but lend nothing any more.
         """
         self.sweep()
         needed = parted.names_of(self.target)
-        for path in part_files(self.folder):
+        for path in parted.part_files(self.folder):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
         self.stale = set(needed)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
-
-
-def part_files(folder: Path) -> list[Path]:
-    """Return the parts in a folder of parts, sorted; what else lies there is somebody's own."""
-    return sorted(path for path in folder.glob("part-*.h5") if hdf5.is_part(path.name))
 
 
 def part_name(fingerprint: str, digests: np.ndarray, features: np.ndarray) -> str:

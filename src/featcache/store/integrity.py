@@ -116,10 +116,11 @@ def _salvage_parts(parts: Parts, names: Iterable[str]) -> None:
         if is_as_written(path, parts.spec):
             continue
         with suppress(OSError, KeyError, RuntimeError), hdf5.reading(path) as file:
-            bad = {first for first, _ in hdf5.damaged_spans(file["features"])}
-            digests = file["digests"][:]
-            for some in _whole_runs(file["features"], bad):
-                parts.write(digests[some], file["features"][some])
+            digests, features = file["digests"][:], file["features"]
+            if len(digests) == len(features):  # else it is none of ours
+                bad = {first for first, _ in hdf5.damaged_spans(features)}
+                for some in _whole_runs(features, bad):
+                    parts.write(digests[some], features[some])
         path.unlink(missing_ok=True)
 
 

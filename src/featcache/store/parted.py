@@ -24,14 +24,16 @@ from featcache.store.strings import read_attribute, read_column, write_attribute
 TABLE = "parts"  # group: `name` (k,), `of_row` and `place` (n, views)
 PARTS = ".parts"  # after the name of a feature file: the folder of its parts
 MOST_RUNS = 50_000  # of neighbouring rows, in the virtual data set; it is left out beyond
-NEAR = 256  # rows that lie no further apart are read at once
 
 
 class MissingPartError(StoreError):
     """A part of a feature file is gone."""
 
     def __init__(self, path: Path):
-        super().__init__(f"its part '{path.parent.name}/{path.name}' is gone")
+        where = f"its part '{path.parent.name}/{path.name}' is gone"
+        if not path.parent.is_dir():  # of a file that was copied or moved, as a rule
+            where = f"its parts do not lie beside it; put the folder '{path.parent.name}' there"
+        super().__init__(where)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class PartedRows:
         self.shape = (n, n_views, *row_shape) if self._is_views else (n, *row_shape)
         chunk = hdf5.chunk_shape((n, *row_shape), self.dtype)
         self.chunks = (chunk[0], 1, *chunk[1:]) if self._is_views else chunk
-        self._row_shape = row_shape
+        self._row_shape, self._chunk_rows = row_shape, chunk[0]
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -87,15 +89,32 @@ class PartedRows:
         starts = np.flatnonzero(np.diff(of_row[order])) + 1
         for mine in np.split(order, starts) if len(order) else ():
             with opened(self._folder / self._names[of_row[mine[0]]]) as part:
-                for run in np.split(mine, np.flatnonzero(np.diff(place[mine]) > NEAR) + 1):
+                # a chunk is read whole anyway; those between are not, as maps are large
+                gaps = np.diff(place[mine] // self._chunk_rows) > 1
+                for run in np.split(mine, np.flatnonzero(gaps) + 1):
                     first, last = place[run[0]], place[run[-1]]
-                    found[run] = part["features"][first : last + 1][place[run] - first]
+                    found[run] = self._span(part, first, last + 1)[place[run] - first]
         return found
+
+    def _span(self, part: h5py.File, first: int, stop: int) -> np.ndarray:
+        """Return rows of a part; raise OSError where it has no such rows, as when it is another."""
+        try:
+            span = np.asarray(part["features"][first:stop])
+        except (KeyError, ValueError) as error:
+            raise OSError(f"'{part.filename}' has no features") from error
+        if span.shape != (stop - first, *self._row_shape):
+            raise OSError(f"'{part.filename}' has no rows {first} to {stop - 1}")
+        return span
 
 
 def folder_of(path: Path) -> Path:
     """Return the folder of the parts of a feature file, whether there is one or not."""
     return path.with_name(path.name + PARTS)
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the parts in a folder of parts, sorted; what else lies there is somebody's own."""
+    return sorted(path for path in folder.glob("part-*.h5") if hdf5.is_part(path.name))
 
 
 def opened(part: Path) -> h5py.File:
@@ -130,12 +149,17 @@ def rows_of(file: h5py.File, name: str = "features") -> Any:
 
 
 def names_of(path: Path) -> frozenset[str]:
-    """Return the parts that a published feature file needs; none if it is of one piece, or gone."""
+    """Return the parts that a published feature file needs; none if it is of one piece, or gone.
+
+    Of one that cannot be read it may be any in its folder.
+    """
     try:
         with hdf5.reading(path) as file:
             return frozenset(read_column(file, f"{TABLE}/name")) if TABLE in file else frozenset()
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError):
+    except FileNotFoundError:
         return frozenset()
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError):
+        return frozenset(part.name for part in part_files(folder_of(path)))
 
 
 def lenders(path: Path) -> list[Path]:
@@ -168,8 +192,9 @@ def write(file: h5py.File, path: Path, table: Table, row_shape: Sequence[int], d
         return
     features = h5py.VirtualLayout((n, *row_shape), dtype)
     views = h5py.VirtualLayout((n, n_views, *row_shape), dtype)
+    folder = folder_of(path).name.replace("%", "%%")  # as HDF5 has it: %b would be a number
     sources = [
-        h5py.VirtualSource(f"{folder_of(path).name}/{name}", "features", (size, *row_shape), dtype)
+        h5py.VirtualSource(f"{folder}/{name}", "features", (size, *row_shape), dtype)
         for name, size in zip(table.names, table.sizes, strict=True)
     ]
     for view, mine in enumerate(runs):

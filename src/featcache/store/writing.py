@@ -114,11 +114,12 @@ def _all_in_parts(
     rows: Rows, numbers: np.ndarray, metadata: Metadata, spec: ExtractionSpec, parts: Parts
 ) -> tuple[Rows, np.ndarray]:
     """Copy rows that lie in other files into further parts; return the rows in parts alone."""
-    own = {place for place, path in enumerate(rows.paths) if path.parent == parts.folder}
+    own = [place for place, path in enumerate(rows.paths) if path.parent == parts.folder]
     file, _ = rows.where(numbers)
-    elsewhere = ~np.isin(file, sorted(own))  # (n, views)
+    elsewhere = ~np.isin(file, own)  # (n, views)
     if not elsewhere.any():
         return rows, numbers
+    made = [rows.paths[place] for place in own]  # no others in the folder: they may be damaged
     for view in range(spec.views):
         missing = np.flatnonzero(elsewhere[:, view])
         row_bytes = rows.read(numbers[:1, view]).nbytes
@@ -126,8 +127,8 @@ def _all_in_parts(
         for start in range(0, len(missing), step):
             some = missing[start : start + step]
             keys = view_keys(metadata.digests[some], view, spec.augment)
-            parts.write(keys, rows.read(numbers[some, view]))
-    rows = Rows(parts.paths())
+            made.append(parts.write(keys, rows.read(numbers[some, view])))
+    rows = Rows(dict.fromkeys(made))
     return rows, rows.find_views(metadata.digests, spec)
 
 
