@@ -309,6 +309,15 @@ class Fading(concurrent.futures.Executor):
         return future
 
 
+@pytest.mark.parametrize(
+    ("n_workers", "says"), [(lambda: 0, True), (lambda: 1, False), (None, False)]
+)
+def test_an_engine_without_workers_says_that_it_waits(shards, capfd, n_workers, says):
+    with ThreadPoolExecutor(1) as pool:
+        list(Futures(pool, "Spark", n_workers).map(_nothing, shards))
+    assert ("Spark has no workers yet" in capfd.readouterr().err) == says
+
+
 class TestWorker:
     """What a worker makes sure of before it computes."""
 

@@ -355,5 +355,15 @@ class TestCompacting:
         with pytest.raises(StoreError, match=r"Run `featcache verify --repair`"):
             compact(copied.path, into_one=into_one)
 
+    @pytest.mark.parametrize("is_there", [False, True])
+    def test_nothing_is_written_where_there_is_no_cache(self, made, tmp_path, is_there):
+        path = tmp_path / "mine" / "moved.h5"
+        path.parent.mkdir()
+        if is_there:
+            shutil.copyfile(made[0].path, path)
+        with pytest.raises(StoreError, match=r"does not (exist|lie in the cache folder)"):
+            compact(path)
+        assert list(tmp_path.iterdir()) == [path.parent]
+
     def test_a_file_of_one_piece_has_none(self, made):
         assert compact(made[1].path).n_before == 0

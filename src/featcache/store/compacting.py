@@ -50,17 +50,21 @@ def compact(
     DiskError
         When there is no room: old and new rows are there at once.
     """
+    features = Features(path)
+    if not parted.names_of(path):
+        return Compacted(features, 0, 0)
+    # before the lock, which would make a cache folder of any folder
+    if owner(path.parent) != features.provenance["source"]:
+        raise StoreError(
+            f"'{path}' does not lie in the cache folder it was made for. Move it and its parts "
+            f"back to their folder there, beside source.json."
+        )
     with locked(path, wait, say):
-        features = Features(path)
+        features = Features(path)  # another process may have been quicker
         before = parted.names_of(path)
         if not before:
             return Compacted(features, 0, 0)
         spec, origin = features.spec, features.provenance["source"]
-        if owner(path.parent) != origin:
-            raise StoreError(
-                f"'{path}' does not lie in the cache folder it was made for. Move it and its parts "
-                f"back to their folder there, beside source.json."
-            )
         parts = Parts(path, spec, origin)
         if into_one:
             made, rows = None, Rows(parted.lenders(path))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
+from featcache.core import progress
 from featcache.core.errors import EngineError, one_line
 from featcache.core.text import counted
 from featcache.extraction.executors import worker
@@ -50,6 +51,7 @@ class Futures:
         self.name = name or type(executor).__name__
         self._executor, self._dead = executor, dead
         self._n_workers = n_workers or (lambda: getattr(executor, "_max_workers", 0) or 0)
+        self._counts = n_workers is not None
         self._n_left = 0
 
     @property
@@ -66,6 +68,8 @@ class Futures:
             When workers died with a task too often, after all others are done; or when there is
             no engine any more.
         """
+        if shards and self._counts and not self._n_workers():
+            progress.note(f"{self.name} has no workers yet; waiting for some (Ctrl-C to stop).")
         size = self._task_images(sum(map(len, shards)))
         self._n_left = sum(math.ceil(len(shard) / size) for shard in shards)
         tasks = itertools.chain.from_iterable(shard.pieces(size) for shard in shards)
@@ -86,11 +90,8 @@ class Futures:
                         parts = done.result()
                     except self._dead as error:
                         lost.append((task, error))
-                    except (
-                        concurrent.futures.BrokenExecutor,
-                        concurrent.futures.CancelledError,
-                    ) as e:
-                        raise self._gone(e) from e
+                    except _GONE as error:
+                        raise self._gone(error) from error
                     except ModuleNotFoundError as error:
                         raise EngineError(
                             f"A worker of {self.name} cannot run featcache: {one_line(error)}. "
