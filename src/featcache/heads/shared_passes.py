@@ -45,6 +45,8 @@ class Passes:
         self, sets: Sequence[TrainingRows], threads: int, precision: type[np.floating[Any]]
     ):
         self.precision = precision
+        # of all passes: what threads free stays with them, for what they ask for next
+        self._pool = ThreadPoolExecutor(threads)
         self.sets = sets
         self.threads = threads
         self._views, self._y = sets[0].views, sets[0].y
@@ -71,13 +73,12 @@ class Passes:
         """Yield what `work` makes of the segments of each block, block by block."""
         step = max(1, BLOCK // self._views.shape[1])
         pending: deque[Future[Found]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(self._views), step):
-                pending.append(pool.submit(self._look, work, start, start + step))
-                if len(pending) > self.threads:
-                    yield pending.popleft().result()
-            while pending:
+        for start in range(0, len(self._views), step):
+            pending.append(self._pool.submit(self._look, work, start, start + step))
+            if len(pending) > self.threads:
                 yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
     def _look(self, work: Callable[[list[Segment]], Found], start: int, stop: int) -> Found:
         groups = self._group[start:stop]
