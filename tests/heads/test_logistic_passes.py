@@ -149,6 +149,29 @@ def test_preprocessing_is_what_scikit_learn_makes_of_all_rows(kind):
         np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
+@pytest.mark.parametrize("task", ["classification", "multi-label"])
+def test_gradients_are_those_of_the_objective(task):
+    """The minimum alone would not tell: there the slopes by the biases are 0."""
+    views, y = data(task=task)
+    rows = TrainingRows(views, y, np.arange(0, 400, 2))
+    passes = Passes([rows], 1, np.float64)
+    heads = [Exact(0.3, kind, task=task, class_weight="balanced") for kind in KINDS]
+    steps = fit_steps(passes, [(0, kind) for kind in KINDS])
+    fits = [logistic_passes._fit(head, 0, rows, steps, {}) for head in heads]
+    values = logistic_passes.Evaluation(passes, fits, lambda text: None).values
+    rng = np.random.default_rng(0)
+    points = {place: rng.standard_normal(fit.size) for place, fit in enumerate(fits)}
+    ways = {place: rng.standard_normal(fit.size) for place, fit in enumerate(fits)}
+    here, step = values(points), 1e-5
+    ahead, behind = (
+        values({place: x + sign * step * ways[place] for place, x in points.items()})
+        for sign in (1, -1)
+    )
+    for place, way in ways.items():
+        slope = (ahead[place][0] - behind[place][0]) / (2 * step)
+        np.testing.assert_allclose(here[place][1] @ way, slope, rtol=1e-6, err_msg=KINDS[place])
+
+
 def test_a_pass_serves_all_that_are_under_way():
     goals, asked = {4: np.ones(3), 7: np.array([5.0])}, []
 
