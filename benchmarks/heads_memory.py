@@ -37,9 +37,19 @@ print(f"{time.perf_counter() - started:.1f} s; left out: {', '.join(board.left_o
 """
 
 
-def make(folder: Path, n_rows: int, n_features: int) -> Path:
-    """Write a feature file of so many rows, never holding more than a part of it."""
-    spec = ExtractionSpec("made-up", "0" * 32, (8, 8), "none", pooling="avg")
+def make(
+    folder: Path,
+    n_rows: int,
+    n_features: int,
+    dtype: str = "float32",
+    apart: float = 0.1,
+    n_factors: int = 0,
+) -> Path:
+    """Write a feature file of so many rows, never holding more than a part of it.
+
+    Classes lie `apart` in each feature; so many factors make features go together.
+    """
+    spec = ExtractionSpec("made-up", "0" * 32, (8, 8), "none", pooling="avg", dtype=dtype)
     path = folder / "made-up" / "made-up.h5"
     parts = store.Parts(path, spec, "x")
     numbers = range(n_rows)
@@ -47,11 +57,14 @@ def make(folder: Path, n_rows: int, n_features: int) -> Path:
     digests = np.frombuffer(joined, np.uint8).reshape(n_rows, 16)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, N_CLASSES, n_rows)
-    centres = 0.1 * rng.standard_normal((N_CLASSES, n_features), np.float32)
+    centres = apart * rng.standard_normal((N_CLASSES, n_features), np.float32)
+    factors = rng.standard_normal((n_factors, n_features), np.float32) if n_factors else None
     for start in range(0, n_rows, PART):
         some = slice(start, start + PART)
         noise = rng.standard_normal((len(labels[some]), n_features), np.float32)
-        parts.write(digests[some], centres[labels[some]] + noise)
+        if factors is not None:
+            noise += rng.standard_normal((len(noise), n_factors), np.float32) @ factors
+        parts.write(digests[some], (centres[labels[some]] + noise).astype(dtype))
     about = Annotations(labels, tuple("abcdefghij"))
     table = store.Metadata(
         tuple(f"{n:08d}.jpg" for n in numbers), digests, about, (), np.full((n_rows, 2), -1)

@@ -44,7 +44,7 @@ def with_head_of(
     StitchError
         When the card names no head, or settings that are none of it.
     """
-    X = features.X[rows_in(features, data)[rows]]
+    X = features.read_rows(rows_in(features, data)[rows])
     params = {k: tuple(v) if isinstance(v, list) else v for k, v in described.params.items()}
     try:
         head = heads.CATALOGUE[described.head](**params)

@@ -8,7 +8,7 @@ one output per label, one of regression one per target.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +47,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
 
     tasks: ClassVar[tuple[str, ...]]  # the names of those it can learn
     suffix: ClassVar[str]  # of its file
+    passes: ClassVar[bool] = False  # it can learn from blocks of rows, see `fit_in_passes`
     halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
     stitches: ClassVar[bool] = True  # it can become Keras layers
     has_gradients: ClassVar[bool] = True  # those layers can be trained
@@ -68,6 +69,25 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
         X, y, groups = rows.arrays()
         for params in settings:
             yield cls(**params).fit(X, y, groups)
+
+    @classmethod
+    def fit_in_passes(
+        cls,
+        asked: Sequence[tuple[Head, TrainingRows]],
+        threads: int,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Fit unfitted heads of this kind, each to its rows, in passes over blocks of the matrix.
+
+        For rows that do not fit into memory, in heads with `passes`.
+
+        Parameters
+        ----------
+        asked : heads, with rows of one matrix.
+        threads : that look at blocks at the same time; they do not change the numbers.
+        tell : takes a sentence on what is under way.
+        """
+        raise NotImplementedError
 
     @property
     @abstractmethod

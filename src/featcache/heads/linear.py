@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from featcache.core.tasks import (
     names_of,
 )
 from featcache.core.tensorflow import import_keras
+from featcache.heads import logistic_passes
 from featcache.heads.base import Head, SklearnHead
 from featcache.heads.preprocessing import L2, STANDARDISE, make
 
@@ -67,6 +68,7 @@ class LogisticRegression(LinearHead):
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS)
     output = PROBABILITIES
     precision = np.float32  # half the time of float64, and the shipped weights are float32
+    passes = True
 
     @classmethod
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
@@ -117,6 +119,15 @@ class LogisticRegression(LinearHead):
             vars(fitted).update(learnt)
             head.pipeline_ = make_pipeline(step, fitted)
             yield head.describe()
+
+    @classmethod
+    def fit_in_passes(
+        cls,
+        asked: Sequence[tuple[Head, TrainingRows]],
+        threads: int,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        logistic_passes.fit_in_passes(asked, threads, tell)
 
     def make_estimator(self, n_features: int) -> Any:
         one = linear_model.LogisticRegression(

@@ -161,7 +161,7 @@ def _from_moments(sums: Moments, kind: str) -> Problem:
     scatter = sums.scatter
     cross = sums.xt - np.outer(sums.mean, sums.t)
     mean = sums.shift + sums.mean
-    step, scale = _step(kind, mean, np.diag(scatter) / sums.n, sums.n)
+    step, scale = step_of(kind, mean, np.diag(scatter) / sums.n, sums.n)
     if kind == STANDARDISE:
         scatter = scatter / np.outer(scale, scale)
         cross, mean = cross / scale[:, None], np.zeros_like(mean)
@@ -179,7 +179,7 @@ def _from_few_rows(
     n = weights.sum()
     mean = weights @ X / n
     centred = X - mean
-    step, scale = _step(kind, mean, weights @ centred**2 / n, n)
+    step, scale = step_of(kind, mean, weights @ centred**2 / n, n)
     if kind == STANDARDISE:
         centred, mean = centred / scale, np.zeros_like(mean)
     weighted = centred * np.sqrt(weights)[:, None]
@@ -202,7 +202,7 @@ def _from_few_rows(
     )
 
 
-def _step(kind: str, mean: np.ndarray, variance: np.ndarray, n: float) -> tuple[Any, np.ndarray]:
+def step_of(kind: str, mean: np.ndarray, variance: np.ndarray, n: float) -> tuple[Any, np.ndarray]:
     """Return scikit-learn's fitted preprocessing, and the scale of each feature."""
     # what rounding leaves of a constant feature is no variance
     variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 0.0)

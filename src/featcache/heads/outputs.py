@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from featcache.core.memory import release
 from featcache.core.tasks import PROBABILITIES, TargetKind
 from featcache.heads.base import Head, SklearnHead
 from featcache.heads.training_rows import BLOCK
@@ -16,6 +17,7 @@ def outputs_of(
     found: list[list[np.ndarray]] = [[] for _ in fitted]
     for start in range(0, len(rows), BLOCK):
         block = np.asarray(views[rows[start : start + BLOCK], 0])
+        release(views)
         if isinstance(fitted[0], SklearnHead):  # once for all settings of a head
             block = np.asarray(block, fitted[0].precision)
         for head, parts in zip(fitted, found, strict=True):

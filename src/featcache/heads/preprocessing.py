@@ -92,6 +92,25 @@ def folded(
     return kernel, bias
 
 
+def centred_sums(steps: Sequence[Any], sums: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Return sums over rows of z r' (p, k) where affine steps make z of x, from those of x r'.
+
+    What the gradient by the weights of `folded` is, where `sums` (d, k) is that by its kernel.
+
+    Parameters
+    ----------
+    sums : (d, k) of x r'.
+    totals : (k,) of r.
+    """
+    for step in steps:
+        sums = sums - np.outer(np.asarray(step.mean_, np.float64), totals)
+        if isinstance(step, StandardScaler):
+            sums = sums / step.scale_[:, None]
+        else:
+            sums = step.components_.astype(np.float64) @ sums
+    return sums
+
+
 def to_keras(steps: Sequence[Any], features: Any) -> Any:
     """Continue a Keras tensor of features with fitted transformers.
 

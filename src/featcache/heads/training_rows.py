@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from featcache.core.memory import release
+
 BLOCK = 4096  # rows that are looked at together
 
 
@@ -102,6 +104,7 @@ class TrainingRows:
         """Return (X, y, groups): every view is a row; groups say which are of one image."""
         n, (_, v, d) = len(self.chosen), self.views.shape
         X = np.asarray(self.views[self.chosen]).reshape(n * v, d)
+        release(self.views)
         groups = np.repeat(np.arange(n), v) if v > 1 else None
         return X, np.repeat(self.y[self.chosen], v, axis=0), groups
 
@@ -115,6 +118,7 @@ class TrainingRows:
         for start in range(0, len(self.chosen), BLOCK):
             some = self.chosen[start : start + BLOCK]
             X = np.asarray(self.views[some]).reshape(len(some) * v, -1)
+            release(self.views)
             yield X, np.repeat(self.y[some], v, axis=0)
 
     def near_mean(self) -> np.ndarray:

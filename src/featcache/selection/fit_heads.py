@@ -30,6 +30,7 @@ from featcache.selection import (
     nested_cv,
     parallel,
     ranking,
+    shared_fits,
 )
 from featcache.selection.comparison import Comparison, as_json
 from featcache.selection.dataset import Dataset, of_arrays, of_files
@@ -253,6 +254,7 @@ def _compare(
             parallel.processes(jobs, backend) as run,
             progress.bar("Fitting", total, "fits", show_progress) as advance,
         ):
+            run = shared_fits.where_needed(run, data, jobs, advance)
             found = nested_cv.search_and_fit(data, comparison, made, run, advance)
             for one in found:
                 for message in one.messages:
@@ -288,8 +290,7 @@ def _compare(
             left_out=left_out,
             learning_curve=curve,
         )
-        rows = dataset.rows[first]
-        leaderboard.write(board, ranking.predictions(data, rows, judged, test), made)
+        leaderboard.write(board, ranking.predictions(data, dataset.rows[first], judged, test), made)
     return board
 
 

@@ -26,6 +26,15 @@ KnownMoments = dict[tuple[str, int], Moments]  # (kind of preprocessing, fold) -
 
 
 @dataclass(frozen=True)
+class Fits:
+    """Heads that are fitted already."""
+
+    heads: dict[int, heads.Head]  # by the number of the setting
+    seconds: float
+    messages: list[str]
+
+
+@dataclass(frozen=True)
 class FitJob:
     """One fit: which head, and which folds are kept from it."""
 
@@ -38,6 +47,7 @@ class FitJob:
     at_most: int | None = None  # rows learnt from, a stratified part; None is all
     known: KnownMoments | None = None
     seed: int = 0
+    fitted: Fits | None = None  # where it was fitted before, in passes that fits share
 
 
 def fold_moments(
@@ -84,7 +94,7 @@ def predict_fold(
         warnings.simplefilter("always")
         (head,) = _fit(views, y, folds, job, quiet=False)
     (outputs,) = outputs_of([head], views, np.flatnonzero(folds == job.without[0]), job.n_outputs)
-    return outputs.astype(_kept_as(job.task, y)), head.output, _messages(caught)
+    return outputs.astype(_kept_as(job.task, y)), head.output, messages_of(caught)
 
 
 def predict_pair(
@@ -121,7 +131,10 @@ def fit_finally(
         name = heads.save(head, folder, job.candidate.name)
         content = (folder / name).read_bytes()
     own = head if job.candidate.is_own else None
-    return name, content, seconds, head.output, _messages(caught), own
+    messages = messages_of(caught)
+    if job.fitted is not None:
+        seconds, messages = job.fitted.seconds, job.fitted.messages
+    return name, content, seconds, head.output, messages, own
 
 
 def _kept_as(task: str, y: np.ndarray) -> type:
@@ -130,7 +143,8 @@ def _kept_as(task: str, y: np.ndarray) -> type:
     return np.float64 if numbers and float32.is_too_coarse(y).any() else np.float32
 
 
-def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
+def messages_of(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Return what was warned of, each once, as a line."""
     found = [one_line(warning.message, 200) for warning in caught]
     return list(dict.fromkeys(found))
 
@@ -138,6 +152,19 @@ def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
 def _fit(
     views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob, quiet: bool = True
 ) -> list[heads.Head]:
+    if job.fitted is not None:
+        return [job.fitted.heads[number] for number in job.settings]
+    rows = rows_of(views, y, folds, job)
+    settings = [job.candidate.settings[number] for number in job.settings]
+    with warnings.catch_warnings():
+        if quiet:
+            # a setting that does not converge is a worse candidate; the chosen one is looked at
+            warnings.simplefilter("ignore")
+        return list(job.candidate.kind.path(settings, rows))
+
+
+def rows_of(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob) -> TrainingRows:
+    """Return the rows that a fit may look at."""
     chosen = np.flatnonzero((folds >= 0) & ~np.isin(folds, job.without))
     known = None
     if job.known is not None:
@@ -150,12 +177,7 @@ def _fit(
     rows = TrainingRows(views, y, chosen, known)
     if job.at_most is not None and len(rows) > job.at_most:
         rows = rows.take(some(y[chosen], job.at_most, job.task, job.seed))
-    settings = [job.candidate.settings[number] for number in job.settings]
-    with warnings.catch_warnings():
-        if quiet:
-            # a setting that does not converge is a worse candidate; the chosen one is looked at
-            warnings.simplefilter("ignore")
-        return list(job.candidate.kind.path(settings, rows))
+    return rows
 
 
 def some(y: np.ndarray, n: int, task: str, seed: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from featcache.core import arrays, float32
 from featcache.core.errors import HeadError
 from featcache.core.labels import Annotations
+from featcache.core.memory import release
 from featcache.core.repeats import Repeats, sentence
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.text import counted
@@ -171,7 +172,13 @@ def warnings_of_features(dataset: Dataset, data: FoldedData, features: int) -> t
     views = data.views[features]
     same = {test for _, test in splits.shared(dataset.annotations, dataset.digests)}
     test = np.array([row for row in data.test.tolist() if row not in same], np.int64)
-    found = near_duplicates(lambda rows: views[rows, 0], data.train, test)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        some = np.asarray(views[rows, 0])
+        release(views)
+        return some
+
+    found = near_duplicates(read, data.train, test)
     if not found.pairs:
         return ()
     named = "; ".join(

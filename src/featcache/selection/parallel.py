@@ -66,6 +66,13 @@ def check(jobs: object, backend: Backend) -> int:
     return number
 
 
+def threads(jobs: int) -> int:
+    """Return how many threads do here what `jobs` processes would."""
+    import joblib
+
+    return int(joblib.effective_n_jobs(jobs))
+
+
 @contextmanager
 def processes(jobs: int, backend: Backend) -> Iterator[RunCalls]:
     """Yield a function that runs calls and yields (key, result) as they finish.

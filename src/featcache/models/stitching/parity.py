@@ -133,7 +133,7 @@ def check_parity(
     """Compare the whole model on images with a head on cached features, as `measure` does."""
 
     def expected(rows: np.ndarray) -> Expected:
-        X = features.X[rows]
+        X = features.read_rows(rows)
         ties = functools.partial(head.hangs_on_a_tie, X)
         return Expected(head.parity_values(X), head.outputs(X), ties)
 
