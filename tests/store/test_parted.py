@@ -367,3 +367,21 @@ class TestCompacting:
 
     def test_a_file_of_one_piece_has_none(self, made):
         assert compact(made[1].path).n_before == 0
+
+
+def test_rows_of_a_chunk_are_read_at_once():
+    """HDF5 reads a whole chunk for each call, so scattered rows must not be a call each."""
+
+    class Counted:
+        shape, dtype, chunks = (1000, 3), np.dtype(np.float32), (100, 3)
+        n_calls = 0
+
+        def __getitem__(self, rows):
+            self.n_calls += 1
+            return values[rows]
+
+    values = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    rows = np.random.default_rng(0).permutation(1000)[:600]
+    found = Counted()
+    np.testing.assert_array_equal(parted.taken(found, rows, 0), values[rows])
+    assert found.n_calls == 10

@@ -207,8 +207,8 @@ class Features:
     def read_rows(self, rows: Any, view: int = 0) -> np.ndarray:
         """Return one view's features of some rows, in their given order, (m, …) as stored.
 
-        What is read is not kept: for files that do not fit into memory. Runs of neighbouring rows
-        are read at once.
+        What is read is not kept: for files that do not fit into memory. Rows that lie near each
+        other are read at once.
 
         Parameters
         ----------

@@ -217,14 +217,18 @@ def _runs(of_row: np.ndarray, place: np.ndarray) -> Iterator[tuple[int, int, int
 
 
 def taken(found: Any, rows: np.ndarray, view: int) -> np.ndarray:
-    """Return rows of a data set in their given order; runs of neighbours are read at once."""
+    """Return rows of a data set in their given order; those of a chunk are read at once.
+
+    HDF5 reads a chunk whole for each row that is asked for on its own.
+    """
     if isinstance(found, PartedRows):
         return found.take(rows, view)
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     row_shape = found.shape[2:] if view else found.shape[1:]
     taken = np.empty((len(rows), *row_shape), found.dtype)
-    breaks = np.flatnonzero(np.diff(wanted) > 1) + 1
+    apart = np.diff(wanted // found.chunks[0]) > 0 if found.chunks else np.diff(wanted) > 1
+    breaks = np.flatnonzero(apart) + 1
     for places in np.split(np.arange(len(rows)), breaks) if len(rows) else ():
         first, last = wanted[places[0]], wanted[places[-1]]
         run = slice(first, last + 1)
