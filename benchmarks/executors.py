@@ -91,7 +91,7 @@ def dask_pool() -> Iterator[dict[str, Any]]:
     """Yield the options of a Dask cluster of two processes."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield {"engine": "dask", "scheduler": cluster.scheduler_address}
 
 

@@ -120,7 +120,7 @@ def clusters(monkeypatch):
     @contextlib.contextmanager
     def client(scheduler, **workers):
         here = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
-        with Client(dashboard_address=None, **here) as made:
+        with Client(dashboard_address=":0", **here) as made:
             yield made
 
     @contextlib.contextmanager

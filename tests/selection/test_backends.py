@@ -35,7 +35,7 @@ def test_dask_gives_the_same_numbers(tmp_path):
     from distributed import LocalCluster
 
     here = fit(tmp_path / "here", jobs=1)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         there = fit(tmp_path / "dask", backend="dask", scheduler=cluster.scheduler_address)
     assert [one.name for one in here] == [one.name for one in there]
     for one, other in zip(here, there, strict=True):

@@ -44,7 +44,7 @@ def client(scheduler: str | None, **workers: Any) -> Iterator[Any]:
             return
     try:
         if scheduler is None:
-            made = Client(dashboard_address=None, **workers)
+            made = Client(dashboard_address=":0", **workers)
         else:
             made = Client(scheduler, timeout=ANSWERS_WITHIN_S, set_as_default=False)
     # no address, nobody there, somebody else there: Dask has an error of every kind for it
