@@ -252,7 +252,7 @@ class TestExtract:
         inline, other = made
         assert other.features.failures == inline.features.failures
         assert len(other.features.failures) == 2
-        for column in ("ids", "X", "digests", "labels", "stamps"):
+        for column in ("ids", "X", "digests", "labels"):
             np.testing.assert_array_equal(
                 getattr(other.features, column), getattr(inline.features, column)
             )
