@@ -28,7 +28,7 @@ def read_attribute(file: h5py.File, name: str) -> str:
 
 def write_column(file: h5py.File, name: str, texts: Sequence[str]) -> None:
     """Keep texts as a dataset (n,)."""
-    length = max((len(text.encode()) for text in texts), default=0) or 1
+    length = max(map(len, map(str.encode, texts)), default=0) or 1
     kind = h5py.string_dtype("utf-8", length)
     if not texts:  # a dataset without rows cannot have chunks, nor needs it any
         file.create_dataset(name, (0,), kind)
