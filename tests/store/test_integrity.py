@@ -104,11 +104,12 @@ def test_repair_with_other_weights_leaves_the_file(photos, extract, tiny_backbon
 
 def test_repair_of_a_copy_elsewhere_is_refused(photos, extract, tmp_path):
     features = extract(photos).features
-    copy = shutil.copy(features.path, tmp_path / "copy.h5")
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(features.path, tmp_path / "elsewhere" / "copy.h5")
     flip(Path(copy), 0)
     with pytest.raises(StoreError, match="does not lie in the cache folder it was made for"):
         repair(Path(copy))
-    assert not (tmp_path.parent / ".locks").exists()
+    assert not (tmp_path / ".locks").exists()
 
 
 def test_a_limited_file_is_repaired_with_its_limit(tmp_path, extract):
