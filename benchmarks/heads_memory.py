@@ -103,6 +103,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def peak_of(process: subprocess.Popen[bytes]) -> int:
+    """Return bytes that a process and its children took at most; exit where it failed."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, proportional_bytes(process.pid))
+        time.sleep(0.5)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return peak
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -113,12 +124,7 @@ def main() -> None:
         path = make(Path(folder), options.rows, options.features)
         command = [sys.executable, "-c", CHILD, str(path), str(options.jobs)]
         process = subprocess.Popen(command)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, proportional_bytes(process.pid))
-            time.sleep(0.5)
-        if process.returncode:
-            sys.exit(process.returncode)
+        peak = peak_of(process)
     size = options.rows * options.features * 4
     print(f"peak {peak / 1e6:,.0f} MB of a matrix of {size / 1e6:,.0f} MB: {peak / size:.2f} times")
 

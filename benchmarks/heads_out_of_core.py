@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from heads_memory import make as make_file
-from heads_memory import proportional_bytes
+from heads_memory import peak_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
@@ -96,12 +96,7 @@ def main() -> None:
         path = make_file(Path(folder), *shape, "float16", OVERLAP, N_FACTORS)
         words = [str(path), options.heads, str(options.jobs), str(options.memory_gb)]
         process = subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, proportional_bytes(process.pid))
-            time.sleep(0.5)
-        if process.returncode:
-            sys.exit(process.returncode)
+        peak = peak_of(process)
         assert process.stdout is not None
         found = json.loads(process.stdout.read())
         size = options.rows * options.features * 2

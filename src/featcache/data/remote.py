@@ -66,7 +66,7 @@ def read(url: str, size: int = -1, start: int | None = None) -> bytes:
         data: bytes = file_system.cat_file(path, start=start, end=end, **reading(url))
         if size >= 0 and len(data) != size:
             if start is not None and len(data) > size:
-                raise NotImplementedError("the server gives no parts of files; download it")
+                raise io.UnsupportedOperation("the server gives no parts of files; download it")
             if start is not None or asked(file_system, path).get("size") != len(data):
                 raise ShortReadError(errno.EIO, f"{len(data):,} of {size:,} bytes came")
         return data
@@ -168,7 +168,7 @@ def archive(url: str) -> tuple[BinaryIO, Info]:
         file_system, path = opened(url)
         info = asked(file_system, path)
         if info.get("size") is None or info.get("partial") is False:
-            raise NotImplementedError("its server gives no parts of files; download it")
+            raise io.UnsupportedOperation("its server gives no parts of files; download it")
         parts = _Parts(url, int(info["size"]))
         return cast(BinaryIO, io.BufferedReader(parts, BLOCK_BYTES)), info
 

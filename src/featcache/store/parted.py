@@ -202,7 +202,8 @@ def write(file: h5py.File, path: Path, table: Table, row_shape: Sequence[int], d
             some = sources[part][place : place + stop - start]
             if view == 0:
                 features[start:stop] = some
-            views[start:stop, view] = some
+            if n_views > 1:
+                views[start:stop, view] = some
     file.create_virtual_dataset("features", features)
     if n_views > 1:
         file.create_virtual_dataset("views", views)
