@@ -158,10 +158,7 @@ class TestExecutors:
         parts = executor.map(functools.partial(_note, str(tmp_path)), list(shards) * 20)
         next(parts)
         parts.close()
-        time.sleep(0.3)  # what had begun
-        n_begun = len(list(tmp_path.iterdir()))
-        time.sleep(0.3)
-        assert len(list(tmp_path.iterdir())) == n_begun
+        n_begun = _once_quiet(tmp_path)
         # each of at most two workers had one in work and one waiting
         assert n_begun <= (1 if isinstance(executor, Inline) else 1 + 2 * 2)
 
@@ -175,6 +172,16 @@ class TestExecutors:
 
 def _nothing(shard, networks=None):
     return iter(())
+
+
+def _once_quiet(folder, seconds=1.0):
+    """How many files are in a folder once no more are added; what had begun takes its time."""
+    n_files, since = -1, time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.05)
+        if (now := len(list(folder.iterdir()))) != n_files:
+            n_files, since = now, time.monotonic()
+    return n_files
 
 
 def _note(folder, shard, networks=None):
