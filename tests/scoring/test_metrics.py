@@ -22,6 +22,12 @@ def classification(n=203, n_classes=4, seed=0, decimals=2):
     return y, p / p.sum(axis=1, keepdims=True)
 
 
+def recall(positive, scores):
+    """The largest recall of scikit-learn's ROC curve at 5 % false alarms."""
+    false, true, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
+    return true[false <= 0.05].max()
+
+
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 def test_classification_is_scikit_learns(n_classes):
     y, p = classification(n_classes=n_classes)
@@ -35,6 +41,12 @@ def test_classification_is_scikit_learns(n_classes):
         "macro-f1": sk.f1_score(y, said, average="macro", zero_division=0),
         "log-loss": sk.log_loss(y, p),
         "roc-auc": np.mean(aucs),
+        "average-precision": np.mean(
+            [sk.average_precision_score(y == column, p[:, column]) for column in range(n_classes)]
+        ),
+        "recall-at-fpr-5": np.mean(
+            [recall(y == column, p[:, column]) for column in range(n_classes)]
+        ),
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
@@ -202,13 +214,15 @@ def test_one_class_alone_has_no_auc():
 
 
 def test_each_task_has_its_default_and_says_what_it_has():
-    assert [metrics.check(None, task) for task in TASKS] == ["accuracy", "map", "rmse"]
+    assert [metrics.check(None, task) for task in TASKS] == [
+        *("accuracy", "map", "rmse", "roc-auc"),
+    ]
     assert metrics.check("macro-f1", "multi-label") == "macro-f1"
     with pytest.raises(SpecError) as caught:
         metrics.check("map", "classification")
     assert str(caught.value) == (
-        "metric must be one of accuracy, balanced-accuracy, macro-f1, log-loss, roc-auc, ece for a "
-        "classification task; got 'map'."
+        "metric must be one of accuracy, balanced-accuracy, macro-f1, log-loss, roc-auc, "
+        "average-precision, recall-at-fpr-5, ece for a classification task; got 'map'."
     )
 
 

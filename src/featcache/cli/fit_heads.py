@@ -23,6 +23,7 @@ from featcache.cli.options import (
 )
 from featcache.cli.report import TensorBoard, write_for_tensorboard
 from featcache.core.errors import SpecError, one_line
+from featcache.core.tasks import ONE_CLASS
 from featcache.core.text import counted
 
 if TYPE_CHECKING:
@@ -39,9 +40,23 @@ def fit_heads(
         str,
         typer.Option(
             help="quick, all, or of dummy, centroid, ridge, lda, logreg, linear-svm, knn, dense, "
-            "rbf-svm, random-forest; module:factory for your own."
+            "rbf-svm, random-forest; of anomalies patch-knn, gaussian, knn, one-class-svm; "
+            "module:factory for your own."
         ),
     ] = "quick",
+    task: Annotated[
+        Optional[str],
+        typer.Option(
+            help="anomaly: learn from good images alone. (what the images are labelled for)"
+        ),
+    ] = None,
+    good: Annotated[
+        str,
+        typer.Option(help="Of anomalies, the class that is good. (the one that is called so)"),
+    ] = "",
+    false_alarms: Annotated[
+        float, typer.Option(help="Of anomalies, the share of good images that may be called one.")
+    ] = 0.05,
     metric: Annotated[
         Optional[str], typer.Option(help="What is optimised. (accuracy, map or rmse)")
     ] = None,
@@ -103,12 +118,15 @@ def fit_heads(
     from featcache.selection.fit_heads import fit_heads as compare
 
     if not features:
-        features = [store.newest_features(cache_dir)]
+        features = [store.newest_features(cache_dir, with_maps=task in ONE_CLASS)]
         say(f"Took the newest feature file: {features[0]}")
     names = listed("heads", heads)
     board = compare(
         features,
         names[0] if names in (["quick"], ["all"]) else names,
+        task=task,
+        good=good,
+        false_alarms=false_alarms,
         cv=cv,
         repeats=repeats,
         metric=metric,

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -59,6 +60,10 @@ def predict(
     features: Annotated[
         bool, typer.Option("--features", help="Also the embedding, into .jsonl or .parquet.")
     ] = False,
+    heatmaps: Annotated[
+        Optional[Path],
+        typer.Option(help="Of anomalies: a folder for pictures of where they are."),
+    ] = None,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
     root: Root = None,
@@ -82,17 +87,23 @@ def predict(
         raise SpecError("An embedding is too long for a table; give --out or --json.")
     loaded = predict.load(model, device, runtime, cache_dir)
     wanted = predict.Wanted(loaded.card, top, probabilities, features)
+    if heatmaps is not None:
+        predict.check_folder(heatmaps)
     every = loaded.stream(
         list(_given(images)),
         top=top,
         probabilities=probabilities,
         features=features,
+        heat_maps=heatmaps is not None,
         root=root,
         use_cache=not no_cache,
     )
     seen = _Seen(keep_all=as_json and out is None)
     with nullcontext() if out is None else predict.writer(out, wanted) as put:
         for one in every:
+            if heatmaps is not None and one.heat_map is not None:
+                predict.write_overlay(heatmaps, one, (loaded.card.threshold or {})["value"])
+                one = replace(one, heat_map=None, image=None)
             seen.add(one)
             if put is not None:
                 put(one)
@@ -107,6 +118,8 @@ def predict(
         typer.echo(
             f"and {n_more} more; {'all are in the file' if out else '--out keeps them all'}."
         )
+    if heatmaps is not None:
+        typer.echo(f"Heat maps are in {heatmaps}")
     kept = f"Wrote {out}: " if out else ""
     typer.echo(f"{kept}{counted(seen.n_images, 'image')}, {seen.n_unreadable} unreadable.")
 

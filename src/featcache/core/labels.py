@@ -29,6 +29,7 @@ class Annotations:
     class_names: tuple[str, ...] = ()
     splits: tuple[str, ...] | None = None  # train, val or test
     groups: tuple[str, ...] | None = None  # images of one group never lie on both sides
+    masks: tuple[str, ...] | None = None  # paths of pictures of where anomalies are; "" is none
     targets: np.ndarray | None = None  # (n, n_targets) float64
     target_names: tuple[str, ...] = ()
     task: str = DEFAULT_TASK  # one of TASKS; what heads learn
@@ -45,6 +46,7 @@ class Annotations:
             labels=self.labels[rows],
             splits=None if self.splits is None else tuple(self.splits[row] for row in pick),
             groups=None if self.groups is None else tuple(self.groups[row] for row in pick),
+            masks=None if self.masks is None else tuple(self.masks[row] for row in pick),
             targets=None if self.targets is None else self.targets[rows],
         )
 
@@ -61,7 +63,7 @@ class Annotations:
             )
             and all(
                 getattr(self, name) == getattr(other, name)
-                for name in ("class_names", "splits", "groups", "target_names", "task")
+                for name in ("class_names", "splits", "groups", "masks", "target_names", "task")
             )
         )
 
@@ -119,6 +121,7 @@ class Columns:
     target_names: tuple[str, ...] = ()
     split: Sequence[str | None] | None = None
     group: Sequence[str | None] | None = None
+    mask: Sequence[str | None] | None = None
     class_names: Sequence[str] | None = None  # their order; None is sorted
     task: str | None = None  # None: the plain task of what there is
 
@@ -173,6 +176,7 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
         class_names=names,
         splits=None if columns.split is None else _splits(columns.split, where),
         groups=None if columns.group is None else tuple(name or "" for name in columns.group),
+        masks=None if columns.mask is None else tuple(name or "" for name in columns.mask),
         targets=targets,
         target_names=columns.target_names,
         task=columns.task or task,
@@ -226,6 +230,8 @@ def _storable(columns: Columns) -> Columns:
         made.labels = [row and list(map(clean, row)) for row in columns.labels]
     if columns.group is not None:
         made.group = [name and clean(name) for name in columns.group]
+    if columns.mask is not None:
+        made.mask = [name and clean(name) for name in columns.mask]
     if columns.class_names is not None:
         made.class_names = list(map(clean, columns.class_names))
     return made

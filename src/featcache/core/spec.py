@@ -79,10 +79,10 @@ class ExtractionSpec:
     preprocessing: str  # a name of `registry.PREPROCESSING`
     layer: Optional[str] = option(
         None,
-        "Take this layer's output, or several: x,y; of vision transformers also 11 or last4.",
-        "name of the layer whose output is taken; None is the backbone's output. Of a vision "
-        "transformer also the number of a block, from 0 on, or last4 for the last four side by "
-        "side; both with the last normalisation.",
+        "Take this layer's output; x+y two side by side, x,y in two files; of ViTs 11 or last4.",
+        "name of the layer whose output is taken; None is the backbone's output. x+y takes several "
+        "side by side, maps as large as the largest. Of a vision transformer also the number of a "
+        "block, from 0 on, or last4 for the last four; both with the last normalisation.",
         panel=PANEL,
         has_several=True,
     )

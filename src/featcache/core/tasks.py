@@ -59,6 +59,7 @@ class Task:
     has_mistakes: bool  # an answer is right or wrong; otherwise it is more or less far off
     has_confusion: bool  # one answer is taken for another
     is_calibrated: bool  # outputs can be mapped to calibrated probabilities
+    is_one_class: bool = False  # heads learn from one class alone; the other only judges them
 
     def threshold(self, output: str) -> float:
         """Return from which output on a label is said to be there."""
@@ -102,7 +103,10 @@ _CLASSIFICATION = Task(
     activation=SOFTMAX,
     said=_largest,
     close_calls=_largest_is_close,
-    metrics=("accuracy", "balanced-accuracy", "macro-f1", "log-loss", "roc-auc", "ece"),
+    metrics=(
+        *("accuracy", "balanced-accuracy", "macro-f1", "log-loss", "roc-auc"),
+        *("average-precision", "recall-at-fpr-5", "ece"),
+    ),
     default_metric="accuracy",
     shown_metrics=("balanced-accuracy", "accuracy"),
     epoch_metric="accuracy",
@@ -112,6 +116,30 @@ _CLASSIFICATION = Task(
     has_mistakes=True,
     has_confusion=True,
     is_calibrated=True,
+)
+_ANOMALY = Task(
+    name="anomaly",
+    kind=TargetKind.CLASS,
+    column="label",
+    target_types=(),  # two classes are taken for classification, where nobody says so
+    noun="class",
+    nouns="classes",
+    answer="class",
+    output=SCORES,
+    activation=LINEAR,
+    said=_largest,
+    close_calls=_largest_is_close,
+    metrics=("roc-auc", "average-precision", "recall-at-fpr-5"),
+    default_metric="roc-auc",
+    shown_metrics=("average-precision", "roc-auc"),
+    epoch_metric="roc-auc",
+    scores_of_each=("precision", "recall", "f1", "support"),
+    weakest_by="recall",
+    is_stratified=True,
+    has_mistakes=True,
+    has_confusion=True,
+    is_calibrated=False,
+    is_one_class=True,
 )
 _MULTI_LABEL = Task(
     name="multi-label",
@@ -161,13 +189,15 @@ _REGRESSION = Task(
     is_calibrated=False,
 )
 
-TASKS = {task.name: task for task in (_CLASSIFICATION, _MULTI_LABEL, _REGRESSION)}
+TASKS = {task.name: task for task in (_CLASSIFICATION, _MULTI_LABEL, _REGRESSION, _ANOMALY)}
+ONE_CLASS = tuple(name for name, task in TASKS.items() if task.is_one_class)
 DEFAULT_TASK = _CLASSIFICATION.name  # where nothing says which
 
 
 def names_of(*kinds: TargetKind) -> tuple[str, ...]:
-    """Return the names of the tasks whose targets are of one of these kinds."""
-    return tuple(name for name, task in TASKS.items() if task.kind in kinds)
+    """Return the names of the tasks whose targets are of one of these kinds, and all are learnt."""
+    several = (task for task in TASKS.values() if not task.is_one_class)
+    return tuple(task.name for task in several if task.kind in kinds)
 
 
 def first_of(kind: TargetKind) -> Task:

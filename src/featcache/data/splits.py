@@ -112,7 +112,7 @@ def folds(
     groups = annotations.groups
     first, unit_of = _units(digests, groups)
     unit = "image" if groups is None else "group"
-    if not TASKS[annotations.task].is_stratified:
+    if not TASKS[annotations.task].is_stratified or _is_good_alone(annotations):
         if len(first) < n_folds:
             raise _too_few("The training part", len(first), unit, n_folds)
         parts = KFold(n_folds, shuffle=True, random_state=seed).split(first)
@@ -150,6 +150,11 @@ def shared(annotations: Annotations, digests: np.ndarray) -> list[tuple[int, int
 def units(digests: np.ndarray, groups: tuple[str, ...] | None) -> np.ndarray:
     """Return (n,) int64: rows with the same number, copies or of one group, must stay together."""
     return _units(digests, groups)[1]
+
+
+def _is_good_alone(annotations: Annotations) -> bool:
+    """Return whether a task of one class has nothing but that one to judge by."""
+    return TASKS[annotations.task].is_one_class and not annotations.labels.any()
 
 
 def _rows_of(

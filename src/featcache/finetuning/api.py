@@ -164,7 +164,7 @@ def finetune(
     stitching.check_out(to)
     outcome.check_page(to)
     described = card.read(path)
-    plan.check_head(described.head)
+    plan.check_head(described.head, described.task)
     plans.check_for(described.task, described.output, described.head)
     resources = boundary.Resources(
         path, Path(cache_dir), max_cache_gb, device, runtime, show_progress

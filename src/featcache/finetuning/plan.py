@@ -161,8 +161,13 @@ def stages_of(
     return tuple(found)
 
 
-def check_head(name: str) -> None:
-    """Raise StitchError where the votes of a head have no gradient."""
+def check_head(name: str, task: str) -> None:
+    """Raise StitchError where a head learns no labels, or its votes have no gradient."""
+    if TASKS[task].is_one_class:
+        raise StitchError(
+            f"A model of {task} learns from good images alone, and nothing says to what its "
+            f"backbone should be trained. Extract with another backbone or layer instead."
+        )
     if name in CATALOGUE and not CATALOGUE[name].has_gradients:
         raise StitchError(
             f"The votes of {name} have no gradient, so it cannot be fine-tuned. "

@@ -3,7 +3,7 @@
 from featcache.core.tasks import PROBABILITIES, SCORES, VALUES
 from featcache.heads.base import Head
 from featcache.heads.calibrated import Calibrated
-from featcache.heads.catalogue import CATALOGUE, FLOOR, check_names, load, save
+from featcache.heads.catalogue import CATALOGUE, FLOOR, catalogue_of, check_names, load, save
 from featcache.heads.custom import Own
 from featcache.heads.training_rows import TrainingRows
 
@@ -17,6 +17,7 @@ __all__ = [
     "Head",
     "Own",
     "TrainingRows",
+    "catalogue_of",
     "check_names",
     "load",
     "save",

@@ -49,6 +49,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
     suffix: ClassVar[str]  # of its file
     passes: ClassVar[bool] = False  # it can learn from blocks of rows, see `fit_in_passes`
     halves: ClassVar[bool] = False  # its settings are first tried on a part of the rows
+    remembers: ClassVar[bool] = False  # a fit is of many parts of each row, and so costs much
     stitches: ClassVar[bool] = True  # it can become Keras layers
     has_gradients: ClassVar[bool] = True  # those layers can be trained
 
@@ -186,7 +187,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
             least, most = found.min(), found.max()
             if least < 0:
                 raise bad("y", must, least, kind=HeadError)
-            if least == most:
+            if least == most and not TASKS[self.task].is_one_class:
                 raise HeadError(f"A head needs two classes or more; y has only class {least}.")
         return found
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core.errors import HeadError, SpecError, one_line
+from featcache.core.tasks import DEFAULT_TASK, TASKS
+from featcache.heads.anomaly import Gaussian, NeighbourDistance, OneClassSVM, PatchMemory
 from featcache.heads.base import Head
 from featcache.heads.baseline import Dummy
 from featcache.heads.calibrated import Calibrated
@@ -38,13 +40,27 @@ CATALOGUE: dict[str, type[Head]] = {
     "rbf-svm": RbfSVM,
     "random-forest": RandomForest,
 }
+# of tasks of one class; where nothing judges them the first is taken
+ONE_CLASS_CATALOGUE: dict[str, type[Head]] = {
+    "patch-knn": PatchMemory,
+    "gaussian": Gaussian,
+    "knn": NeighbourDistance,
+    "one-class-svm": OneClassSVM,
+}
 
 
-def check_names(names: list[str]) -> None:
-    """Raise SpecError where a name is not in the catalogue."""
+def catalogue_of(task: str) -> dict[str, type[Head]]:
+    """Return the heads of a task by name; some of them may not be able to do it."""
+    return ONE_CLASS_CATALOGUE if TASKS[task].is_one_class else CATALOGUE
+
+
+def check_names(names: list[str], task: str = DEFAULT_TASK) -> None:
+    """Raise SpecError where a name is not in the catalogue of a task."""
+    known = catalogue_of(task)
     for name in names:
-        if name not in CATALOGUE:
-            raise SpecError(f"There is no head '{name}'; choose from {', '.join(CATALOGUE)}.")
+        if name not in known:
+            of = f" for {task}" if known is not CATALOGUE else ""
+            raise SpecError(f"There is no head '{name}'{of}; choose from {', '.join(known)}.")
 
 
 def save(head: Head, folder: Path, name: str) -> str:
@@ -73,7 +89,8 @@ def load(
     if not file.is_file():
         raise HeadError(f"Head file '{file}' does not exist. Run `featcache fit-heads` again.")
     try:
-        head = CATALOGUE.get(name, Own)(**params).restore(file)
+        kinds = catalogue_of(params.get("task", DEFAULT_TASK))
+        head = kinds.get(name, Own)(**params).restore(file)
     except HeadError:
         raise
     # skops, Keras and zipfile each raise kinds of their own for a file they cannot read

@@ -9,14 +9,17 @@ from featcache.core.tasks import PROBABILITIES, TargetKind
 from featcache.heads.base import Head, SklearnHead
 from featcache.heads.training_rows import BLOCK
 
+_BLOCK_BYTES = 256 << 20  # of features at a time
+
 
 def outputs_of(
     fitted: list[Head], views: np.ndarray, rows: np.ndarray, n_outputs: int
 ) -> list[np.ndarray]:
     """Return what each head says of the clean images, (n, n_outputs), one column per class."""
     found: list[list[np.ndarray]] = [[] for _ in fitted]
-    for start in range(0, len(rows), BLOCK):
-        block = np.asarray(views[rows[start : start + BLOCK], 0])
+    size = max(1, min(BLOCK, _BLOCK_BYTES // max(1, views[:1, 0].nbytes)))  # maps are large
+    for start in range(0, len(rows), size):
+        block = np.asarray(views[rows[start : start + size], 0])
         release(views)
         if isinstance(fitted[0], SklearnHead):  # once for all settings of a head
             block = np.asarray(block, fitted[0].precision)

@@ -7,7 +7,7 @@ sums over rows asks for `moments`; others ask for `arrays`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,12 +85,14 @@ class TrainingRows:
     y : (n,) or (n, k), what is to be learnt of everything.
     chosen : (m,) int, the rows that may be looked at.
     known : moments of these very rows by the name of the preprocessing, where they are known.
+    map_shape : (height, width, channels) where features are maps, flattened; None of vectors.
     """
 
     views: np.ndarray
     y: np.ndarray
     chosen: np.ndarray
     known: dict[str, Moments] | None = None
+    map_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, X: np.ndarray, y: np.ndarray) -> TrainingRows:
@@ -110,7 +112,7 @@ class TrainingRows:
 
     def take(self, places: np.ndarray) -> TrainingRows:
         """Return a part of these rows."""
-        return TrainingRows(self.views, self.y, self.chosen[places])
+        return replace(self, chosen=self.chosen[places], known=None)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (X, y) of a few thousand rows at a time, views as rows."""

@@ -51,6 +51,7 @@ class Card:
     distilled: dict[str, Any] | None = None  # the head that taught this one, and their agreement
     provenance: dict[str, Any] | None = None  # library versions and date of stitching
     size: dict[str, Any] | None = None  # `ModelSize`; None in cards of before
+    threshold: dict[str, Any] | None = None  # `heads.anomaly.Threshold`, of a task of one class
     # larger images are unreadable; left out of the file at its default, as cards were before
     max_pixels: int = MAX_PIXELS
     card_version: int = CARD_VERSION
@@ -65,6 +66,8 @@ class Card:
         values = asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
         if self.max_pixels == MAX_PIXELS:
             del values["max_pixels"]
+        if self.threshold is None:
+            del values["threshold"]
         plain: dict[str, Any] = atomic.plain(values)
         return plain | {"digest": _digest(plain)}
 
@@ -110,7 +113,15 @@ def _check_types(values: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")
-    for name in ("calibration", "finetuned", "test", "distilled", "provenance", "size"):
+    for name in (
+        "calibration",
+        "finetuned",
+        "test",
+        "distilled",
+        "provenance",
+        "size",
+        "threshold",
+    ):
         if not isinstance(values.get(name), dict | None):
             raise TypeError(f"{name} is no dict")
     if not all(isinstance(one, str) for one in values["source_options"].values()):

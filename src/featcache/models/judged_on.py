@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from featcache import store
-from featcache.core import progress
+from featcache.core import one_class, progress
 from featcache.core.checks import check_choice
 from featcache.core.errors import SourceError
+from featcache.core.labels import Annotations
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.text import counted
@@ -176,6 +177,11 @@ def max_pixels_of(features: store.Features) -> int:
     return int(features.provenance.get("max_pixels", MAX_PIXELS))
 
 
+def learnt_as(described: Card, samples: sources.Source) -> Annotations:
+    """Return what a source says of its images as a model's head learnt it."""
+    return one_class.learnt_as(samples.annotations, described.task, described.class_names)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Labelled images of a source."""
@@ -224,14 +230,14 @@ def choose(
             f"None of {counted(len(samples), 'image')} of '{samples.origin}' is labelled, so "
             f"nothing says what is right. Give labels by folders or by a manifest."
         )
-    y, absent = matched(about, described, samples.origin)
+    y, absent = matched(learnt_as(described, samples), described, samples.origin)
     listing, unreadable = None, {}
     rows = np.flatnonzero(known)
     if split != "all":
         with progress.bar("Reading", len(samples), "files", show_progress) as advance:
             listing = images.listed(advance)
         unreadable = {samples.ids[row]: why for row, why in listing.unreadable.items()}
-        rows = _rows_of(split, samples, listing, described.seed, parts if is_own else None)
+        rows = _rows_of(split, described, samples, listing, parts if is_own else None)
         listing = listing.take(rows)
     if not len(rows):
         raise SourceError(
@@ -250,16 +256,20 @@ def choose(
 
 
 def _rows_of(
-    split: str, samples: sources.Source, listing: Listing, seed: int, parts: Parts | None
+    split: str,
+    described: Card,
+    samples: sources.Source,
+    listing: Listing,
+    parts: Parts | None,
 ) -> np.ndarray:
     """Return the labelled rows of a part that could be read, ascending."""
-    about = samples.annotations
+    about = learnt_as(described, samples)
     usable = about.is_known
     usable[list(listing.unreadable)] = False
     rows = np.flatnonzero(usable)
     digests = listing.digests[rows]
     if parts is None:
-        mine = splits.parts(about.take(rows), digests, seed)[split]
+        mine = splits.parts(about.take(rows), digests, described.seed)[split]
     else:
         mine = np.array([digest.tobytes() in parts[split] for digest in digests], bool)
     return np.asarray(rows[mine])

@@ -47,11 +47,11 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
-    expected = (None, len(described.class_names))
-    if model.input_shape[1:] != (*described.spec.image_size, 3) or model.output_shape != expected:
+    expected, given = (None, len(described.class_names)), tuple(model.outputs[0].shape)
+    if model.input_shape[1:] != (*described.spec.image_size, 3) or given != expected:
         raise StitchError(
             f"Model '{path}' and its card do not belong together: the card says images of "
             f"{described.spec.image_size} and {expected[1]} outputs, the model takes "
-            f"{model.input_shape[1:]} and gives {model.output_shape[1:]}."
+            f"{model.input_shape[1:]} and gives {given[1:]}."
         )
     return model

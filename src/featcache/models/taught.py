@@ -9,6 +9,7 @@ from pathlib import Path
 
 from featcache import store
 from featcache.core.errors import StoreError
+from featcache.core.one_class import learnt_as
 from featcache.data import splits
 from featcache.models.card import Card
 
@@ -40,7 +41,8 @@ def _parts_of(
         try:
             features = store.Features(path)
             if features.provenance.get("source") == source:
-                part = splits.parts(features.annotations, features.digests, described.seed)
+                about = learnt_as(features.annotations, described.task, described.class_names)
+                part = splits.parts(about, features.digests, described.seed)
                 learnt = features.digests[part["train"] | part["val"]]
                 if taught is not None and splits.taught(learnt) != taught:
                     continue

@@ -6,6 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featcache.core.errors import SpecError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 _NUMBERS = re.compile(r"(last)?\d+")  # of blocks of a vision transformer, as --layer has them
+JOINED = "+"  # between the names of layers that are taken side by side
 PATCHES = "patches"  # of a vision transformer, the layer whose output has the grid of patches
 
 _POOLING: dict[str, Callable[[Any, str], Any]] = {
@@ -40,6 +42,8 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     if grid_of(backbone) is not None and _NUMBERS.fullmatch(name):
         return _of_blocks(backbone, spec)
     names = [layer.name for layer in backbone.layers]
+    if name not in names and JOINED in name:
+        return _side_by_side(backbone, spec)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
         raise SpecError(f"{spec.backbone} has no layer '{name}'. Nearest: {', '.join(near)}.")
@@ -47,6 +51,27 @@ def tapped(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     if isinstance(output, (list, tuple)):
         raise SpecError(f"Layer '{name}' of {spec.backbone} gives several tensors; tap another.")
     return output
+
+
+def _side_by_side(backbone: keras.Model, spec: ExtractionSpec) -> Any:
+    """Return the outputs of several layers as one, their channels side by side.
+
+    Maps are resized, bilinearly, to the height and width of the largest, as in PatchCore.
+    """
+    taps = [tapped(backbone, replace(spec, layer=one)) for one in str(spec.layer).split(JOINED)]
+    layers = import_keras().layers
+    if all(len(tap.shape) == 4 for tap in taps):
+        height, width = (max(tap.shape[axis] for tap in taps) for axis in (1, 2))
+        taps = [
+            tap
+            if tap.shape[1:3] == (height, width)
+            else layers.Resizing(height, width, name=f"as_large_{number}")(tap)
+            for number, tap in enumerate(taps)
+        ]
+    elif len({tap.shape[1:-1] for tap in taps}) > 1:
+        shapes = ", ".join(str(tap.shape[1:]) for tap in taps)
+        raise SpecError(f"The layers '{spec.layer}' do not fit side by side: {shapes}.")
+    return layers.Concatenate(name="layers")(taps)
 
 
 def _output(backbone: keras.Model, spec: ExtractionSpec) -> Any:

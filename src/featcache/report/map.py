@@ -74,7 +74,7 @@ def pairs_of(material: Material) -> Values:
     held_out = range(n_train, len(rows))
     copies = [(first[digests[place]], place, 1.0) for place in held_out if digests[place] in first]
     others = np.array([place for place in held_out if digests[place] not in first], np.int64)
-    found = near_duplicates(material.features.read_rows, rows[:n_train], rows[others])
+    found = near_duplicates(material.read_vectors, rows[:n_train], rows[others])
     place_of = {row: place for place, row in enumerate(rows.tolist())}
     pairs = copies + [
         (place_of[pair.train], place_of[pair.test], pair.cosine) for pair in found.pairs

@@ -10,6 +10,7 @@ import numpy as np
 
 from featcache import heads, store
 from featcache.core.errors import FeatcacheError
+from featcache.core.one_class import learnt_as
 from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, Task
 from featcache.heads.calibrators import Temperature
 from featcache.report import findings
@@ -58,7 +59,8 @@ class Material:
         """(n,) or (n, k), what is right for all images."""
         if self.features is None:
             return self.unseen.y
-        return np.concatenate([self.unseen.y, self.features.annotations.y[self.unseen.test_rows]])
+        about = learnt_as(self.features.annotations, self.board.task, self.board.class_names)
+        return np.concatenate([self.unseen.y, about.y[self.unseen.test_rows]])
 
     @cached_property
     def is_test(self) -> np.ndarray:
@@ -135,19 +137,24 @@ class Material:
     def looked_at(self) -> tuple[np.ndarray, np.ndarray]:
         """Return places (m,) of at most `MAX_ROWS` images, and their features (m, d) float32."""
         assert self.features is not None
-        n = max(min(MAX_ROWS, MAX_CELLS // self.features.shape[1]), 2)
+        n = max(min(MAX_ROWS, MAX_CELLS // self.features.shape[-1]), 2)
         train, test = np.flatnonzero(~self.is_test), np.flatnonzero(self.is_test)
         kept = test[findings.sample(self._strata[test], n // 2, self.board.seed)]
         places = train[findings.sample(self._strata[train], n - len(kept), self.board.seed)]
         places = np.concatenate([places, kept])
         wanted = self.rows[places]
         order = np.argsort(wanted, kind="stable")
-        found, start, done = np.empty((len(places), self.features.shape[1]), np.float32), 0, 0
+        found, start, done = np.empty((len(places), self.features.shape[-1]), np.float32), 0, 0
         for block in self.features.blocks():
             stop = int(np.searchsorted(wanted[order], start + len(block)))
-            found[order[done:stop]] = block[wanted[order[done:stop]] - start]
+            found[order[done:stop]] = _as_vectors(block[wanted[order[done:stop]] - start])
             start, done = start + len(block), stop
         return places, found
+
+    def read_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Return the features of rows of the feature file, (m, d); of maps their means."""
+        assert self.features is not None
+        return _as_vectors(self.features.read_rows(rows))
 
     def strata(self, places: np.ndarray) -> np.ndarray:
         """Return (m,) int of images: what a fair sample of them has its share of."""
@@ -161,6 +168,13 @@ class Material:
     def _n_test(self) -> int:
         """Held-out images whose truth is known here: of plain arrays it is not kept."""
         return 0 if self.features is None else len(self.unseen.test_rows)
+
+
+def _as_vectors(features: np.ndarray) -> np.ndarray:
+    """Return features (m, d): of maps (m, height, width, channels) the means over their places."""
+    if features.ndim == 2:
+        return features
+    return np.asarray(features.mean(axis=(1, 2), dtype=np.float32))
 
 
 def gather(board: Leaderboard) -> Material:

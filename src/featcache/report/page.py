@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core import atomic
-from featcache.report import curves, material, pictures, rendering, sections
+from featcache.report import curves, heat_maps, material, pictures, rendering, sections
 from featcache.report.map import pairs_of, points_of
 from featcache.report.provenance import provenance
 from featcache.scoring.leaderboard import REPORT_FILE, Leaderboard
@@ -62,6 +62,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
     per_class, reliability = sections.classes(about), curves.reliability(about)
     learning = curves.learning(about.board)
     mistakes, suspects = sections.mistakes(about), sections.suspects(about)
+    farthest = heat_maps.farthest(about) if about.task.is_one_class else []
     charts = dict(per_class["figures"])
     for name, section in (("reliability", reliability), ("learning", learning)):
         if section is not None:
@@ -72,7 +73,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         points, shown = points_of(about, places, X, tsne)
         pairs = pairs_of(about)
         both = [pair[side]["row"] for pair in pairs["rows"] for side in ("train", "test")]
-        first = [one["row"] for one in (*mistakes, *suspects["rows"])] + both
+        first = [one["row"] for one in (*farthest, *mistakes, *suspects["rows"])] + both
         taken = pictures.collect(about.features, first, about.rows[shown].tolist())
     return {
         "head": sections.head(about),
@@ -84,6 +85,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         "learning": learning,
         "points": points,
         "tsne": tsne,
+        "farthest": farthest,
         "mistakes": mistakes,
         "suspects": suspects,
         "pairs": pairs,

@@ -200,6 +200,12 @@ def _quantile(level: float) -> float:
     return float(stats.norm.ppf((1 + level) / 2))
 
 
+_MEANS_OVER_CLASSES = (
+    *("balanced-accuracy", "macro-f1", "roc-auc"),
+    *("average-precision", "recall-at-fpr-5"),
+)
+
+
 def most_rows(metric: str, kind: TargetKind, y: np.ndarray, units: np.ndarray) -> float:
     """Return how many independent rows of equal weight could tell of a metric, at most.
 
@@ -211,7 +217,7 @@ def most_rows(metric: str, kind: TargetKind, y: np.ndarray, units: np.ndarray) -
     units : (n,) int; rows of one number count once.
     """
     n_units = len(np.unique(units))
-    if kind is not TargetKind.CLASS or metric not in ("balanced-accuracy", "macro-f1", "roc-auc"):
+    if kind is not TargetKind.CLASS or metric not in _MEANS_OVER_CLASSES:
         return n_units
     # a mean over classes is as uncertain as the mean of one over their sizes
     sizes = np.array([len(np.unique(units[y == one])) for one in np.unique(y)])

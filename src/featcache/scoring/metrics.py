@@ -14,6 +14,7 @@ from featcache.core.tasks import PROBABILITIES, TASKS, TargetKind, first_of
 
 LOWER_IS_BETTER = frozenset({"log-loss", "ece", "mae", "rmse"})
 NEEDS_PROBABILITIES = frozenset({"log-loss", "ece"})
+FALSE_ALARMS = 0.05  # of recall-at-fpr-5
 N_BINS = 15  # of the reliability diagram and of ece
 
 
@@ -33,13 +34,17 @@ def score(task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> dict[str,
 def score_one(name: str, task: str, y: np.ndarray, outputs: np.ndarray, kind: str) -> float:
     """Return one metric of a task; arguments as for `score`.
 
-    A class or label without both positive and negative rows has no roc-auc or average precision
-    and is left out of the mean, and so is a target of a single value from that of r2; without any
-    there is none. log-loss and ece are undefined for scores.
+    Areas, average precision and recall at a rate of false alarms are means over classes or labels,
+    each against the rest; of anomalies they are of these against good images. A class or label
+    without both positive and negative rows has none and is left out of the mean, and so is a target
+    of a single value from that of r2; without any there is none. log-loss and ece are undefined
+    for scores.
     """
     if not len(y) or (name in NEEDS_PROBABILITIES and kind != PROBABILITIES):
         return float("nan")
-    return _FORMULAS[TASKS[task].kind][name](y, outputs, kind)
+    about = TASKS[task]
+    formulas = _OF_ONE_CLASS if about.is_one_class else _FORMULAS[about.kind]
+    return formulas[name](y, outputs, kind)
 
 
 def better(name: str) -> int:
@@ -173,6 +178,39 @@ def _roc_auc(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     return _column_mean(area_under_roc, y[:, None] == np.arange(outputs.shape[1]), outputs)
 
 
+def _of_anomalies(
+    one: Callable[[np.ndarray, np.ndarray], float],
+) -> Callable[[np.ndarray, np.ndarray, str], float]:
+    """Return a metric of classes that counts the second of two alone, against the first."""
+
+    def metric(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
+        return _column_mean(one, y[:, None] == 1, outputs[:, 1:2])
+
+    return metric
+
+
+def recall_at_fpr(positive: np.ndarray, scores: np.ndarray, rate: float = FALSE_ALARMS) -> float:
+    """Return the largest share of positive rows above a threshold that few negative ones pass.
+
+    Parameters
+    ----------
+    positive : (n,) bool, with both values.
+    scores : (n,) float.
+    rate : of negative rows that may lie above the threshold.
+    """
+    negative = np.sort(scores[~positive])
+    threshold = negative[len(negative) - 1 - int(rate * len(negative))]
+    return float(np.mean(scores[positive] > threshold))
+
+
+def _average_precision(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
+    return _column_mean(average_precision, y[:, None] == np.arange(outputs.shape[1]), outputs)
+
+
+def _recall_at_fpr(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
+    return _column_mean(recall_at_fpr, y[:, None] == np.arange(outputs.shape[1]), outputs)
+
+
 def _ece(y: np.ndarray, outputs: np.ndarray, _: str) -> float:
     gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in reliability(y, outputs)]
     return float(sum(gaps) / len(y))
@@ -227,6 +265,8 @@ _FORMULAS: dict[TargetKind, dict[str, Callable[[np.ndarray, np.ndarray, str], fl
         "macro-f1": _f1_of_classes,
         "log-loss": _log_loss,
         "roc-auc": _roc_auc,
+        "average-precision": _average_precision,
+        "recall-at-fpr-5": _recall_at_fpr,
         "ece": _ece,
     },
     TargetKind.LABELS: {
@@ -235,4 +275,9 @@ _FORMULAS: dict[TargetKind, dict[str, Callable[[np.ndarray, np.ndarray, str], fl
         "macro-f1": _f1_of_labels,
     },
     TargetKind.NUMBERS: {"mae": _mae, "rmse": _rmse, "r2": _r2},
+}
+_OF_ONE_CLASS = {
+    "roc-auc": _of_anomalies(area_under_roc),
+    "average-precision": _of_anomalies(average_precision),
+    "recall-at-fpr-5": _of_anomalies(recall_at_fpr),
 }

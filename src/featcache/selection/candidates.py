@@ -12,6 +12,7 @@ from typing import Any
 from featcache import heads
 from featcache.core.checks import bad, shown
 from featcache.core.errors import SpecError, one_line
+from featcache.core.tasks import TASKS
 from featcache.heads.custom import Own
 from featcache.scoring import metrics
 from featcache.selection import quick
@@ -44,6 +45,8 @@ def choose(
     calibrate: str | None,
     seed: int,
     dense: dict[str, Any] | None,
+    false_alarms: float = 0.05,
+    are_maps: bool = False,
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Return the heads to compare, and for each that is left out the reason.
 
@@ -54,6 +57,8 @@ def choose(
         its grid; several of one kind are all tried), scikit-learn estimators, (name, estimator)
         pairs and "module:factory" texts.
     size : rows to fit to, views counted; features; outputs.
+    false_alarms : of good images, for heads that learn from these alone.
+    are_maps : features are maps.
 
     Raises
     ------
@@ -62,20 +67,25 @@ def choose(
     """
     if dense is not None and not isinstance(dense, dict):
         raise bad("dense", "be a dict of parameters, as {'hidden': (256,)}", dense)
-    wanted, asked = _wanted(names, dense)
-    shared = {"task": task, "class_weight": class_weight, "seed": seed}
+    wanted, asked = _wanted(names, dense, task)
+    shared: dict[str, Any] = {"task": task, "class_weight": class_weight, "seed": seed}
+    if TASKS[task].is_one_class:
+        shared["false_alarms"] = false_alarms
     left_out = {}
     for name in wanted:
-        kind = heads.CATALOGUE.get(name, Own)
+        kind = heads.catalogue_of(task).get(name, Own)
         if reason := _unfit(kind, name, task, metric, calibrate, shared):
             left_out[name] = reason
+        elif getattr(kind, "needs_maps", False) and not are_maps:
+            left_out[name] = "learns from maps; extract with --pooling none"
     able = [name for name in wanted if name not in left_out]
-    left_out |= quick.no_time_for(able, asked, task, size)
+    if not TASKS[task].is_one_class:
+        left_out |= quick.no_time_for(able, asked, task, size)
     chosen = []
     for name, given in wanted.items():
         if name in left_out:
             continue
-        kind = heads.CATALOGUE.get(name, Own)
+        kind = heads.catalogue_of(task).get(name, Own)
         settings: Sequence[dict[str, Any]]
         if kind is Own:
             settings = ({"estimator": given},)
@@ -91,13 +101,15 @@ def choose(
 
 
 def _wanted(
-    names: str | Sequence[Any] | None, dense: dict[str, Any] | None
+    names: str | Sequence[Any] | None, dense: dict[str, Any] | None, task: str
 ) -> tuple[dict[str, Any], Collection[str]]:
     """Return name -> estimator of the user's own; or, of the catalogue, settings or None.
 
     And those that were asked for by more than "quick".
     """
-    every = dict.fromkeys(heads.CATALOGUE)
+    known = heads.catalogue_of(task)
+    every: dict[str, Any] = dict.fromkeys(known)
+    floor: dict[str, Any] = {heads.FLOOR: None} if heads.FLOOR in known else {}
     names = QUICK if names is None else names
     is_one = isinstance(names, str) or not isinstance(names, Sequence)
     given: list[Any] = []
@@ -108,9 +120,9 @@ def _wanted(
         if isinstance(one, str) and one in (ALL, QUICK):
             continue
         if isinstance(one, str):
-            heads.check_names([one])
+            heads.check_names([one], task)
             asked.setdefault(one, None)
-        elif (name := _name_of(one)) is not None:
+        elif (name := _name_of(one, known)) is not None:
             params = _settings(name, one)
             asked[name] = [*(asked.get(name) or ()), params]
         else:
@@ -125,16 +137,16 @@ def _wanted(
         asked.setdefault("dense", None)
     elif dense and "dense" not in asked:
         raise SpecError("Options of the dense head are given, but dense is not among the heads.")
-    wanted = (every if words else {heads.FLOOR: None}) | asked  # the floor is always shown
+    wanted = (every if words else floor) | asked  # the floor is always shown
     # from simple to flexible, however they were named; the user's own last
-    order = [*heads.CATALOGUE, *wanted]
+    order = [*known, *wanted]
     wanted = dict(sorted(wanted.items(), key=lambda item: order.index(item[0])))
     return wanted, wanted if ALL in words or not words else asked
 
 
-def _name_of(one: Any) -> str | None:
-    """Return the name of a head of the catalogue, None of anything else."""
-    return next((name for name, kind in heads.CATALOGUE.items() if kind is type(one)), None)
+def _name_of(one: Any, known: dict[str, type[heads.Head]]) -> str | None:
+    """Return the name of a head of a catalogue, None of anything else."""
+    return next((name for name, kind in known.items() if kind is type(one)), None)
 
 
 def _settings(name: str, head: heads.Head) -> dict[str, Any]:
@@ -200,7 +212,7 @@ def from_factory(text: str) -> list[Any]:
         return [(str(name), estimator) for name, estimator in made.items()]
     if isinstance(made, (list, tuple)):
         return list(made)
-    return [(function, made) if _name_of(made) is None else made]
+    return [made if isinstance(made, heads.Head) else (function, made)]
 
 
 def _unfit(

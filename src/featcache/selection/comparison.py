@@ -47,6 +47,7 @@ class Comparison:
     candidates: tuple[Candidate, ...]
     calibrates: bool
     moments_travel: bool  # moments reach the workers without being copied for each call
+    map_shapes: tuple[tuple[int, int, int] | None, ...] = ()  # of each set of features; see FitJob
 
 
 def job_of(
@@ -68,6 +69,7 @@ def job_of(
         at_most=at_most,
         known=known,
         seed=comparison.seed,
+        map_shape=comparison.map_shapes[one.features] if comparison.map_shapes else None,
     )
 
 

@@ -5,27 +5,20 @@ No feature is read here; `folds` reads them, block by block.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import numbers
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from featcache import store
 from featcache.core import arrays
-from featcache.core.checks import bad, check_choice
 from featcache.core.errors import HeadError
-from featcache.core.labels import UNLABELLED, Annotations
-from featcache.core.tasks import TASKS, TargetKind, Task
-from featcache.core.text import counted
+from featcache.core.labels import Annotations
+from featcache.core.one_class import learnt_as, names_of
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.scoring.leaderboard import FeatureSet
-
-BLOCK = 4096
-TARGETS = "be classes, 0 and 1 with a column per label, or numeric targets, for each row of X"
 
 Reader = Callable[[], Iterator[np.ndarray]]  # gives blocks (m, v, d) of a set's chosen rows
 
@@ -41,6 +34,8 @@ class Dataset:
     ids: tuple[str, ...] | None  # names of the chosen rows, for messages
     rows: tuple[np.ndarray, ...]  # (n,) the chosen rows in each set's own file
     path: Path | None = None  # of the first file, as the caller named it
+    # of each set (height, width, channels), where its features are maps: these come flattened
+    map_shapes: tuple[tuple[int, int, int] | None, ...] = (None,)
 
     @property
     def size_bytes(self) -> int:
@@ -54,17 +49,25 @@ class Dataset:
         )
 
 
-def of_files(files: Sequence[store.Features]) -> Dataset:
+def of_files(files: Sequence[store.Features], task: str | None = None, good: str = "") -> Dataset:
     """Return what several feature files of the same images have in common.
+
+    Parameters
+    ----------
+    task : of one class, to learn that instead of what the files say; None is theirs.
+    good : the class that is learnt then; "" is the one that is called so.
 
     Raises
     ------
     HeadError
-        When they are of different tasks or classes, share no image, or hold unpooled maps.
+        When they are of different tasks or classes, share no image, or hold maps that nothing
+        learns from.
+    SpecError
+        When nothing says which class is good.
     """
     first = files[0]
     for file in files:
-        if len(file.shape) != 2:
+        if len(file.shape) != 2 and (task is None or len(file.shape) != 4):
             raise HeadError(
                 f"'{file.path}' holds maps of {' x '.join(map(str, file.shape[1:]))}, and heads "
                 f"learn from vectors. Extract with --pooling avg, max or flatten."
@@ -80,18 +83,23 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
                 f"heads on them cannot be compared. Extract both from the same source."
             )
     rows = _common(files)
-    known = first.annotations.is_known[rows[0]]
-    rows = tuple(part[known] for part in rows)
-    if not len(rows[0]) or not first.annotations.output_names:
-        raise _nothing_labelled(first)
+    if task is None or first.annotations.class_names:
+        known = first.annotations.is_known[rows[0]]
+        rows = tuple(part[known] for part in rows)
+        if not len(rows[0]) or not first.annotations.output_names:
+            raise _nothing_labelled(first)
     _check_same_labels(files, rows)
     about = first.annotations.take(rows[0])
+    if task is not None:
+        about = learnt_as(about, task, names_of(about, good))
     ids = tuple(first.ids[row] for row in rows[0].tolist())
     _check_targets(about, ids, first)
     names = _names([_name_of(file, files) for file in files])
     return Dataset(
         sets=tuple(
-            FeatureSet(name, file.content, file.shape[1], file.path.resolve(), file.spec)
+            FeatureSet(
+                name, file.content, math.prod(file.shape[1:]), file.path.resolve(), file.spec
+            )
             for name, file in zip(names, files, strict=True)
         ),
         readers=tuple(_reader(file, part) for file, part in zip(files, rows, strict=True)),
@@ -100,47 +108,8 @@ def of_files(files: Sequence[store.Features]) -> Dataset:
         ids=ids,
         rows=rows,
         path=first.path,
+        map_shapes=tuple(file.shape[1:] if len(file.shape) == 4 else None for file in files),
     )
-
-
-def of_arrays(
-    X: Any, y: Any, task: str | None = None, groups: Sequence[Any] | None = None
-) -> Dataset:
-    """Return plain arrays as a dataset; what is to be learnt is recognised as scikit-learn does.
-
-    Parameters
-    ----------
-    X : (n, d) numbers.
-    y : (n,) classes of any kind, (n, k) of 0 and 1, or float targets (n,) or (n, k).
-    task : name of one of `TASKS`; None goes by `y`.
-    groups : (n,), rows of one group are never parted.
-    """
-    X = arrays.features(X)
-    if X.dtype not in (np.float16, np.float32):
-        X = X.astype(np.float32)
-    about = _learnt(y, task)
-    if len(about) != len(X):
-        raise HeadError(
-            f"X has {counted(len(X), 'row')} and y has {len(about)}; they must have the same "
-            f"number."
-        )
-    if groups is not None:
-        given = arrays.entries("groups", groups, len(X), "rows")
-        named = ("" if arrays.is_missing(one) else str(one) for one in given)
-        about = replace(about, groups=tuple(named))
-    joined = b"".join(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in X)
-    digests = np.frombuffer(joined, np.uint8).reshape(len(X), 16)
-    total = hashlib.blake2b(digest_size=16)
-    total.update(digests.tobytes())
-    total.update(np.ascontiguousarray(about.y).tobytes())
-    total.update(json.dumps([about.class_names, about.groups]).encode())
-    whole = FeatureSet("arrays", total.hexdigest(), X.shape[1])
-
-    def read() -> Iterator[np.ndarray]:
-        for start in range(0, len(X), BLOCK):
-            yield X[start : start + BLOCK, None]
-
-    return Dataset((whole,), (read,), about, digests, None, (np.arange(len(X)),))
 
 
 def _reader(file: store.Features, rows: np.ndarray) -> Reader:
@@ -154,7 +123,7 @@ def _reader(file: store.Features, rows: np.ndarray) -> Reader:
         for block in file.blocks(name):
             some = block[wanted[start : start + len(block)]]
             start += len(block)
-            yield some if some.ndim == 3 else some[:, None]
+            yield some.reshape(len(some), file.spec.views, -1)
 
     return read
 
@@ -233,61 +202,3 @@ def _nothing_labelled(file: store.Features) -> HeadError:
     return HeadError(
         f"Feature file '{file.path}' has no labelled training images. {cure}, and extract again."
     )
-
-
-def _learnt(y: Any, task: str | None) -> Annotations:
-    check_choice("task", task, (None, *TASKS))
-    y = _plain(arrays.array("y", y, TARGETS))
-    learnt = TASKS[task] if task is not None else _recognised(y)
-    if learnt is None or not y.size or y.ndim > 2:
-        raise bad("y", TARGETS, y, kind=HeadError)
-    unknown = np.full(len(y), UNLABELLED, np.int64)
-    if learnt.kind is TargetKind.NUMBERS:
-        if y.dtype.kind not in arrays.NUMBERS:
-            raise bad(
-                "y", "be numbers in (n_samples,) or (n_samples, n_targets)", y, kind=HeadError
-            )
-        targets = y.astype(np.float64).reshape(len(y), -1)
-        arrays.check_usable("y", targets)
-        names = tuple(f"target {number}" for number in range(targets.shape[1]))
-        return Annotations(unknown, targets=targets, target_names=names, task=learnt.name)
-    if learnt.kind is TargetKind.LABELS:
-        if y.ndim != 2 or not np.isin(y, (0, 1)).all():
-            raise bad("y", "be 0 and 1, one column per label, of several labels", y, kind=HeadError)
-        names = tuple(str(number) for number in range(y.shape[1]))
-        return Annotations(y.astype(np.int64), names, task=learnt.name)
-    if y.ndim != 1:
-        raise bad("y", "have one dimension where it holds classes", y, kind=HeadError)
-    classes, labels = np.unique(y, return_inverse=True)
-    return Annotations(labels.astype(np.int64), tuple(map(str, classes)), task=learnt.name)
-
-
-def _plain(y: np.ndarray) -> np.ndarray:
-    """Return an array of numbers or texts as one; raise HeadError of any other, and of gaps."""
-    if y.dtype.kind == "O":
-        values = y.ravel().tolist()
-        gaps = [place for place, value in enumerate(values) if arrays.is_missing(value)]
-        if gaps:
-            row = gaps[0] // (y.size // len(y))
-            raise HeadError(
-                f"y must say something of every row, and does not of {len(gaps)}, first of row "
-                f"{row} ({values[gaps[0]]}). Leave those rows out."
-            )
-        if any(all(isinstance(value, kind) for value in values) for kind in (str, numbers.Real)):
-            y = np.array(values).reshape(y.shape)
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8", "backslashreplace")
-    if y.dtype.kind not in arrays.NUMBERS + "U":
-        raise bad("y", TARGETS, y, kind=HeadError)
-    arrays.check_usable("y", y)
-    return y
-
-
-def _recognised(y: np.ndarray) -> Task | None:
-    """Return the task of plain targets, as scikit-learn sees them; None of anything else."""
-    from sklearn.utils.multiclass import type_of_target
-
-    if not y.size:
-        return None
-    found = type_of_target(y)
-    return next((task for task in TASKS.values() if found in task.target_types), None)

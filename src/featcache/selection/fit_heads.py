@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featcache import store
 from featcache.core import atomic, disk, progress
-from featcache.core.checks import bad, check_choice, whole_number, with_checked_arguments
+from featcache.core.checks import check_choice, whole_number, with_checked_arguments
 from featcache.core.errors import SpecError
 from featcache.core.running import DEFAULT_CACHE
 from featcache.core.tasks import TASKS
@@ -23,6 +22,7 @@ from featcache.data import splits
 from featcache.scoring import leaderboard, metrics
 from featcache.scoring.leaderboard import Leaderboard
 from featcache.selection import (
+    anomalies,
     candidates,
     folds,
     heads_folder,
@@ -33,11 +33,13 @@ from featcache.selection import (
     shared_fits,
 )
 from featcache.selection.comparison import Comparison, as_json
-from featcache.selection.dataset import Dataset, of_arrays, of_files
+from featcache.selection.dataset import Dataset
+from featcache.selection.opening import opened
 from featcache.selection.preference import LEVEL, PREFERENCES
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
 CLASS_WEIGHTS = (None, "balanced")
+FALSE_ALARMS = 0.05
 
 
 @with_checked_arguments
@@ -59,6 +61,8 @@ def fit_heads(
     address: str | None = None,
     dense: dict[str, Any] | None = None,
     task: str | None = None,
+    good: str = "",
+    false_alarms: float = FALSE_ALARMS,
     groups: Sequence[Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
@@ -98,8 +102,13 @@ def fit_heads(
         that which DASK_SCHEDULER_ADDRESS names, else a new cluster of processes here.
     address : of a Ray cluster, as HOST:6379. None is that which RAY_ADDRESS names, else a new one.
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
-    task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
-        that are never parted.
+    task : "anomaly": learn from good images alone what others are unlike, from vectors or from
+        maps; all other images judge it. Of plain arrays also what to learn where `y` does not tell.
+    good : of anomalies, the class whose images are good; "" is that called good, normal or ok, or
+        the only one. Where nothing is labelled all images are good.
+    false_alarms : of anomalies, the rate of good images that may be called one; see
+        `heads.anomaly.Threshold`, which says what is promised.
+    groups : of plain arrays, (n,): rows of one group are never parted.
     folder : where to save; None is beside the features, with the ending .heads. What others put
         into it stays.
     cache_dir : where heads are saved that have no such place: those of arrays, in
@@ -129,7 +138,7 @@ def fit_heads(
     seed = splits.check_seed(seed)
     on = parallel.Backend(backend, scheduler, address)
     jobs = parallel.check(jobs, on)
-    dataset = _opened(features, task, groups)
+    dataset = opened(features, task, groups, good)
     about = dataset.annotations
     metric = metrics.check(metric, about.task)
     if calibrate is not None and not TASKS[about.task].is_calibrated:
@@ -150,6 +159,8 @@ def fit_heads(
         calibrate=calibrate,
         seed=seed,
         dense=dense,
+        false_alarms=false_alarms,
+        are_maps=all(dataset.map_shapes),
     )
     cache = Path(cache_dir)
     place = heads_folder.beside(dataset, cache) if folder is None else Path(folder)
@@ -169,6 +180,8 @@ def fit_heads(
         },
         "versions": _versions(),
     }
+    if TASKS[about.task].is_one_class:
+        request |= {"good": about.class_names[0], "false_alarms": false_alarms}
     is_known = not overwrite and not any(one.is_own for one in chosen)
     # who only reads needs no lock, and may have no right to write
     board = heads_folder.known(place, cache, request) if is_known else None
@@ -187,6 +200,7 @@ def fit_heads(
                     candidates=tuple(chosen),
                     calibrates=calibrate is not None,
                     moments_travel=backend == "loky",
+                    map_shapes=dataset.map_shapes,
                 )
                 how = (jobs, on, show_progress)
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
@@ -206,25 +220,6 @@ def _add_report(board: Leaderboard, show_progress: bool) -> None:
             f"makes one elsewhere.",
             show_progress,
         )
-
-
-def _opened(features: Any, task: str | None, groups: Sequence[Any] | None) -> Dataset:
-    is_pair = isinstance(features, tuple) and len(features) == 2
-    if is_pair and not all(isinstance(one, (str, os.PathLike, store.Features)) for one in features):
-        X, y = features
-        return of_arrays(X, y, task, groups)
-    if task is not None or groups is not None:
-        raise SpecError("task and groups are for plain arrays; a feature file has its own.")
-    several = features if isinstance(features, (list, tuple)) else [features]
-    if not all(isinstance(one, (str, os.PathLike, store.Features)) for one in several):
-        must = "be a feature file or its path, a list of them, or two arrays (X, y)"
-        raise bad("features", must, features)
-    opened = [one if isinstance(one, store.Features) else store.Features(one) for one in several]
-    if not opened:
-        raise SpecError("No feature file was given.")
-    if len({one.content for one in opened}) < len(opened):
-        raise SpecError("The same features were given twice; give each feature file once.")
-    return of_files(opened)
 
 
 def _compare(
@@ -259,6 +254,8 @@ def _compare(
             for one in found:
                 for message in one.messages:
                     progress.note(f"{one.candidate.name}: {message}", show_progress)
+            if TASKS[comparison.task].is_one_class:
+                anomalies.set_thresholds(data, found, request["false_alarms"])
             names = [
                 f"{dataset.sets[one.features].name}/{one.candidate.name}"
                 if len(dataset.sets) > 1
@@ -271,6 +268,8 @@ def _compare(
                 curve = learning_curve.curve(data, comparison, judged[0], run)
         judged[0], test = ranking.score_held_out(data, comparison, judged[0], made)
         first = judged[0].fitted.features
+        if dataset.path is not None and TASKS[comparison.task].is_one_class:
+            judged[0] = anomalies.with_places(data, dataset, judged[0], made)
         # the selected head's features come first, since the predictions name their rows
         order = sorted(range(len(dataset.sets)), key=lambda number: number != first)
         results = [replace(one.result, features=order.index(one.result.features)) for one in judged]

@@ -14,8 +14,10 @@ import numpy as np
 
 from featcache import heads
 from featcache.core import disk, float32
-from featcache.core.errors import one_line
+from featcache.core.errors import HeadError, one_line
 from featcache.core.tasks import TASKS, TargetKind
+from featcache.heads.anomaly import AnomalyHead
+from featcache.heads.anomaly.base import GOOD
 from featcache.heads.moments import SHARED, moments
 from featcache.heads.outputs import outputs_of
 from featcache.heads.training_rows import Moments, TrainingRows, total
@@ -48,6 +50,7 @@ class FitJob:
     known: KnownMoments | None = None
     seed: int = 0
     fitted: Fits | None = None  # where it was fitted before, in passes that fits share
+    map_shape: tuple[int, int, int] | None = None  # of features that are maps, flattened
 
 
 def fold_moments(
@@ -126,6 +129,8 @@ def fit_finally(
         started = time.perf_counter()
         (head,) = _fit(views, y, folds, job, quiet=False)
         seconds = time.perf_counter() - started
+        if isinstance(head, AnomalyHead):
+            head.set_threshold(_good_held_out(views, y, folds))
     # as bytes, since a worker of a cluster may see another disk
     with disk.scratch() as folder:
         name = heads.save(head, folder, job.candidate.name)
@@ -135,6 +140,17 @@ def fit_finally(
     if job.fitted is not None:
         seconds, messages = job.fitted.seconds, job.fitted.messages
     return name, content, seconds, head.output, messages, own
+
+
+def _good_held_out(views: np.ndarray, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return the features (m, d) of held-out good images: nothing was learnt from them."""
+    rows = np.flatnonzero((folds < 0) & (y == GOOD))
+    if not len(rows):
+        raise HeadError(
+            "No good image is held out, so nothing says which score is an anomaly's. Put some into "
+            "the test part, or give no split."
+        )
+    return np.asarray(views[rows, 0])
 
 
 def _kept_as(task: str, y: np.ndarray) -> type:
@@ -174,7 +190,7 @@ def rows_of(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob) ->
             for kind in SHARED
             if (kind, 0) in job.known
         }
-    rows = TrainingRows(views, y, chosen, known)
+    rows = TrainingRows(views, y, chosen, known, job.map_shape)
     if job.at_most is not None and len(rows) > job.at_most:
         rows = rows.take(some(y[chosen], job.at_most, job.task, job.seed))
     return rows

@@ -102,7 +102,13 @@ def _warnings_of_copies(dataset: Dataset) -> list[str]:
 def warnings_of(dataset: Dataset, parts: SplitMasks, data: FoldedData) -> tuple[str, ...]:
     """Return what a reader of the scores should know of the data, a sentence each."""
     about, found = dataset.annotations, _warnings_of_copies(dataset)
-    if TASKS[about.task].kind is TargetKind.CLASS:
+    if TASKS[about.task].is_one_class:
+        if not about.labels.any():
+            found.append(
+                "There is nothing but good images, so no score says how well anomalies are told; "
+                "the first head is taken unjudged."
+            )
+    elif TASKS[about.task].kind is TargetKind.CLASS:
         counts = np.bincount(
             about.labels[parts["train"] | parts["val"]], minlength=len(about.class_names)
         )

@@ -14,7 +14,8 @@ from typing import Any
 from featcache import store
 from featcache.core import atomic, disk, locks, progress
 from featcache.core.errors import SpecError
-from featcache.heads import CATALOGUE
+from featcache.core.tasks import TASKS
+from featcache.heads.catalogue import CATALOGUE, ONE_CLASS_CATALOGUE
 from featcache.scoring import leaderboard
 from featcache.scoring.leaderboard import Leaderboard
 from featcache.selection.dataset import Dataset
@@ -25,7 +26,8 @@ _ALWAYS = (
     leaderboard.OUT_OF_FOLD_FILE,
     leaderboard.REPORT_FILE,
 )
-_OF_A_HEAD = re.compile(rf"(\d+-)?({'|'.join(CATALOGUE)})\.(skops|keras)")
+_NAMES = "|".join({**CATALOGUE, **ONE_CLASS_CATALOGUE})
+_OF_A_HEAD = re.compile(rf"(\d+-)?({_NAMES})\.(skops|keras|npz)")
 
 
 def beside(dataset: Dataset, cache_dir: Path) -> Path:
@@ -33,11 +35,14 @@ def beside(dataset: Dataset, cache_dir: Path) -> Path:
     first = dataset.sets[0]
     if dataset.path is None:
         return cache_dir / f"arrays-{first.content[:8]}" / "arrays.heads"
+    task = dataset.annotations.task
+    # what else heads learn from a file lies apart from what it says itself
+    ending = f".{task}.heads" if TASKS[task].is_one_class else ".heads"
     if len(dataset.sets) == 1:
-        return dataset.path.with_suffix(".heads")
+        return dataset.path.with_suffix(ending)
     contents = "".join(sorted(one.content for one in dataset.sets))
     digest = hashlib.blake2b(contents.encode(), digest_size=4).hexdigest()
-    return dataset.path.with_name(f"{len(dataset.sets)}-files-{digest}.heads")
+    return dataset.path.with_name(f"{len(dataset.sets)}-files-{digest}{ending}")
 
 
 def known(place: Path, cache_dir: Path, request: dict[str, Any]) -> Leaderboard | None:

@@ -87,7 +87,8 @@ def is_tried(data: FoldedData, one: Candidate) -> bool:
     little beside the interval; and the user's own estimators may want all there are.
     """
     has_choice = len(one.settings) > 1
-    return has_choice or not (one.is_own or one.name == heads.FLOOR or len(data.train) > FEW_ROWS)
+    is_large = one.kind.remembers or len(data.train) > FEW_ROWS
+    return has_choice or not (one.is_own or one.name == heads.FLOOR or is_large)
 
 
 def _survivors(scores: Scores, number: int, repeats: int, k: int) -> np.ndarray:

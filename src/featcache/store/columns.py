@@ -72,7 +72,7 @@ class Metadata:
         yield "digests", self.digests
         yield "labels", about.labels
         yield "stamps", self.stamps
-        for name in ("targets", "splits", "groups"):
+        for name in ("targets", "splits", "groups", "masks"):
             if (column := getattr(about, name)) is not None:
                 yield name, column
         yield "failures/id", tuple(one.id for one in self.failures)
@@ -117,6 +117,7 @@ def read_metadata(file: h5py.File) -> Metadata:
         class_names=tuple(json.loads(read_attribute(file, "class_names"))),
         splits=read_column(file, "splits") if "splits" in file else None,
         groups=read_column(file, "groups") if "groups" in file else None,
+        masks=read_column(file, "masks") if "masks" in file else None,
         targets=np.asarray(file["targets"][:]) if "targets" in file else None,
         target_names=tuple(json.loads(read_attribute(file, "target_names"))),
         task=task,

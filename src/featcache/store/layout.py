@@ -208,8 +208,12 @@ def mark_clean(file: h5py.File, spec: ExtractionSpec) -> None:
 EMBEDDER = "memory:/embedder"  # origin of `Embedder`'s rows: no collection's name has a slash
 
 
-def newest_features(cache_dir: Path) -> Path:
+def newest_features(cache_dir: Path, with_maps: bool = False) -> Path:
     """Return the feature file written last.
+
+    Parameters
+    ----------
+    with_maps : it may hold maps instead of vectors.
 
     Raises
     ------
@@ -223,7 +227,7 @@ def newest_features(cache_dir: Path) -> Path:
         if path.is_file() and owner(path.parent) != EMBEDDER
     ]
     # nor are the maps at a boundary, which fine-tuning keeps
-    found = [path for path in found if not _has_maps(path)]
+    found = [path for path in found if with_maps or not _has_maps(path)]
     if not found:
         raise StoreError(
             f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."

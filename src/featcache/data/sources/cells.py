@@ -70,6 +70,7 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         target_names=names,
         split=column("split"),
         group=column("group"),
+        mask=column("mask"),
     )
 
 

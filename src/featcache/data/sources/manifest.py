@@ -1,8 +1,9 @@
 """Manifests: a table of images in CSV, TSV, JSON Lines or Parquet.
 
-The column `path` is needed; `split`, `group` and those that a task is read from (`label`, `labels`,
-`target`) are known, and others can be named as targets; all the rest is ignored. Paths are relative
-to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files they mean.
+The column `path` is needed; `split`, `group`, `mask` and those that a task is read from (`label`,
+`labels`, `target`) are known, and others can be named as targets; all the rest is ignored. Paths
+are relative to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files
+they mean.
 A path can also be a URL by itself.
 """
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 HEAD_ROWS = 256  # at once; heads that keep rows of their own multiply them
+MAP_ROWS = 16  # likewise of maps, each place of which is multiplied
 
 
 def can_be_used(described: Card) -> bool:
@@ -71,17 +72,18 @@ class HeadAlone:
     """What a model does after its features, run as Keras runs it."""
 
     def __init__(self, model: keras.Model, features: Any):
-        head = import_keras().Model(features, model.outputs[0])
+        head = import_keras().Model(features, model.outputs)
         tf = import_tensorflow()
-        signature = [tf.TensorSpec((None, features.shape[1]), tf.float32)]
+        signature = [tf.TensorSpec((None, *features.shape[1:]), tf.float32)]
         # Keras's own predict would compile with XLA, which is slow on CPUs
-        self._run = tf.function(lambda some: head(some, training=False), signature)
+        self._run = tf.function(lambda some: tf.nest.flatten(head(some, training=False)), signature)
+        self._rows = HEAD_ROWS if len(features.shape) == 2 else MAP_ROWS
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return outputs (m, n_outputs) float32 of features (m, d)."""
+    def __call__(self, features: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return outputs (m, n_outputs) float32 of features (m, …), and heat maps if there are."""
         import_tensorflow()  # which raises where it would wait for ever
         parts = [
-            self._run(features[first : first + HEAD_ROWS]).numpy()
-            for first in range(0, len(features), HEAD_ROWS)
+            [one.numpy() for one in self._run(features[first : first + self._rows])]
+            for first in range(0, len(features), self._rows)
         ]
-        return np.concatenate(parts)
+        return tuple(np.concatenate(some) for some in zip(*parts, strict=True))

@@ -6,6 +6,7 @@ are, a block of them is in memory at once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 
 from featcache.core import progress
 from featcache.core.checks import with_checked_arguments
-from featcache.core.errors import SourceError
+from featcache.core.errors import SourceError, SpecError
 from featcache.core.text import counted
 from featcache.data import sources
 from featcache.data.listing import Listing, ahead
@@ -39,7 +40,9 @@ class Block:
     """What came of some images that follow each other in a source."""
 
     outputs: np.ndarray  # (b, n_outputs) float32, NaN where the image could not be read
-    features: np.ndarray | None  # (b, d) float32, likewise; None if they were not asked for
+    features: np.ndarray | None  # (b, …) float32, likewise; None if they were not asked for
+    heat_maps: np.ndarray | None  # (b, height, width) float32, likewise
+    images: np.ndarray | None  # (b, height, width, 3) uint8 as the model saw them, with heat maps
     from_cache: np.ndarray  # (b,) bool: only the head was run
     digests: np.ndarray  # (b, 16) uint8
     failures: dict[int, str]  # reason by place in the block
@@ -103,6 +106,7 @@ class Model:
         top: int | None = None,
         probabilities: bool = False,
         features: bool = False,
+        heat_maps: bool = False,
         root: str | os.PathLike[str] | None = None,
         use_cache: bool = True,
         show_progress: bool = True,
@@ -118,6 +122,8 @@ class Model:
             that the image has.
         probabilities : give every output by name, too; scores where the model has no probabilities.
         features : give the embedding, the input of the model's head, too.
+        heat_maps : of a model of anomalies in maps: give (height, width) how far each place is from
+            good ones, and the image as the model saw it.
         root : folder that the paths in manifests are relative to; None is each manifest's own.
         use_cache : run only the head for images whose features are in the cache folder.
 
@@ -128,7 +134,12 @@ class Model:
         SourceError
             When there are no images. At the end, when none of them could be read.
         """
-        wanted = Wanted(self.card, top, probabilities, features)
+        wanted = Wanted(self.card, top, probabilities, features, heat_maps)
+        if heat_maps and not self._network.has_heat_maps:
+            raise SpecError(
+                f"The model's head, {self.card.head}, says nothing of places in images. Heat maps "
+                f"come from patch-knn and gaussian on maps (--pooling none)."
+            )
         parts = opened(what, root)
         return self._predictions(parts, wanted, use_cache, show_progress)
 
@@ -143,7 +154,11 @@ class Model:
             for part in parts:
                 row = 0
                 for block in self.blocks(
-                    part, features=wanted.features, use_cache=use_cache, advance=advance
+                    part,
+                    features=wanted.features,
+                    heat_maps=wanted.heat_maps,
+                    use_cache=use_cache,
+                    advance=advance,
                 ):
                     ids = part.ids[row : row + len(block.outputs)]
                     row += len(ids)
@@ -172,6 +187,8 @@ class Model:
                 ids[place],
                 task=task,
                 features=None if block.features is None else block.features[place].copy(),
+                heat_map=None if block.heat_maps is None else block.heat_maps[place].copy(),
+                image=None if block.images is None else block.images[place].copy(),
                 from_cache=bool(block.from_cache[place]),
                 **named,
             )
@@ -181,6 +198,7 @@ class Model:
         source: sources.Source,
         *,
         features: bool = False,
+        heat_maps: bool = False,
         use_cache: bool = True,
         listing: Listing | None = None,
         advance: Callable[[int], None] = lambda n: None,
@@ -189,12 +207,14 @@ class Model:
 
         Parameters
         ----------
-        features : yield the features, too.
+        features, heat_maps : yield those, too.
         use_cache : run only the head for images whose features are in the cache folder.
         listing : what `Images.listed` found; None looks at each block when its turn comes.
         advance : told how many images are done since last time.
         """
-        row_bytes = 4 * (self._network.n_features + self._network.n_outputs)
+        row_bytes = 4 * (math.prod(self._network.features_shape) + self._network.n_outputs)
+        if heat_maps:  # and the images, in float32 first
+            row_bytes += 4 * 5 * math.prod(self.card.spec.image_size)
         size = min(BLOCK_ROWS, max(LEAST_ROWS, BLOCK_BYTES // row_bytes))
 
         def look(first: int) -> tuple[judged_on.Images, Listing]:
@@ -205,13 +225,14 @@ class Model:
         # the next block is read and hashed while one is computed
         n_ahead = int(source.contents.is_concurrent)
         for some, seen in ahead(look, range(0, len(source), size), workers=1, at_most=n_ahead):
-            yield self._block(some, seen, features, use_cache, advance)
+            yield self._block(some, seen, features, heat_maps, use_cache, advance)
 
     def _block(
         self,
         images: judged_on.Images,
         listing: Listing,
         with_features: bool,
+        with_heat_maps: bool,
         use_cache: bool,
         advance: Callable[[int], None],
     ) -> Block:
@@ -219,14 +240,21 @@ class Model:
         outputs = np.full((n, self._network.n_outputs), np.nan, np.float32)
         features = None
         if with_features:
-            features = np.full((n, self._network.n_features), np.nan, np.float32)
+            features = np.full((n, *self._network.features_shape), np.nan, np.float32)
+        heat_maps = seen = None
+        if with_heat_maps:
+            heat_maps = np.full((n, *self.card.spec.image_size), np.nan, np.float32)
+            pixels, _ = images.read(listing, np.arange(n), batch_size=LEAST_ROWS)
+            seen = np.clip(pixels.round(), 0, 255).astype(np.uint8)
         failures = dict(listing.unreadable)
         from_cache = np.zeros(n, bool)
         if use_cache and self._known is not None:
             places, some = self._known.read(listing.digests)
             if len(places):
                 from_cache[places] = True
-                outputs[places] = self._network.head(some)
+                outputs[places], *beside = self._network.head(some)
+                if heat_maps is not None:
+                    heat_maps[places] = beside[0][..., 0]
                 if features is not None:
                     features[places] = some
         advance(len(failures) + int(from_cache.sum()))
@@ -234,13 +262,15 @@ class Model:
         n_before = len(failures)
         size = self._network.batch_size(len(left)) if left else 1
         batches = images.batches(listing, left, batch_size=size, failures=failures)
-        for rows, (embedded, given) in self._network.run(batches):
+        for rows, (embedded, given, *beside) in self._network.run(batches):
             outputs[rows] = given
+            if heat_maps is not None:
+                heat_maps[rows] = beside[0][..., 0]
             if features is not None:
                 features[rows] = embedded
             advance(len(rows))
         advance(len(failures) - n_before)
-        return Block(outputs, features, from_cache, listing.digests, failures)
+        return Block(outputs, features, heat_maps, seen, from_cache, listing.digests, failures)
 
     @property
     def preparing_s(self) -> float:

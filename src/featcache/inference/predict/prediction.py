@@ -29,6 +29,10 @@ class Prediction:
     outputs: dict[str, float] | None = field(default=None, compare=False)  # by name; of regression
     features: np.ndarray | None = field(default=None, compare=False, repr=False)  # (d,) float32
     from_cache: bool = field(default=False, compare=False)  # its features were known already
+    # how far each place is from good ones, (height, width) float32, and what the model saw,
+    # (height, width, 3) uint8; of anomalies, where asked for
+    heat_map: np.ndarray | None = field(default=None, compare=False, repr=False)
+    image: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction as plain JSON types: what is named depends on the task."""
@@ -55,6 +59,7 @@ class Wanted:
         best first, where it may have several.
     outputs : say the probability or score of every class or label, too.
     features : give the embedding, too.
+    heat_maps : give where the score comes from, and what the model saw.
 
     Raises
     ------
@@ -66,6 +71,7 @@ class Wanted:
     top: int | None = None
     outputs: bool = False
     features: bool = False
+    heat_maps: bool = False
 
     def __post_init__(self) -> None:
         if self.top is not None:

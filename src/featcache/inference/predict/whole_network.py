@@ -47,14 +47,19 @@ class WholeNetwork:
         self._is_checked = False
 
     @property
-    def n_features(self) -> int:
-        """Length of an embedding."""
-        return int(self._features.shape[1])
+    def features_shape(self) -> tuple[int, ...]:
+        """Shape of an embedding: (d,), or (height, width, channels) of a map."""
+        return tuple(self._features.shape[1:])
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the model says where in an image its score comes from."""
+        return len(self._model.outputs) > 1
 
     @property
     def n_outputs(self) -> int:
         """Number of classes, labels or targets."""
-        return int(self._model.output_shape[1])
+        return int(self._model.outputs[0].shape[1])
 
     @cached_property
     def head(self) -> HeadAlone:
@@ -75,7 +80,10 @@ class WholeNetwork:
         )
 
     def run(self, batches: Iterator[Batch]) -> Iterator[tuple[np.ndarray, engines.Outputs]]:
-        """Yield rows with features and outputs of the whole model, in the order of the batches."""
+        """Yield rows with features and outputs of the whole model, in the order of the batches.
+
+        After the outputs come heat maps (b, height, width, 1) where the model has them.
+        """
         first = next(batches, None)
         if first is None:
             return
@@ -91,7 +99,7 @@ class WholeNetwork:
     @cached_property
     def _whole(self) -> keras.Model:
         """The model with its features as a first output."""
-        outputs = [self._features, self._model.outputs[0]]
+        outputs = [self._features, *self._model.outputs]
         return import_keras().Model(self._model.inputs[0], outputs)
 
     @cached_property
@@ -110,7 +118,8 @@ class WholeNetwork:
         """Where what was converted and measured is kept."""
         if self._cache_dir is None or not self._cache_dir.is_dir() or not self._digest:
             return None
-        graph = {"model": "stitched", "outputs": ["features", "outputs"]}
+        names = ["features", "outputs", "heat_maps"][: 1 + len(self._model.outputs)]
+        graph = {"model": "stitched", "outputs": names}
         return engines.ConversionCache(self._cache_dir / engines.MODELS_FOLDER, self._digest, graph)
 
     def _make_ready(self, batch: np.ndarray) -> None:

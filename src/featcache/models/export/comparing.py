@@ -117,7 +117,8 @@ def sample(
         ) from error
     found = found.decoded_by_tensorflow()  # as the file that is compared
     samples, listing = found.samples, found.listed()
-    part = splits.parts(samples.annotations, listing.digests, about.seed)
+    annotations = judged_on.learnt_as(about, samples)
+    part = splits.parts(annotations, listing.digests, about.seed)
     held_out = np.flatnonzero(part["test"])
     others = np.setdiff1d(np.arange(len(samples)), held_out)
     chosen = _spread(held_out, max_images)
@@ -188,7 +189,8 @@ def _outputs(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     run = tf.function(lambda batch: model(batch, training=False), signature)
     with tf.device("/CPU:0"):
         starts = range(0, len(pixels), stitching.BATCH_SIZE)
-        return np.concatenate([run(pixels[i : i + stitching.BATCH_SIZE]).numpy() for i in starts])
+        parts = [run(pixels[i : i + stitching.BATCH_SIZE]) for i in starts]
+        return np.concatenate([tf.nest.flatten(part)[0].numpy() for part in parts])
 
 
 def _labels(
@@ -198,7 +200,7 @@ def _labels(
     if not samples.annotations.is_known.any():
         return np.zeros(len(rows), int), np.zeros(0, int)
     try:
-        y, _ = matched(samples.annotations, about, samples.origin)
+        y, _ = matched(judged_on.learnt_as(about, samples), about, samples.origin)
     except SourceError:
         return np.zeros(len(rows), int), np.zeros(0, int)
     known = samples.annotations.is_known[rows]

@@ -52,7 +52,9 @@ def tflite(path: str) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
-    image, scores = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    image = interpreter.get_input_details()[0]
+    # beside scores (n, n_outputs) there may be a heat map
+    scores = next(one for one in interpreter.get_output_details() if len(one["shape"]) == 2)
 
     def run(batch: np.ndarray) -> np.ndarray:
         interpreter.resize_tensor_input(image["index"], batch.shape)
@@ -71,7 +73,8 @@ def openvino(path: str) -> Run:
     core = ov.Core()
     hint = {"INFERENCE_PRECISION_HINT": "f32"}  # its own default is bfloat16 where the CPU has it
     compiled = core.compile_model(core.read_model(os.path.join(path, name)), "CPU", hint)
-    return lambda batch: compiled(batch)[compiled.output(0)]
+    scores = next(one for one in compiled.outputs if len(one.partial_shape) == 2)
+    return lambda batch: compiled(batch)[scores]
 
 
 RUNNERS = {"saved-model": saved_model, "onnx": onnx, "tflite": tflite, "openvino": openvino}

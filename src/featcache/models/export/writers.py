@@ -69,8 +69,9 @@ def saved_model(model: keras.Model, about: card.Card, path: Path, _: np.ndarray)
     names = tf.constant(about.class_names)
 
     def answer(batch: Any) -> dict[str, Any]:
-        scores = model(batch, training=False)
-        return {"labels": labels(scores, names, about), "scores": scores}
+        scores, *others = tf.nest.flatten(model(batch, training=False))
+        beside = dict(zip(_others(model), others, strict=True))
+        return {"labels": labels(scores, names, about), "scores": scores} | beside
 
     def answer_bytes(encoded: Any) -> dict[str, Any]:
         shape = tf.TensorSpec((*about.spec.image_size, 3), tf.float32)
@@ -139,12 +140,13 @@ def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> Non
 
     with _functions_inlined():
         graph = engines.constant_graph(model)
-    names = {graph.inputs[0].name: "images", graph.outputs[0].name: "scores"}
-    first, last = names
+    outputs = [one.name for one in graph.outputs]
+    names = {graph.inputs[0].name: "images"}
+    names |= dict(zip(outputs, ("scores", *_others(model)), strict=True))
     written, _ = tf2onnx.convert.from_graph_def(
         _without_erfc(graph.graph.as_graph_def()),
-        input_names=[first],
-        output_names=[last],
+        input_names=[graph.inputs[0].name],
+        output_names=outputs,
         opset=OPSET,
     )
     for value in (*written.graph.input, *written.graph.output):
@@ -152,7 +154,28 @@ def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> Non
     for node in written.graph.node:
         for slots in (node.input, node.output):
             slots[:] = [names.get(name, name) for name in slots]
+    _keep_sizes(written.graph)
     path.write_bytes(written.SerializeToString())
+
+
+def _keep_sizes(graph: Any) -> None:
+    """Have resized maps as large as TensorFlow makes them.
+
+    The converter writes scales in float32, and 7 times 15/7 may be 14 then: ONNX rounds down.
+    """
+    from onnx import numpy_helper
+
+    scales = {node.input[2] for node in graph.node if node.op_type == "Resize"}
+    for one in graph.initializer:
+        if one.name in scales:
+            values = numpy_helper.to_array(one)
+            up = np.where(values == np.round(values), values, np.nextafter(values, np.inf))
+            one.CopyFrom(numpy_helper.from_array(up.astype(values.dtype), one.name))
+
+
+def _others(model: keras.Model) -> list[str]:
+    """Return what a model gives beside scores, by the names of its last layers: heat maps."""
+    return [one._keras_history.operation.name for one in model.outputs[1:]]
 
 
 @contextmanager

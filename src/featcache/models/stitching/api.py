@@ -17,8 +17,10 @@ from featcache.core import float32
 from featcache.core.checks import bad, with_checked_arguments
 from featcache.core.errors import StitchError, StoreError
 from featcache.core.keys import digest_file
+from featcache.core.one_class import learnt_as
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import sources, splits
+from featcache.heads.anomaly import AnomalyHead
 from featcache.models import card, judged_on
 from featcache.models.stitching import distilling
 from featcache.models.stitching.building import build
@@ -139,8 +141,8 @@ def _features_of(fitted: leaderboard.FittedHead, distil: bool) -> store.Features
             f"The heads in '{board.folder}' were fitted on plain arrays, so there is no "
             f"backbone to join them with. Extract features from images, and fit heads on that file."
         )
-    if not (_stitches(fitted.name) or distil):
-        able = [result.name for result in board.results if _stitches(result.head)]
+    if not (_stitches(fitted.name, board.task) or distil):
+        able = [result.name for result in board.results if _stitches(result.head, board.task)]
         others = ", ".join(name for name in able if name != heads.FLOOR)
         raise StitchError(
             f"The head {fitted.name} cannot become Keras layers. Stitch another (--head): "
@@ -162,8 +164,8 @@ def _features_of(fitted: leaderboard.FittedHead, distil: bool) -> store.Features
     return features
 
 
-def _stitches(name: str) -> bool:
-    return heads.CATALOGUE.get(name, heads.Own).stitches
+def _stitches(name: str, task: str) -> bool:
+    return heads.catalogue_of(task).get(name, heads.Own).stitches
 
 
 def _card(
@@ -176,7 +178,8 @@ def _card(
 ) -> card.Card:
     board = fitted.board
     names = board.class_names
-    part_of = splits.parts(features.annotations, features.digests, board.seed)
+    learnt = learnt_as(features.annotations, board.task, names)
+    part_of = splits.parts(learnt, features.digests, board.seed)
     if TASKS[board.task].kind is TargetKind.CLASS:
         names = tuple(names[label] for label in part.head.classes_)
     return card.Card(
@@ -202,7 +205,14 @@ def _card(
             "taught": splits.taught(features.digests[part_of["train"] | part_of["val"]]),
         },
         max_pixels=judged_on.max_pixels_of(features),
+        threshold=_threshold(part.head),
     )
+
+
+def _threshold(head: heads.Head) -> dict[str, Any] | None:
+    """Return from which score on a head of one class calls an image an anomaly, and its promise."""
+    found = head.threshold_ if isinstance(head, AnomalyHead) else None
+    return None if found is None else asdict(found)
 
 
 def read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> card.Card | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featcache import heads, store
 from featcache.core.errors import StitchError
 from featcache.core.tensorflow import import_keras
+from featcache.heads.anomaly.base import HEAT_MAP
 from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
 
@@ -43,17 +44,21 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
         spec.backbone, resolved.weights, spec.image_size
     )
     extractor = backbones.frozen_extractor(backbone, spec)
-    if extractor.output_shape[1] != features.shape[1]:
+    given = tuple(extractor.output_shape[1:])
+    if given != features.shape[1:]:
         raise StitchError(
-            f"The backbone gives {extractor.output_shape[1]} features, "
-            f"'{features.path}' has {features.shape[1]}."
+            f"The backbone gives features of {_by(given)}, '{features.path}' has "
+            f"{_by(features.shape[1:])}."
         )
     outputs = head.to_keras_layers(extractor.output)
+    if isinstance(outputs, list):  # beside scores a heat map, as large as the map of features
+        enlarge = keras.layers.Resizing(*spec.image_size, name=HEAT_MAP)
+        outputs = [outputs[0], enlarge(outputs[1])]
     return keras.Model(extractor.input, outputs, name=f"{_word(spec.backbone)}_{_word(name)}")
 
 
 def features_of(model: keras.Model) -> Any:
-    """Return the Keras tensor of features, (n, d), in a stitched model, also a reloaded one.
+    """Return the Keras tensor of features, (n, …), in a stitched model, also a reloaded one.
 
     It is what the pooling gives, or the nested backbone where nothing is pooled.
 
@@ -74,6 +79,10 @@ def features_of(model: keras.Model) -> Any:
         f"Model '{model.name}' has neither a pooling layer nor a backbone nested in it, so it was "
         f"not made by `featcache stitch`. Stitch one."
     )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _word(name: str) -> str:

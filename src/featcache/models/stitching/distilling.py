@@ -79,7 +79,7 @@ def distil(fitted: leaderboard.FittedHead, features: store.Features) -> Distille
         When the head can become Keras layers itself.
     """
     teacher, board = fitted.head, fitted.board
-    if heads.CATALOGUE.get(fitted.name, heads.Own).stitches:
+    if heads.catalogue_of(fitted.board.task).get(fitted.name, heads.Own).stitches:
         raise SpecError(
             f"The head {fitted.name} becomes Keras layers exactly, so there is nothing to distil. "
             f"Leave --distil out."

@@ -18,10 +18,13 @@ from featcache.core import atomic
 from featcache.core.checks import shown
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.keys import digest_file, digest_json
+from featcache.core.tasks import TASKS
+from featcache.heads.anomaly import AnomalyHead
 from featcache.scoring.leaderboard import printing
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 
 BOARD_VERSION = 4
+OF_PLACES = ("pixel-roc-auc", "aupro")  # of `test`, where images have masks
 OUT_OF_FOLD_FILE, REPORT_FILE = "out_of_fold.npz", "report.html"
 
 
@@ -172,7 +175,15 @@ class Leaderboard:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is to be said of the first: why it was taken, and what it owes to luck."""
-        return printing.remarks(self.results, self.metric, self.luck)
+        found = printing.remarks(self.results, self.metric, self.luck)
+        head = self.best.head if TASKS[self.task].is_one_class else None
+        if isinstance(head, AnomalyHead) and head.threshold_ is not None:
+            found += (f"Its threshold is {head.threshold_}.",)
+        tested = self.results[0].test or {}
+        places = [f"{name} {tested[name]:.3f}" for name in OF_PLACES if name in tested]
+        if places:
+            found += (f"Where anomalies are, held out: {', '.join(places)}.",)
+        return found
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         yield from printing.table(self.results, self.metric, self.task, options.max_width)

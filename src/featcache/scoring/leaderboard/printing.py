@@ -106,7 +106,7 @@ def p_value(result: Result) -> str:
 
 def setting(params: dict[str, Any]) -> str:
     """Return a setting as text, without what is the same for all heads."""
-    same = ("seed", "task", "class_weight")
+    same = ("seed", "task", "class_weight", "false_alarms")
     return ", ".join(
         str(value) if key == "preprocessing" else f"{key}={value}"
         for key, value in params.items()
