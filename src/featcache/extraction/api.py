@@ -24,7 +24,7 @@ from featcache.core.running import EVERY, RUNNING, Running
 from featcache.core.spec import ExtractionSpec
 from featcache.data import openers, sources
 from featcache.data.sources.passed_over import PassedOver
-from featcache.extraction import executors, requested
+from featcache.extraction import bucket_cache, executors, requested
 from featcache.extraction.listing import (
     is_read_in_passing,
     known_to_all,
@@ -141,7 +141,18 @@ def run_all(
 ) -> list[Extraction]:
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
     started = time.monotonic()
-    numbers, running = parted(taken(EVERY, options, "extract"))
+    numbers, asked = parted(taken(EVERY, options, "extract"))
+
+    def run_here(running: Running) -> list[Extraction]:
+        return _run_all(source, backbone, numbers, running, started)
+
+    return bucket_cache.used(asked, run_here)
+
+
+def _run_all(
+    source: Any, backbone: Backbone, numbers: dict[str, Any], running: Running, started: float
+) -> list[Extraction]:
+    numbers = dict(numbers)
     engines.keep_programs(running.cache / engines.MODELS_FOLDER, running.device)
     layer, weights = numbers.pop("layer"), numbers["weights"]
     samples = openers.open_source(source, root=running.root, target=running.target)
@@ -173,8 +184,13 @@ def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -
     SourceError, SpecError, BackboneError, StoreError
         As `extract`.
     """
-    running = Running(**taken(RUNNING, options, "extract_network"), explains=False)
-    return _make_files(openers.open_source(source), [resolved], running, time.monotonic())[0]
+    started = time.monotonic()
+    asked = Running(**taken(RUNNING, options, "extract_network"), explains=False)
+
+    def run_here(running: Running) -> list[Extraction]:
+        return _make_files(openers.open_source(source), [resolved], running, started)
+
+    return bucket_cache.used(asked, run_here)[0]
 
 
 def _make_files(
@@ -235,7 +251,7 @@ def _made_in_folder(
             if before is None and output.path.exists():
                 progress.note(f"'{output.path}' cannot be read; made anew.", asked.show_progress)
             if asked.explains and not asked.overwrite and before is None:
-                _say_why(folder, output.spec, asked.show_progress)
+                requested.say_why(folder, output.spec, asked.show_progress)
     costs = Costs()
     with ExitStack() as stack:
         if todo:
@@ -244,6 +260,7 @@ def _made_in_folder(
         for path in sorted(output.path for output in todo):
             say = functools.partial(progress.note, show=asked.show_progress)
             stack.enter_context(store.locked(path, asked.wait, say))
+        stack.enter_context(store.pushing(folder))  # before anybody else here has the locks
         if not outputs[0].listing.is_read and must_be_read():
             read()  # another process has begun meanwhile
         for output in list(todo):
@@ -288,13 +305,3 @@ def _tidy(parts: store.Parts) -> None:
         # who holds the lock needs them, and a folder that cannot be written keeps them
         with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
             parts.clear()
-
-
-def _say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
-    """Say which field of the spec differs from that of the nearest file of the same source."""
-    found = [one for file in sorted(folder.glob("*.h5")) if (one := open_if_good(file)) is not None]
-    others = {one.spec for one in found}
-    if not others or any(other.clean == spec.clean for other in others):
-        return  # rows of the same spec are taken over, whatever the views
-    what = spec.differences(requested.nearest(spec, others))
-    progress.note(f"No cached features: {'; '.join(what)}.", show)

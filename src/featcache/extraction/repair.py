@@ -51,7 +51,7 @@ def repair(
             f"where it may be, and repair it there."
         )
     cache = path.parent.parent
-    with store.locked(path, True, progress.note):
+    with store.locked(path, True, progress.note), store.pushing(path):
         features = store.Features(path)
         spec, provenance = features.spec, features.provenance
         parts = store.Parts(path, spec, provenance["source"])
