@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def fit_heads(
     features: Annotated[
         Optional[list[Path]],
-        typer.Argument(help="Feature files. (the newest in the cache folder)"),
+        typer.Argument(help="Feature files, or their s3:// URLs. (the newest in the cache folder)"),
     ] = None,
     heads: Annotated[
         str,
@@ -101,9 +101,10 @@ def fit_heads(
     from featcache import store
     from featcache.scoring.leaderboard import REPORT_FILE
     from featcache.selection.fit_heads import fit_heads as compare
+    from featcache.store import working_copy
 
     if not features:
-        features = [store.newest_features(cache_dir)]
+        features = [store.newest_features(working_copy.pulled(cache_dir))]
         say(f"Took the newest feature file: {features[0]}")
     names = listed("heads", heads)
     board = compare(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Union
 from featcache import store
 from featcache.core import progress
 from featcache.core.checks import bad
-from featcache.core.errors import SpecError, StoreError
+from featcache.core.errors import SpecError
 from featcache.core.options import taken, with_options
 from featcache.core.running import EVERY, RUNNING, Running
-from featcache.core.spec import ExtractionSpec
 from featcache.data import openers, sources
 from featcache.data.sources.passed_over import PassedOver
 from featcache.extraction import bucket_cache, executors, requested
@@ -37,6 +36,7 @@ from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Costs, Making, make, stop_at_failure
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
+from featcache.store import uploading
 from featcache.store.layout import FolderTakenError, claimed
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _made_in_folder(
     todo = []
     for output, before in zip(outputs, published, strict=True):
         if before is not None and not asked.overwrite and output.is_all_in(before):
-            _tidy(output.parts)
+            output.parts.clear_if_left()
             files[output.path] = before
             output.keep_stamps(before)
         else:
@@ -260,7 +260,7 @@ def _made_in_folder(
         for path in sorted(output.path for output in todo):
             say = functools.partial(progress.note, show=asked.show_progress)
             stack.enter_context(store.locked(path, asked.wait, say))
-        stack.enter_context(store.pushing(folder))  # before anybody else here has the locks
+        stack.enter_context(uploading.pushing(folder))  # before anybody else here has the locks
         if not outputs[0].listing.is_read and must_be_read():
             read()  # another process has begun meanwhile
         for output in list(todo):
@@ -297,11 +297,3 @@ def _made_in_folder(
         )
         for output, before in zip(outputs, published, strict=True)
     ]
-
-
-def _tidy(parts: store.Parts) -> None:
-    """Delete parts that a process left when it died between publishing and deleting them."""
-    if parts.folder.exists():
-        # who holds the lock needs them, and a folder that cannot be written keeps them
-        with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
-            parts.clear()

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from featcache import store
 from featcache.core import progress
 from featcache.core.errors import SpecError
 from featcache.core.running import Running
+from featcache.store import bucket, uploading, working_copy
 
 ATTEMPTS = 3
 
@@ -29,8 +29,8 @@ def used(asked: Running, make: Callable[[Running], Made]) -> Made:
     BehindError
         When other machines were quicker each time; what was computed is kept.
     """
-    cache = store.pulled(asked.cache_dir)
-    if store.root_of(cache) is None:
+    cache = working_copy.pulled(asked.cache_dir)
+    if working_copy.root_of(cache) is None:
         return make(asked)
     if asked.assemble_up_to:
         raise SpecError(
@@ -41,13 +41,13 @@ def used(asked: Running, make: Callable[[Running], Made]) -> Made:
     for _ in range(ATTEMPTS - 1):
         try:
             return _pushed(running, make)
-        except store.BehindError:
+        except bucket.BehindError:
             progress.note("Another machine wrote there; looking again.", asked.show_progress)
-            store.refresh(cache)
+            working_copy.refresh(cache)
     return _pushed(running, make)
 
 
 def _pushed(running: Running, make: Callable[[Running], Made]) -> Made:
     made = make(running)
-    store.push(running.cache)  # what an earlier run could not
+    uploading.push(running.cache)  # what an earlier run could not
     return made

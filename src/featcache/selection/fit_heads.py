@@ -35,6 +35,7 @@ from featcache.selection import (
 from featcache.selection.comparison import Comparison, as_json
 from featcache.selection.dataset import Dataset, of_arrays, of_files
 from featcache.selection.preference import LEVEL, PREFERENCES
+from featcache.store import uploading, working_copy
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
 CLASS_WEIGHTS = (None, "balanced")
@@ -72,14 +73,13 @@ def fit_heads(
 
     Parameters
     ----------
-    features : a feature file or its path; several of them, for backbones x heads on the same folds
-        of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
-        0 and 1, or float targets.
+    features : a feature file, its path or s3:// URL; several of them, for backbones x heads on the
+        same folds of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes,
+        (n, k) of 0 and 1, or float targets.
     names : "quick" (None) for the heads that a minute has time for, by rows, features and outputs
         (see `quick`); "all"; or a list of "quick", names of the catalogue, heads of it with
-        settings of their own instead of its grid (as
-        `heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`), scikit-learn estimators,
-        (name, estimator) pairs and "module:factory" texts.
+        settings instead of its grid (`heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`),
+        scikit-learn estimators, (name, estimator) pairs and "module:factory" texts.
     cv : outer folds, 3 or more; the inner folds of one are the others.
     repeats : of the cross-validation, on other folds each time.
     metric : what is optimised; None is accuracy, map or rmse by task. See `Task.metrics`.
@@ -100,8 +100,7 @@ def fit_heads(
     dense : parameters of the dense head (hidden, dropout, batch_norm, …) instead of its grid.
     task, groups : of plain arrays: what to learn where `y` does not tell, and (n,) groups of rows
         that are never parted.
-    folder : where to save; None is beside the features, with the ending .heads. What others put
-        into it stays.
+    folder : where to save; None is beside the features, as .heads. What others put there stays.
     cache_dir : where heads are saved that have no such place: those of arrays, in
         `arrays-DIGEST/arrays.heads`, and of features in a folder that may not be written to.
     overwrite : fit again even if nothing changed.
@@ -151,7 +150,7 @@ def fit_heads(
         seed=seed,
         dense=dense,
     )
-    cache = Path(cache_dir)
+    cache = working_copy.pulled(cache_dir)
     place = heads_folder.beside(dataset, cache) if folder is None else Path(folder)
     request = {
         "features": sorted(one.content for one in dataset.sets),
@@ -192,6 +191,7 @@ def fit_heads(
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
     if report and not (board.folder / leaderboard.REPORT_FILE).exists():
         _add_report(board, show_progress)
+    uploading.push(board.folder)
     return board
 
 

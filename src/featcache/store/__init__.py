@@ -4,7 +4,6 @@ Only this package knows h5py. Whatever has its own name is whole; rows are found
 """
 
 from featcache.store.attempts import Attempts
-from featcache.store.bucket import BehindError
 from featcache.store.columns import Failure, Metadata
 from featcache.store.disk_space import check_room, size_of
 from featcache.store.features import Features
@@ -16,21 +15,17 @@ from featcache.store.layout import (
     newest_features,
     newest_heads,
     of_spec,
-    on_disk,
     owner,
     place_for,
     prepare,
     source_folder,
     stand_in,
 )
-from featcache.store.pushing import push, pushing
-from featcache.store.working_copy import pulled, refresh, root_of
 from featcache.store.writing import publish
 
 __all__ = [
     "EMBEDDER",
     "Attempts",
-    "BehindError",
     "Damage",
     "DamagedFileError",
     "Failure",
@@ -43,16 +38,10 @@ __all__ = [
     "newest_features",
     "newest_heads",
     "of_spec",
-    "on_disk",
     "owner",
     "place_for",
     "prepare",
     "publish",
-    "pulled",
-    "push",
-    "pushing",
-    "refresh",
-    "root_of",
     "salvage",
     "size_of",
     "source_folder",

@@ -209,11 +209,13 @@ def _asked(url: str, done: str, attempt: Callable[[], Made]) -> Made:
 
 
 def _status(error: BaseException) -> int | None:
-    return _of_cause(error, "ResponseMetadata", "HTTPStatusCode")
+    found: int | None = _of_cause(error, "ResponseMetadata", "HTTPStatusCode")
+    return found
 
 
 def _code(error: BaseException) -> str | None:
-    return _of_cause(error, "Error", "Code")
+    found: str | None = _of_cause(error, "Error", "Code")
+    return found
 
 
 def _of_cause(error: BaseException, group: str, name: str) -> Any:

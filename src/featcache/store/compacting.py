@@ -14,7 +14,7 @@ from featcache.store import parted
 from featcache.store.features import Features
 from featcache.store.index import DamagedFileError, Parts, Rows
 from featcache.store.layout import locked, owner
-from featcache.store.pushing import pushing
+from featcache.store.uploading import pushing
 from featcache.store.working_copy import root_of
 from featcache.store.writing import publish
 

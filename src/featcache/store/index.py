@@ -18,9 +18,9 @@ from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
 from featcache.store import hdf5, parted, placeholders
 from featcache.store.hdf5 import file_state
-from featcache.store.layout import claim, has_rows_of, mark_clean
-from featcache.store.pushing import upload
+from featcache.store.layout import claim, has_rows_of, locked, mark_clean
 from featcache.store.strings import read_attribute, write_attribute
+from featcache.store.uploading import upload
 
 PAGED_BYTES = 64 << 20  # in a bucket: smaller parts are read whole, or nearly
 
@@ -109,6 +109,13 @@ class Parts:
         self.stale = set(needed)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
+
+    def clear_if_left(self) -> None:
+        """Delete what a process left when it died between publishing and deleting them."""
+        if self.folder.exists():
+            # who holds the lock needs them, and a folder that cannot be written keeps them
+            with suppress(StoreError, OSError), locked(self.target, False, lambda message: None):
+                self.clear()
 
 
 def part_name(fingerprint: str, digests: np.ndarray, features: np.ndarray) -> str:

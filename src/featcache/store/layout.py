@@ -115,8 +115,8 @@ def on_disk(cache_dir: str | os.PathLike[str]) -> Path:
     """Return a cache folder's path; raise SpecError where it is a URL."""
     if (url := urls.as_url(os.fspath(cache_dir))) is not None:
         raise SpecError(
-            f"'{urls.shown(url)}' cannot be the cache folder here: only extract, fit-heads, "
-            f"stitch, report, info, verify, clean and compact take one in a bucket. Use a folder."
+            f"'{urls.shown(url)}' cannot be the cache folder of a demo, of Embedder or of "
+            f"fine-tuning, which need one on a disk. Use a folder."
         )
     return Path(cache_dir)
 

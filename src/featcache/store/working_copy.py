@@ -137,9 +137,11 @@ def _take_over(root: Path, known: Marker, below: str, afresh: bool) -> None:
     """Make what lies below a key, "" for all, like the bucket; what is new here stays."""
     folder, _, name = below.partition("/")
 
+    # heads may be of several feature files of a folder
+    stem = f"{folder}/{name.rpartition('.')[0]}." if name.endswith(".h5") else ""
+
     def is_asked(key: str) -> bool:
-        stem = f"{folder}/{name.rpartition('.')[0]}."
-        return not below or key.startswith(stem) or kind_of(key) is Kind.OWNER
+        return key.startswith(stem) or kind_of(key) is Kind.OWNER
 
     prefix = f"{folder}/" if below else ""
     listed = bucket.listed(f"{known.url}/{folder}" if below else known.url)
@@ -149,16 +151,20 @@ def _take_over(root: Path, known: Marker, below: str, afresh: bool) -> None:
     parts = {key: one for key, one in found.items() if kind_of(key) is Kind.PART}
     for key, one in parts.items():
         _told_of(root / key, one, known, key, afresh)
-    news = [
-        key
-        for key in synced.in_order(found.keys() - parts.keys())
-        if afresh or known.files.get(key, ("",))[0] != found[key].etag or not (root / key).exists()
-    ]
+    files = synced.in_order(found.keys() - parts.keys())
+    news = [key for key in files if not _is_here(root, known, key, found[key], afresh)]
     for first in (False, True):  # a feature file is put in place after the rest
         some = [key for key in news if (kind_of(key) is Kind.FEATURES) is first]
         bucket.each(lambda key: _downloaded(root, known, key, found[key]), some)
     for key in reversed(synced.in_order([key for key in ours if key not in found])):
         _gone(root, known, key)
+
+
+def _is_here(root: Path, known: Marker, key: str, found: Object, afresh: bool) -> bool:
+    """Return whether a file is that of the bucket, or one made of that and not pushed yet."""
+    etag, before = known.files.get(key, ("", None))
+    state = file_state(root / key)
+    return etag == found.etag and state is not None and not (afresh and state == before)
 
 
 def _told_of(path: Path, found: Object, known: Marker, key: str, afresh: bool) -> None:
@@ -207,4 +213,3 @@ def _gone(root: Path, known: Marker, key: str) -> None:
     for folder in path.relative_to(root).parents[:-1]:
         with suppress(OSError):  # not empty
             (root / folder).rmdir()
-
