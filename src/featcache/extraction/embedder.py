@@ -194,7 +194,8 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         SpecError
             For what can be told without the weights.
         """
-        layout.on_disk(check_path("cache_dir", self.cache_dir))
+        check_path("cache_dir", self.cache_dir)
+        layout.on_disk(self.cache_dir)
         values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
         if not isinstance(self.backbone, (str, os.PathLike, type(None))):
             raise bad("backbone", "be one name, a path or None", self.backbone)

@@ -29,8 +29,8 @@ Found = TypeVar("Found")
 class Kind(IntEnum):
     """What an object is, in the order in which it is put in place: a file after what it needs."""
 
-    PART = 1
-    OWNER = 2  # whose a folder is
+    OWNER = 1  # whose a folder is
+    PART = 2
     HEADS = 3
     BOARD = 4  # says which heads there are
     FEATURES = 5
