@@ -51,7 +51,7 @@ def report(
     if out is None and not disk.is_writable(heads):
         out = store.place_for(heads.with_suffix(".report.html"), cache_dir)
     written = write_report(board, out=out, tsne=tsne)
-    uploading.push(heads)
+    uploading.push_results(heads)
     write_for_tensorboard(board, tensorboard)
     result(as_json, {"report": str(written), "best": board.best.result.name}, f"Wrote {written}")
 

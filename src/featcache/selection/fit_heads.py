@@ -191,7 +191,7 @@ def fit_heads(
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
     if report and not (board.folder / leaderboard.REPORT_FILE).exists():
         _add_report(board, show_progress)
-    uploading.push(board.folder)
+    uploading.push_results(board.folder, show_progress)
     return board
 
 

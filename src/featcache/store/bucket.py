@@ -20,7 +20,8 @@ from featcache.data.retries import is_absent, is_forbidden, is_passing, reason_o
 from featcache.data.urls import scheme_of
 
 RANGE_BYTES = 32 << 20  # of one request
-AT_ONCE = 8  # requests for as much
+RANGES_AT_ONCE = 2  # of an object; what is not written yet is in memory
+AT_ONCE = 8  # objects
 TOKEN = "featcache-put"  # metadata by which a put whose answer was lost knows its own object
 NEW = "*"  # of `put`: there must be no such object yet
 _CHANGED = 412
@@ -104,12 +105,12 @@ def download(url: str, found: Object, path: Path) -> None:
     """Write an object to a file, a few ranges at once; raises as `get`."""
     starts = range(0, found.size, RANGE_BYTES)
     with path.open("wb") as file:
-        for first in range(0, len(starts), AT_ONCE):  # what is not written yet is in memory
+        for first in range(0, len(starts), RANGES_AT_ONCE):
 
             def some(start: int) -> bytes:
                 return get(url, min(RANGE_BYTES, found.size - start), start, found.etag or None)
 
-            for data in each(some, starts[first : first + AT_ONCE]):
+            for data in each(some, starts[first : first + RANGES_AT_ONCE]):
                 file.write(data)
 
 

@@ -168,7 +168,7 @@ class Rows:
         keys = [np.zeros((0, 16), np.uint8)]
         nothing = np.zeros(0, np.int32)
         files, views, rows = [nothing], [nothing.astype(np.int16)], [nothing]
-        for path in paths:
+        for path in placeholders.ahead(paths):
             state = _identity(path)
             try:
                 with hdf5.reading(path, peeks=True) as file:

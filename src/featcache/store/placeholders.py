@@ -7,10 +7,13 @@ finds it; HDF5 takes it for none of its own, which is when this is asked.
 from __future__ import annotations
 
 import functools
+import gc
 import io
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from featcache.core import atomic
 from featcache.store import bucket, marker
 
 WHOLE_BYTES = 32 << 20  # a part up to this size is fetched whole; of others what is asked for
+PEEKED_AT_ONCE = 64
 BLOCK_BYTES = 64 << 10  # of small reads: what HDF5 looks at first, and the digests of most parts
 _NOTHING = bytes(8)  # no HDF5 file begins so
 
@@ -94,11 +98,23 @@ def fetch_small(paths: Iterable[Path]) -> None:
         bucket.each(_fetch_if_there, some)
 
 
+def ahead(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield paths to peek into, having asked for the beginnings of some at once."""
+    rest = iter(paths)
+    while some := list(itertools.islice(rest, PEEKED_AT_ONCE)):
+        far = [path for path in some if is_one(path)]
+        bucket.each(_peek, far if len(far) > 1 else ())
+        yield from some
+
+
+def _peek(path: Path) -> None:
+    with suppress(bucket.BehindError, FileNotFoundError):  # who opens it finds that, too
+        _beginning(str(url_of(path)), path.stat().st_size)
+
+
 def _fetch_if_there(path: Path) -> None:
-    try:
+    with suppress(FileNotFoundError):
         fetch(path)
-    except FileNotFoundError:
-        return
 
 
 def _gone(path: Path) -> FileNotFoundError:
@@ -110,6 +126,22 @@ def _gone(path: Path) -> FileNotFoundError:
 def _beginning(url: str, size: int) -> bytes:
     """Return the first block of a part, which is asked for by each question about it."""
     return bucket.get(url, min(BLOCK_BYTES, size))
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Have no garbage collected inside, where h5py waits for a client with its lock held.
+
+    The client has a thread of its own. Were it the one to collect an object of h5py's, which takes
+    that lock, both would wait for ever (h5py's issue 2019).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Ranges(io.RawIOBase):
@@ -143,13 +175,14 @@ class _Ranges(io.RawIOBase):
         n = max(0, min(len(buffer), self.size - self.position))
         start = self.position
         try:
-            if n >= BLOCK_BYTES:
-                buffer[:n] = bucket.get(self.url, n, start)
-                _read[self.path] += n
-            else:
-                first = start - start % BLOCK_BYTES
-                near = b"".join(map(self._block, range(first, start + n, BLOCK_BYTES)))
-                buffer[:n] = near[start - first : start - first + n]
+            with _nothing_collected():
+                if n >= BLOCK_BYTES:
+                    buffer[:n] = bucket.get(self.url, n, start)
+                    _read[self.path] += n
+                else:
+                    first = start - start % BLOCK_BYTES
+                    near = b"".join(map(self._block, range(first, start + n, BLOCK_BYTES)))
+                    buffer[:n] = near[start - first : start - first + n]
         except bucket.BehindError:
             raise _gone(self.path) from None
         self.position += n

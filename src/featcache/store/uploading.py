@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featcache.core.errors import FeatcacheError, SpecError
+from featcache.core import progress
+from featcache.core.errors import FeatcacheError, SourceError, SpecError, StorageError
 from featcache.store import bucket, marker, parted, placeholders, synced
 from featcache.store.bucket import BehindError
 from featcache.store.hdf5 import file_state
@@ -69,6 +70,14 @@ def push(path: Path) -> None:
         for key in news:
             if kind_of(key) is Kind.BOARD:
                 _forget_heads(root, known, found, key)
+
+
+def push_results(path: Path, show_progress: bool = True) -> None:
+    """Push what can be used without the bucket, as heads can; say where that fails."""
+    try:
+        push(path)
+    except (StorageError, SourceError) as error:
+        progress.note(f"Kept in '{path}' alone: {error}", show_progress)
 
 
 def upload(part: Path) -> None:

@@ -105,10 +105,10 @@ def _split(url: str) -> tuple[str, str]:
     if not url.endswith((".h5", synced.HEADS)):
         return url, ""
     scheme, slashes, path = url.partition("://")
-    *cache, folder, name = path.split("/")
-    if not cache:
+    *cache, folder, name = ["", *path.split("/")]
+    if not any(cache):
         raise SpecError(f"'{url}' lies in no cache folder; s3://BUCKET/FOLDER/SOURCE/NAME is one.")
-    return f"{scheme}{slashes}{'/'.join(cache)}", f"{folder}/{name}"
+    return f"{scheme}{slashes}{'/'.join(cache[1:])}", f"{folder}/{name}"
 
 
 def _root_of(url: str) -> Path:
@@ -177,7 +177,8 @@ def _told_of(path: Path, found: Object, known: Marker, key: str, afresh: bool) -
     is_other = path.stat().st_size != found.size
     if afresh or (is_other and placeholders.is_one(path)):
         placeholders.make(path, found.size, found.modified_ns)
-    known.parts.setdefault(key, OWN)  # who died after it was uploaded did not say so
+    if key not in known.parts:  # who died after it was uploaded did not say so
+        known.parts[key] = SEEN if placeholders.is_one(path) else OWN
 
 
 def _downloaded(root: Path, known: Marker, key: str, found: Object) -> None:
