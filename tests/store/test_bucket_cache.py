@@ -142,11 +142,14 @@ class TestExtraction:
             {f"{path.parent.name}/{path.name}": path.read_bytes() for path in photos.rglob("*.*")},
         )
         far = run("s3://photos", runtime="openvino").features
+        puts = [one.key.removeprefix("of ü/") for one in storage.requests if one.method == "PUT"]
         local = run("s3://photos", tmp_path / "local", runtime="openvino").features
         same(far, local)
         assert far.path.is_relative_to(tmp_path / "home" / "a" / "featcache")
         assert len(parts(storage)) > 2
         assert keys(storage) - parts(storage) == {"photos/source.json", f"photos/{far.path.name}"}
+        assert puts[0] == "photos/source.json"  # and the feature file after all that it needs
+        assert puts[-1] == f"photos/{far.path.name}"
         again = run("s3://photos")
         assert again.hit
         assert done(storage) == {"L": 2}
@@ -243,6 +246,36 @@ class TestExtraction:
         on("b")
         done = run(photos)
         assert (done.n_computed, done.n_reused) == (0, n)
+
+    def test_images_that_another_source_has_are_not_computed_again(
+        self, run, photos, storage, on, tmp_path
+    ):
+        first = run(photos).features
+        other = tmp_path / "others"
+        shutil.copytree(photos, other)
+        on("b")
+        done = run(other)
+        assert (done.n_computed, done.n_reused) == (0, len(first))
+        assert done.features.X.tobytes() == first.X.tobytes()
+        assert {key.partition("/")[0] for key in parts(storage)} == {"my photos", "others"}
+
+    def test_ctrl_c_leaves_what_was_computed_in_the_bucket(
+        self, run, photos, storage, on, monkeypatch
+    ):
+        def interrupted(part, upload=uploading.upload):
+            upload(part)
+            if len(parts(storage)) == 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "upload", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(photos)
+        assert keys(storage) == parts(storage) | {"my photos/source.json"}
+        on("b")
+        done = run(photos)
+        assert done.n_reused >= 5
+        assert done.n_computed + done.n_reused == len(done.features)
 
     def test_unfinished_parts_of_others_stay_until_they_are_old(
         self, run, photos, storage, on, monkeypatch
@@ -480,6 +513,32 @@ class TestFolder:
         on("a")
         root = working_copy.pulled(URL)
         assert not (root / "my photos").exists()
+
+    @pytest.mark.parametrize("fault", ["503", "cut", "lost"])
+    def test_every_verb_gets_through_faults(self, filled, storage, cli, fault, on):
+        _, path, url = filled
+        storage.fault = lambda request, n_before: None if n_before else fault
+        X = store.Features(path).X
+        assert fc.Features(url).X.tobytes() == X.tobytes()
+        fc.fit_heads(url, ["ridge"], cv=3, jobs=1, report=False, show_progress=False)
+        assert cli("compact", url).returncode == 0
+        on("b")
+        assert fc.Features(url).X.tobytes() == X.tobytes()
+        assert cli("clean", URL, "--max-size", "0", "--yes").returncode == 0
+        assert not [key for key in keys(storage) if ".h5" in key]
+
+    def test_heads_that_cannot_be_put_there_are_kept_here_and_put_there_later(
+        self, filled, storage, capsys
+    ):
+        _, _, url = filled
+        how = {"cv": 3, "jobs": 1, "report": False}
+        storage.fault = lambda request, n_before: "403" if request.method == "PUT" else None
+        board = fc.fit_heads(url, ["lda"], **how)
+        assert f"Kept in '{board.folder}' alone: " in capsys.readouterr().err
+        assert not [key for key in keys(storage) if ".heads/" in key]
+        storage.reset()
+        assert fc.fit_heads(url, ["lda"], **how).results == board.results
+        assert [key for key in keys(storage) if ".heads/" in key]
 
     def test_files_that_vanish_here_are_no_deletions(self, filled, storage):
         _, path, url = filled
