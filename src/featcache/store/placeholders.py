@@ -11,6 +11,7 @@ import gc
 import io
 import itertools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from typing import Any
 from featcache.core import atomic
 from featcache.store import bucket, marker
 
+FREE = 0.1  # of a disk; where there is less, parts stay in the bucket
 WHOLE_BYTES = 32 << 20  # a part up to this size is fetched whole; of others what is asked for
 PEEKED_AT_ONCE = 64
 BLOCK_BYTES = 64 << 10  # of small reads: what HDF5 looks at first, and the digests of most parts
@@ -68,10 +70,17 @@ def opened(path: Path, peeks: bool) -> Path | _Ranges:
         When it cannot be had.
     """
     size = path.stat().st_size
-    if not peeks and (size <= WHOLE_BYTES or 2 * _read[path] > size):
+    is_wanted = not peeks and (size <= WHOLE_BYTES or 2 * _read[path] > size)
+    if is_wanted and has_room(path):
         fetch(path)
         return path
     return _Ranges(path, size)
+
+
+def has_room(path: Path) -> bool:
+    """Return whether the disk of a part has enough free for parts to be kept here."""
+    disk = shutil.disk_usage(path.parent)
+    return disk.free >= FREE * disk.total
 
 
 def fetch(path: Path) -> None:
@@ -94,7 +103,7 @@ def fetch_small(paths: Iterable[Path]) -> None:
     What is gone or out of reach is for whoever opens it to say.
     """
     some = [path for path in paths if is_one(path) and path.stat().st_size <= WHOLE_BYTES]
-    if len(some) > 1:
+    if len(some) > 1 and has_room(some[0]):
         bucket.each(_fetch_if_there, some)
 
 

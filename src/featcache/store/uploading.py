@@ -6,7 +6,6 @@ machine was quicker that is a `BehindError`, and nothing is written over.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,6 @@ from featcache.store.marker import OWN, PUBLISHED, Marker
 from featcache.store.synced import Kind, kind_of
 from featcache.store.working_copy import Found, changing, pulled, root_of
 
-FREE = 0.1  # of a disk; where there is less, parts that were uploaded give way
 IN_THE_MAKING_S = 86400.0  # parts of others that are younger may be those of a run
 
 _uploaded: set[Path] = set()  # parts, by this process
@@ -101,8 +99,7 @@ def upload(part: Path) -> None:
             _own(root, known, folder)
     bucket.put(url, part.read_bytes())
     _uploaded.add(part)
-    disk = shutil.disk_usage(part.parent)
-    if disk.free < FREE * disk.total:
+    if not placeholders.has_room(part):
         found = part.stat()
         placeholders.make(part, found.st_size, found.st_mtime_ns)
 
@@ -122,19 +119,21 @@ def removing(where: str | Path) -> Iterator[Path]:
         for key in reversed(synced.in_order(gone)):
             is_same = key in known.parts or found.get(key) is None
             is_same = is_same or found[key].etag == known.files[key][0]
-            if is_same and not _is_needed(root, key) and not _has_more(found, key):
+            if is_same and not _is_needed(root, known, key) and not _has_more(found, key):
                 bucket.delete(f"{url}/{key}")
                 found.pop(key, None)
                 known.files.pop(key, None)
                 known.parts.pop(key, None)
 
 
-def _is_needed(root: Path, key: str) -> bool:
-    """Return whether a key is that of a part which a feature file needs."""
-    path = root / key
-    if kind_of(key) is not Kind.PART:
+def _is_needed(root: Path, known: Marker, key: str) -> bool:
+    """Return whether a key is that of a part which a feature file needs, or may need."""
+    features, _, name = key.rpartition(f"{parted.PARTS}/")
+    if kind_of(key) is not Kind.PART or not (root / features).exists():
         return False
-    return path.name in parted.names_of(path.parent.with_suffix(""))
+    # what is not pushed yet needs others than what lies in the bucket
+    is_same = known.files.get(features, ("", None))[1] == file_state(root / features)
+    return not is_same or name in parted.names_of(root / features)
 
 
 def _has_more(found: Found, key: str) -> bool:

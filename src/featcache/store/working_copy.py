@@ -122,7 +122,7 @@ def _root_of(url: str) -> Path:
 
 def _pull(root: Path, url: str, below: str, afresh: bool) -> None:
     for attempt in range(ATTEMPTS):
-        with disk.writing(root):
+        with disk.writing(root, "set XDG_CACHE_HOME to a folder on another disk"):
             root.mkdir(parents=True, exist_ok=True)
         try:
             with changing(root, url) as known:
