@@ -545,6 +545,8 @@ class TestFolder:
         before = keys(storage)
         shutil.rmtree(root / "my photos")
         uploading.push(root)
+        with uploading.removing(root):
+            pass
         assert keys(storage) == before
         assert fc.Features(url).X.tobytes() == store.Features(path).X.tobytes()
 

@@ -108,17 +108,20 @@ def upload(part: Path) -> None:
 def removing(where: str | Path) -> Iterator[Path]:
     """Yield a cache folder; what is deleted in it inside goes from its bucket, too."""
     root = pulled(where)
-    yield root
     if (url := marker.url_of(root)) is None:
+        yield root
         return
+    known = marker.load(root, url)
+    there = [key for key in (*known.files, *known.parts) if (root / key).exists()]
+    yield root
     with changing(root, url) as known:
-        gone = [key for key in (*known.files, *known.parts) if not (root / key).exists()]
+        gone = [key for key in there if not (root / key).exists()]
         if not gone:
             return
         found = bucket.listed(url)
         for key in reversed(synced.in_order(gone)):
-            is_same = key in known.parts or found.get(key) is None
-            is_same = is_same or found[key].etag == known.files[key][0]
+            is_same = key in known.parts or key not in found
+            is_same = is_same or found[key].etag == known.files.get(key, ("",))[0]
             if is_same and not _is_needed(root, known, key) and not _has_more(found, key):
                 bucket.delete(f"{url}/{key}")
                 found.pop(key, None)
