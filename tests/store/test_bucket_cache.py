@@ -212,6 +212,7 @@ class TestExtraction:
         monkeypatch.setattr(uploading, "_push_features", late)
         done = run(photos)
         assert len(done.features) == n + 2
+        assert (done.n_computed, done.n_reused) == (1, n + 1)
         assert len(others[1].features) == n + 2
         assert sum(images_run) == 2  # x was found in its part before it was published
         on("c")

@@ -140,17 +140,17 @@ def run_all(
     source: Any = DEFAULT_SOURCE, backbone: Backbone = None, **options: Any
 ) -> list[Extraction]:
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
-    started = time.monotonic()
+    costs = Costs()
     numbers, asked = parted(taken(EVERY, options, "extract"))
 
     def run_here(running: Running) -> list[Extraction]:
-        return _run_all(source, backbone, numbers, running, started)
+        return _run_all(source, backbone, numbers, running, costs)
 
     return bucket_cache.used(asked, run_here)
 
 
 def _run_all(
-    source: Any, backbone: Backbone, numbers: dict[str, Any], running: Running, started: float
+    source: Any, backbone: Backbone, numbers: dict[str, Any], running: Running, costs: Costs
 ) -> list[Extraction]:
     numbers = dict(numbers)
     engines.keep_programs(running.cache / engines.MODELS_FOLDER, running.device)
@@ -163,7 +163,7 @@ def _run_all(
         backbones.resolve(name, layer=tap, memo=running.cache / MEMO_NAME, **numbers)
         for name, tap in requested.combined(backbone, layer, weights)
     )
-    made = _make_files(samples, every, running, started)
+    made = _make_files(samples, every, running, costs)
     more = {remark for done in made for remark in done.remarks} - set(samples.remarks)
     progress.notes(sorted(more), running.show_progress)
     return made
@@ -184,11 +184,11 @@ def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -
     SourceError, SpecError, BackboneError, StoreError
         As `extract`.
     """
-    started = time.monotonic()
+    costs = Costs()
     asked = Running(**taken(RUNNING, options, "extract_network"), explains=False)
 
     def run_here(running: Running) -> list[Extraction]:
-        return _make_files(openers.open_source(source), [resolved], running, started)
+        return _make_files(openers.open_source(source), [resolved], running, costs)
 
     return bucket_cache.used(asked, run_here)[0]
 
@@ -197,20 +197,20 @@ def _make_files(
     source: sources.Source,
     every: Sequence[backbones.Resolved],
     asked: Running,
-    started: float,
+    costs: Costs,
 ) -> list[Extraction]:
     """Have the feature files of resolved networks: those that are there, and the rest made."""
     try:
-        return _made_in_folder(source, every, asked, started)
+        return _made_in_folder(source, every, asked, costs)
     except FolderTakenError:  # by a source of the same name, after it was looked up
-        return _made_in_folder(source, every, asked, started)
+        return _made_in_folder(source, every, asked, costs)
 
 
 def _made_in_folder(
     source: sources.Source,
     every: Sequence[backbones.Resolved],
     asked: Running,
-    started: float,
+    costs: Costs,
 ) -> list[Extraction]:
     stop = asked.on_error == "stop"
     folder = store.source_folder(asked.cache, source.name, source.origin)
@@ -252,7 +252,6 @@ def _made_in_folder(
                 progress.note(f"'{output.path}' cannot be read; made anew.", asked.show_progress)
             if asked.explains and not asked.overwrite and before is None:
                 requested.say_why(folder, output.spec, asked.show_progress)
-    costs = Costs()
     with ExitStack() as stack:
         if todo:
             stack.enter_context(claimed(folder, source.origin))
@@ -277,20 +276,21 @@ def _made_in_folder(
             executor = stack.enter_context(executors.opened(asked))
             how = Making(executor, machine_of(asked), stop, asked.show_progress, costs)
             files |= make(todo, how, lenders)
+            costs.n_computed.update({one.path: int(one.is_computed.sum()) for one in todo})
     for features in files.values() if stop else ():
         stop_at_failure((failure.id, failure.reason) for failure in features.failures)
     return [
         Extraction(
             features=files[output.path],
             hit=output not in todo,
-            n_computed=int(output.is_computed.sum()),
-            n_reused=len(files[output.path]) - int(output.is_computed.sum()),
+            n_computed=costs.n_computed[output.path],
+            n_reused=max(0, len(files[output.path]) - costs.n_computed[output.path]),
             n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
             n_failed=len(files[output.path].failures),
             n_dark=len(output.dark),
             n_same=files[output.path].provenance.get("same_features", 0),
             passed_over=source.passed_over,
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - costs.started,
             computing_s=costs.seconds,
             waited_s=costs.waited_s,
             remarks=output.remarks + lost_classes(source, files[output.path].failures),
