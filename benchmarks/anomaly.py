@@ -2,7 +2,7 @@
 
     python benchmarks/anomaly.py [--good 250] [--bad 90] [--new 2000] [--only heads,memory,promise]
 
-Needs scikit-image (in `dev`), whose brick, grass and gravel are cropped and damaged, see defects.py;
+Needs scikit-image (in `dev`), whose brick, grass and gravel are cropped and damaged (defects.py);
 of the clip art one class is good and the others are anomalies. Prints tables.
 """
 

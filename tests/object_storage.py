@@ -113,6 +113,10 @@ def faulty(app: Callable[..., Any], storage: Storage) -> Callable[..., Any]:
         if fault == "expired":
             yield _refused(start, "400 Bad Request", "ExpiredToken", "The token has expired.")
             return
+        if fault == "lost":  # it is done, and the answer does not arrive
+            b"".join(app(environ, lambda *_: None))
+            yield _refused(start, "500 Internal Server Error", "InternalError", "Try again.")
+            return
         body = b"".join(app(environ, start))
         request.n_bytes = len(body)
         if fault == "slow":

@@ -21,7 +21,9 @@ SECONDS_A_DAY = 86400.0
 
 @app.command()
 def clean(
-    cache_dir: Annotated[Path, typer.Argument(help="The cache folder.")] = Path("cache"),
+    cache_dir: Annotated[Path, typer.Argument(help="The cache folder, or its s3:// URL.")] = Path(
+        "cache"
+    ),
     older_than: Annotated[
         Optional[float], typer.Option(help="Also feature files and parts older than so many days.")
     ] = None,
@@ -32,11 +34,20 @@ def clean(
     as_json: Json = False,
 ) -> None:
     """Remove what a cache folder does not need, after showing it; heads and models stay."""
-    from featcache.store import cleaning
+    from featcache.store import uploading
 
     for name, value in (("older_than", older_than), ("max_size", max_size)):
         if value is not None and not value >= 0:
             raise bad(name, "be 0 or more", value)
+    with uploading.removing(cache_dir) as folder:
+        _clean(folder, older_than, max_size, yes, as_json)
+
+
+def _clean(
+    cache_dir: Path, older_than: float | None, max_size: float | None, yes: bool, as_json: bool
+) -> None:
+    from featcache.store import cleaning
+
     if not cache_dir.is_dir():
         raise SpecError(f"Cache folder '{cache_dir}' does not exist.")
     found = cleaning.removable(

@@ -13,15 +13,16 @@ from featcache.core.text import counted
 
 @app.command()
 def compact(
-    path: Annotated[Path, typer.Argument(help="A feature file.")],
+    path: Annotated[Path, typer.Argument(help="A feature file, or its s3:// URL.")],
     one_file: Annotated[
         bool, typer.Option("--one-file", help="Put all rows into the file itself.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Make few large parts of a feature file's many small ones; readers go on meanwhile."""
-    from featcache.store import compacting
+    from featcache.store import compacting, working_copy
 
+    path = working_copy.pulled(path)
     done = compacting.compact(path, one_file, say=say)
     text = f"'{path}' has no parts."
     if done.n_before:

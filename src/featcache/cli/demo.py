@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.options import CacheDir, Jobs, Json, app, result
+from featcache.cli.options import Jobs, Json, LocalCacheDir, app, result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ SOURCE = "example:clipart"
 
 @app.command()
 def demo(
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: LocalCacheDir = Path("cache"),
     jobs: Jobs = -1,
     as_json: Json = False,
 ) -> None:
@@ -44,8 +44,10 @@ def run(cache_dir: Path, jobs: int, console: Console) -> dict[str, Any]:
     from featcache.inference import predict
     from featcache.models import stitching
     from featcache.selection.fit_heads import fit_heads
+    from featcache.store import layout
 
     started = time.monotonic()
+    layout.on_disk(cache_dir)
 
     _command(console, f"featcache extract {SOURCE}")
     extracted = extraction.run(SOURCE, cache_dir=cache_dir)

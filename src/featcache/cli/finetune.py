@@ -9,9 +9,9 @@ import typer
 
 from featcache.cli.options import (
     RARE,
-    CacheDir,
     Device,
     Json,
+    LocalCacheDir,
     Root,
     Runtime,
     Seed,
@@ -55,7 +55,7 @@ def finetune(
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end", help="Train on images, augmented anew in each epoch.")
     ] = False,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: LocalCacheDir = Path("cache"),
     as_json: Json = False,
     lr_decay: Annotated[
         float,

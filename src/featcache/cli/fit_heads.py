@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def fit_heads(
     features: Annotated[
         Optional[list[Path]],
-        typer.Argument(help="Feature files. (the newest in the cache folder)"),
+        typer.Argument(help="Feature files, or their s3:// URLs. (the newest in the cache folder)"),
     ] = None,
     heads: Annotated[
         str,
@@ -116,9 +116,11 @@ def fit_heads(
     from featcache import store
     from featcache.scoring.leaderboard import REPORT_FILE
     from featcache.selection.fit_heads import fit_heads as compare
+    from featcache.store import working_copy
 
     if not features:
-        features = [store.newest_features(cache_dir, with_maps=task in ONE_CLASS)]
+        newest = store.newest_features(working_copy.pulled(cache_dir), task in ONE_CLASS)
+        features = [newest]
         say(f"Took the newest feature file: {features[0]}")
     names = listed("heads", heads)
     board = compare(

@@ -25,7 +25,8 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A feature file, a model, or a cache folder: every feature file in it."
+            help="A feature file, a model, or a cache folder: every feature file in it. Or an "
+            "s3:// URL of one."
         ),
     ] = Path("cache"),
     as_json: Json = False,
@@ -33,6 +34,7 @@ def info(
     """Say what a feature file holds or a model is, or list the files of a cache folder."""
     from featcache import store
     from featcache.core.errors import StoreError
+    from featcache.store import working_copy
 
     if path.suffix == ".keras":
         about = _model(path)
@@ -41,6 +43,7 @@ def info(
         else:
             print_table(_model_table(about))
         return
+    path = working_copy.pulled(path)
     if not path.is_dir():
         described = _described(store.Features(path))
         if as_json:

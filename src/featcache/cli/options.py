@@ -34,7 +34,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 RARE = "Rarely needed"
 DENSE = "Dense head (instead of its grid)"
 
-CacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
+CacheDir = Annotated[
+    Path, typer.Option(help="Where features and heads are kept; or s3://BUCKET/FOLDER.")
+]
+LocalCacheDir = Annotated[Path, typer.Option(help="Where features and heads are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=RARE)]
 Runtime = Annotated[

@@ -39,16 +39,19 @@ def report(
     from featcache.core import disk
     from featcache.report import write_report
     from featcache.scoring import leaderboard
+    from featcache.store import uploading, working_copy
 
     if heads is None:
-        heads = store.newest_heads(cache_dir)
+        heads = store.newest_heads(working_copy.pulled(cache_dir))
         say(f"Took the newest heads: {heads}")
+    heads = working_copy.pulled(heads)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise SpecError(f"'{out}' cannot be written: it is a folder, or lies in none that exists.")
     board = leaderboard.load(heads)
     if out is None and not disk.is_writable(heads):
         out = store.place_for(heads.with_suffix(".report.html"), cache_dir)
     written = write_report(board, out=out, tsne=tsne)
+    uploading.push_results(heads)
     write_for_tensorboard(board, tensorboard)
     result(as_json, {"report": str(written), "best": board.best.result.name}, f"Wrote {written}")
 

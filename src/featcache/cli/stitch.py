@@ -9,6 +9,7 @@ import typer
 
 from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
 from featcache.core.checks import check_choice
+from featcache.core.errors import SpecError
 from featcache.core.tasks import TASKS
 from featcache.core.text import counted
 
@@ -48,11 +49,15 @@ def stitch(
     from featcache import store
     from featcache.models import stitching
     from featcache.scoring import leaderboard
+    from featcache.store import working_copy
 
     check_choice("input", input_, ("image", "bytes"))
     if heads is None:
-        heads = store.newest_heads(cache_dir)
+        heads = store.newest_heads(working_copy.pulled(cache_dir))
         say(f"Took the newest heads: {heads}")
+    heads = working_copy.pulled(heads)
+    if out is None and working_copy.root_of(heads) is not None:
+        raise SpecError("Heads in a bucket have no folder beside them for the model. Give --out.")
     board = leaderboard.load(heads)
     fitted = board[head] if head else board.best
     if head is None:

@@ -13,7 +13,7 @@ from featcache.core.text import counted
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(help="A feature file.")],
+    path: Annotated[Path, typer.Argument(help="A feature file, or its s3:// URL.")],
     repair: Annotated[
         bool, typer.Option("--repair", help="Compute the damaged rows again from the images.")
     ] = False,
@@ -22,7 +22,9 @@ def verify(
     """Read all of a feature file and name what is damaged; exit code 1 if anything is."""
     from featcache import store
     from featcache.core.errors import StoreError
+    from featcache.store import working_copy
 
+    path = working_copy.pulled(path, afresh=True)
     features = store.Features(path)
     damage = store.verify(features)
     if not damage:

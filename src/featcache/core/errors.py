@@ -41,6 +41,14 @@ class StoreError(FeatcacheError, OSError):
     """A feature file is missing, damaged, incomplete or of another format version."""
 
 
+class StorageError(FeatcacheError):
+    """Object storage does not give or take what a cache folder in it needs.
+
+    No builtin's child: who passes by a file that cannot be read must not pass by this, and compute
+    what is only out of reach.
+    """
+
+
 class DiskError(FeatcacheError, OSError):
     """A file or folder cannot be written: there is no room, or it may not be written to."""
 

@@ -39,8 +39,8 @@ class Running:
 
     cache_dir: Folder = option(
         DEFAULT_CACHE,
-        "Where features and heads are kept.",
-        "where features are kept.",
+        "Where features and heads are kept; or s3://BUCKET/FOLDER.",
+        "where features are kept: a folder, or s3://BUCKET/FOLDER.",
         typed=Path,
     )
     overwrite: bool = option(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Union
 from featcache import store
 from featcache.core import progress
 from featcache.core.checks import bad
-from featcache.core.errors import SpecError, StoreError
+from featcache.core.errors import SpecError
 from featcache.core.options import taken, with_options
 from featcache.core.running import EVERY, RUNNING, Running
-from featcache.core.spec import ExtractionSpec
 from featcache.data import openers, sources
 from featcache.data.sources.passed_over import PassedOver
-from featcache.extraction import executors, requested
+from featcache.extraction import bucket_cache, executors, requested
 from featcache.extraction.listing import (
     is_read_in_passing,
     known_to_all,
@@ -37,6 +36,7 @@ from featcache.extraction.output import OutputFile, open_if_good
 from featcache.extraction.publish import Costs, Making, make, stop_at_failure
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
+from featcache.store import uploading
 from featcache.store.layout import FolderTakenError, claimed
 
 if TYPE_CHECKING:
@@ -140,8 +140,19 @@ def run_all(
     source: Any = DEFAULT_SOURCE, backbone: Backbone = None, **options: Any
 ) -> list[Extraction]:
     """Do what `extract` does, and also say what was computed, reused and failed for each file."""
-    started = time.monotonic()
-    numbers, running = parted(taken(EVERY, options, "extract"))
+    costs = Costs()
+    numbers, asked = parted(taken(EVERY, options, "extract"))
+
+    def run_here(running: Running) -> list[Extraction]:
+        return _run_all(source, backbone, numbers, running, costs)
+
+    return bucket_cache.used(asked, run_here)
+
+
+def _run_all(
+    source: Any, backbone: Backbone, numbers: dict[str, Any], running: Running, costs: Costs
+) -> list[Extraction]:
+    numbers = dict(numbers)
     engines.keep_programs(running.cache / engines.MODELS_FOLDER, running.device)
     layer, weights = numbers.pop("layer"), numbers["weights"]
     samples = openers.open_source(source, root=running.root, target=running.target)
@@ -152,7 +163,7 @@ def run_all(
         backbones.resolve(name, layer=tap, memo=running.cache / MEMO_NAME, **numbers)
         for name, tap in requested.combined(backbone, layer, weights)
     )
-    made = _make_files(samples, every, running, started)
+    made = _make_files(samples, every, running, costs)
     more = {remark for done in made for remark in done.remarks} - set(samples.remarks)
     progress.notes(sorted(more), running.show_progress)
     return made
@@ -173,28 +184,33 @@ def extract_network(source: Any, resolved: backbones.Resolved, **options: Any) -
     SourceError, SpecError, BackboneError, StoreError
         As `extract`.
     """
-    running = Running(**taken(RUNNING, options, "extract_network"), explains=False)
-    return _make_files(openers.open_source(source), [resolved], running, time.monotonic())[0]
+    costs = Costs()
+    asked = Running(**taken(RUNNING, options, "extract_network"), explains=False)
+
+    def run_here(running: Running) -> list[Extraction]:
+        return _make_files(openers.open_source(source), [resolved], running, costs)
+
+    return bucket_cache.used(asked, run_here)[0]
 
 
 def _make_files(
     source: sources.Source,
     every: Sequence[backbones.Resolved],
     asked: Running,
-    started: float,
+    costs: Costs,
 ) -> list[Extraction]:
     """Have the feature files of resolved networks: those that are there, and the rest made."""
     try:
-        return _made_in_folder(source, every, asked, started)
+        return _made_in_folder(source, every, asked, costs)
     except FolderTakenError:  # by a source of the same name, after it was looked up
-        return _made_in_folder(source, every, asked, started)
+        return _made_in_folder(source, every, asked, costs)
 
 
 def _made_in_folder(
     source: sources.Source,
     every: Sequence[backbones.Resolved],
     asked: Running,
-    started: float,
+    costs: Costs,
 ) -> list[Extraction]:
     stop = asked.on_error == "stop"
     folder = store.source_folder(asked.cache, source.name, source.origin)
@@ -227,7 +243,7 @@ def _made_in_folder(
     todo = []
     for output, before in zip(outputs, published, strict=True):
         if before is not None and not asked.overwrite and output.is_all_in(before):
-            _tidy(output.parts)
+            output.parts.clear_if_left()
             files[output.path] = before
             output.keep_stamps(before)
         else:
@@ -235,8 +251,7 @@ def _made_in_folder(
             if before is None and output.path.exists():
                 progress.note(f"'{output.path}' cannot be read; made anew.", asked.show_progress)
             if asked.explains and not asked.overwrite and before is None:
-                _say_why(folder, output.spec, asked.show_progress)
-    costs = Costs()
+                requested.say_why(folder, output.spec, asked.show_progress)
     with ExitStack() as stack:
         if todo:
             stack.enter_context(claimed(folder, source.origin))
@@ -244,6 +259,7 @@ def _made_in_folder(
         for path in sorted(output.path for output in todo):
             say = functools.partial(progress.note, show=asked.show_progress)
             stack.enter_context(store.locked(path, asked.wait, say))
+        stack.enter_context(uploading.pushing(folder))  # before anybody else here has the locks
         if not outputs[0].listing.is_read and must_be_read():
             read()  # another process has begun meanwhile
         for output in list(todo):
@@ -260,41 +276,24 @@ def _made_in_folder(
             executor = stack.enter_context(executors.opened(asked))
             how = Making(executor, machine_of(asked), stop, asked.show_progress, costs)
             files |= make(todo, how, lenders)
+            costs.n_computed.update({one.path: int(one.is_computed.sum()) for one in todo})
     for features in files.values() if stop else ():
         stop_at_failure((failure.id, failure.reason) for failure in features.failures)
     return [
         Extraction(
             features=files[output.path],
             hit=output not in todo,
-            n_computed=int(output.is_computed.sum()),
-            n_reused=len(files[output.path]) - int(output.is_computed.sum()),
+            n_computed=costs.n_computed[output.path],
+            n_reused=max(0, len(files[output.path]) - costs.n_computed[output.path]),
             n_removed=len(set(before.ids) - set(source.ids)) if before else 0,
             n_failed=len(files[output.path].failures),
             n_dark=len(output.dark),
             n_same=files[output.path].provenance.get("same_features", 0),
             passed_over=source.passed_over,
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - costs.started,
             computing_s=costs.seconds,
             waited_s=costs.waited_s,
             remarks=output.remarks + lost_classes(source, files[output.path].failures),
         )
         for output, before in zip(outputs, published, strict=True)
     ]
-
-
-def _tidy(parts: store.Parts) -> None:
-    """Delete parts that a process left when it died between publishing and deleting them."""
-    if parts.folder.exists():
-        # who holds the lock needs them, and a folder that cannot be written keeps them
-        with suppress(StoreError, OSError), store.locked(parts.target, False, progress.note):
-            parts.clear()
-
-
-def _say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
-    """Say which field of the spec differs from that of the nearest file of the same source."""
-    found = [one for file in sorted(folder.glob("*.h5")) if (one := open_if_good(file)) is not None]
-    others = {one.spec for one in found}
-    if not others or any(other.clean == spec.clean for other in others):
-        return  # rows of the same spec are taken over, whatever the views
-    what = spec.differences(requested.nearest(spec, others))
-    progress.note(f"No cached features: {'; '.join(what)}.", show)

@@ -35,6 +35,7 @@ from featcache.extraction.publish import Making, make
 from featcache.extraction.requested import as_text
 from featcache.networks import backbones
 from featcache.networks.weights import MEMO_NAME
+from featcache.store import layout
 
 # maps and tokens, unpooled, are nothing that an estimator learns from
 POOLINGS = tuple(one for one in ALL_POOLINGS if one not in ("none", "tokens"))
@@ -194,6 +195,7 @@ class Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             For what can be told without the weights.
         """
         check_path("cache_dir", self.cache_dir)
+        layout.on_disk(self.cache_dir)
         values = taken(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, "Embedder")
         if not isinstance(self.backbone, (str, os.PathLike, type(None))):
             raise bad("backbone", "be one name, a path or None", self.backbone)

@@ -27,7 +27,7 @@ from featcache.extraction.listing import (
     unreadable,
 )
 from featcache.networks import backbones
-from featcache.store import stamps
+from featcache.store import stamps, working_copy
 
 
 @dataclass(eq=False)
@@ -84,6 +84,8 @@ class OutputFile:
         missing : (n, views) bool.
         rows : (m, …) some of them, as they are stored.
         """
+        if working_copy.root_of(self.path) is not None:
+            return  # parts that lie in the bucket give way
         row_bytes = rows[0].nbytes
         assembled = self._assembled_bytes(len(missing), row_bytes)
         copied = 0 if assembled > self.assembled_bytes else assembled

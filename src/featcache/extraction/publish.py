@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,10 @@ MAX_ATTEMPTS = 10
 
 @dataclass
 class Costs:
-    """What computing took."""
+    """What an extraction took, with what was computed for files that others published first."""
 
+    started: float = field(default_factory=time.monotonic)
+    n_computed: Counter[Path] = field(default_factory=Counter)  # images, by feature file
     seconds: float = 0.0  # with images on their way; building and checking networks is not in it
     waited_s: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "backbone": 0.0})
 

@@ -17,6 +17,7 @@ from featcache.extraction.publish import Making, make
 from featcache.extraction.shards import Machine, networks_of
 from featcache.networks import backbones, engines
 from featcache.networks.weights import MEMO_NAME
+from featcache.store import uploading
 
 NetworkOf = Callable[[store.Features], backbones.Resolved]
 
@@ -51,7 +52,7 @@ def repair(
             f"where it may be, and repair it there."
         )
     cache = path.parent.parent
-    with store.locked(path, True, progress.note):
+    with store.locked(path, True, progress.note), uploading.pushing(path):
         features = store.Features(path)
         spec, provenance = features.spec, features.provenance
         parts = store.Parts(path, spec, provenance["source"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from featcache.core import progress
 from featcache.core.checks import bad
 from featcache.core.errors import SpecError
 from featcache.core.spec import ExtractionSpec
 from featcache.extraction.options import Names
+from featcache.extraction.output import open_if_good
 from featcache.networks import backbones
 
 
@@ -70,3 +73,13 @@ def nearest(spec: ExtractionSpec, others: Iterable[ExtractionSpec]) -> Extractio
         others,
         key=lambda it: (len(spec.differences(it)), it.backbone != spec.backbone, it.short_name),
     )
+
+
+def say_why(folder: Path, spec: ExtractionSpec, show: bool) -> None:
+    """Say which field of the spec differs from that of the nearest file of the same source."""
+    found = [one for file in sorted(folder.glob("*.h5")) if (one := open_if_good(file)) is not None]
+    others = {one.spec for one in found}
+    if not others or any(other.clean == spec.clean for other in others):
+        return  # rows of the same spec are taken over, whatever the views
+    what = spec.differences(nearest(spec, others))
+    progress.note(f"No cached features: {'; '.join(what)}.", show)

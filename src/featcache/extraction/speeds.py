@@ -13,6 +13,7 @@ from featcache.core.checks import check_path
 from featcache.core.errors import StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.networks.known import Backbone, known, spec_name
+from featcache.store import working_copy
 
 KEY = "images_per_second"  # of provenance
 FEWEST = 100  # images: fewer say more about starting up than about a network
@@ -41,7 +42,7 @@ def backbones(cache_dir: Union[str, os.PathLike[str]] = "cache") -> list[Backbon
     SpecError
         When `cache_dir` is no path.
     """
-    speeds = _speeds(check_path("cache_dir", cache_dir))
+    speeds = _speeds(working_copy.pulled(check_path("cache_dir", cache_dir)))
     return [
         replace(one, images_per_second=speeds.get((spec_name(one.name), one.image_size)))
         for one in known()

@@ -41,6 +41,7 @@ from featcache.models import card, stitching
 from featcache.models.load import load_keras
 from featcache.networks.weights import set_weights
 from featcache.scoring import metrics
+from featcache.store import layout
 
 if TYPE_CHECKING:
     import keras
@@ -167,7 +168,7 @@ def finetune(
     plan.check_head(described.head, described.task)
     plans.check_for(described.task, described.output, described.head)
     resources = boundary.Resources(
-        path, Path(cache_dir), max_cache_gb, device, runtime, show_progress
+        path, layout.on_disk(cache_dir), max_cache_gb, device, runtime, show_progress
     )
     boundary.check_resources(resources)
     network = load_keras(path, described)

@@ -36,6 +36,7 @@ from featcache.selection.comparison import Comparison, as_json
 from featcache.selection.dataset import Dataset
 from featcache.selection.opening import opened
 from featcache.selection.preference import LEVEL, PREFERENCES
+from featcache.store import uploading, working_copy
 
 CALIBRATIONS = ("auto", "temperature", "platt", "isotonic")
 CLASS_WEIGHTS = (None, "balanced")
@@ -76,14 +77,13 @@ def fit_heads(
 
     Parameters
     ----------
-    features : a feature file or its path; several of them, for backbones x heads on the same folds
-        of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes, (n, k) of
-        0 and 1, or float targets.
+    features : a feature file, its path or s3:// URL; several of them, for backbones x heads on the
+        same folds of the images that all have; or arrays (X, y): (n, d) numbers and (n,) classes,
+        (n, k) of 0 and 1, or float targets.
     names : "quick" (None) for the heads that a minute has time for, by rows, features and outputs
         (see `quick`); "all"; or a list of "quick", names of the catalogue, heads of it with
-        settings of their own instead of its grid (as
-        `heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`), scikit-learn estimators,
-        (name, estimator) pairs and "module:factory" texts.
+        settings instead of its grid (`heads.CATALOGUE["logreg"](preprocessing="l2+standardise")`),
+        scikit-learn estimators, (name, estimator) pairs and "module:factory" texts.
     cv : outer folds, 3 or more; the inner folds of one are the others.
     repeats : of the cross-validation, on other folds each time.
     metric : what is optimised; None is accuracy, map or rmse by task. See `Task.metrics`.
@@ -109,8 +109,7 @@ def fit_heads(
     false_alarms : of anomalies, the rate of good images that may be called one; see
         `heads.anomaly.Threshold`, which says what is promised.
     groups : of plain arrays, (n,): rows of one group are never parted.
-    folder : where to save; None is beside the features, with the ending .heads. What others put
-        into it stays.
+    folder : where to save; None is beside the features, as .heads. What others put there stays.
     cache_dir : where heads are saved that have no such place: those of arrays, in
         `arrays-DIGEST/arrays.heads`, and of features in a folder that may not be written to.
     overwrite : fit again even if nothing changed.
@@ -162,7 +161,7 @@ def fit_heads(
         false_alarms=false_alarms,
         are_maps=all(dataset.map_shapes),
     )
-    cache = Path(cache_dir)
+    cache = working_copy.pulled(cache_dir)
     place = heads_folder.beside(dataset, cache) if folder is None else Path(folder)
     request = {
         "features": sorted(one.content for one in dataset.sets),
@@ -206,6 +205,7 @@ def fit_heads(
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
     if report and not (board.folder / leaderboard.REPORT_FILE).exists():
         _add_report(board, show_progress)
+    uploading.push_results(board.folder, show_progress)
     return board
 
 

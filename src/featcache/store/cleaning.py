@@ -6,7 +6,6 @@ too. Heads and models are results and stay, and so does whatever was not written
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER, PROGRAM_FILES
 from featcache.store import hdf5
 from featcache.store.features import KIND
 from featcache.store.index import Rows
-from featcache.store.layout import locked, release
+from featcache.store.layout import STAMP_FOLDER, locked, release
 from featcache.store.parted import PARTS, bytes_of, lenders, names_of, part_files
-from featcache.store.stamps import STAMP_FOLDER, SUFFIX, path_of
+from featcache.store.stamps import SUFFIX, path_of
 from featcache.store.strings import read_attribute
+from featcache.store.synced import FEATURES
 
 MODELS_OF_WEIGHTS = f"{MODELS_FOLDER}/*/"  # the converted models of each network
 MODELS = f"{MODELS_OF_WEIGHTS}*/"
-_NAMED = re.compile(r".+-[0-9a-f]{8}(-limit\d+)?\.h5")  # as a feature file is
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
             if path.name in needed:
                 continue
             try:
-                with hdf5.reading(path) as file:
+                with hdf5.reading(path, peeks=True) as file:
                     digests, fingerprint = file["digests"][:], read_attribute(file, "fingerprint")
             except (OSError, KeyError, RuntimeError, ValueError):
                 yield _removable(path, "a part that cannot be read")
@@ -169,7 +168,7 @@ def _is_ours(path: Path) -> bool:
         with hdf5.reading(path) as file:
             return "kind" in file.attrs and read_attribute(file, "kind") == KIND
     except (OSError, KeyError, RuntimeError, ValueError):
-        return _NAMED.fullmatch(path.name) is not None
+        return FEATURES.fullmatch(path.name) is not None
 
 
 def _target_of(path: Path) -> Path | None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.core.errors import StoreError, one_line
+from featcache.core.errors import SpecError, StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.store import parted
 from featcache.store.features import Features
 from featcache.store.index import DamagedFileError, Parts, Rows
 from featcache.store.layout import locked, owner
+from featcache.store.uploading import pushing
+from featcache.store.working_copy import root_of
 from featcache.store.writing import publish
 
 LARGE_BYTES = 256 << 20  # of a part
@@ -40,6 +42,7 @@ def compact(
 
     Parameters
     ----------
+    path : the feature file; in a working copy of a bucket it is compacted there, too.
     into_one : leave no parts.
     wait, say : as for `locked`.
 
@@ -47,9 +50,15 @@ def compact(
     ------
     StoreError
         When the file cannot be read, or does not lie in the cache folder it was made for.
+    BehindError
+        When another machine published the file meanwhile; nothing is lost.
     DiskError
         When there is no room: old and new rows are there at once.
     """
+    if into_one and root_of(path) is not None:
+        raise SpecError(
+            f"'{path}' lies in a bucket, where rows stay in parts. Leave out --one-file."
+        )
     features = Features(path)
     if not parted.names_of(path):
         return Compacted(features, 0, 0)
@@ -59,7 +68,7 @@ def compact(
             f"'{path}' does not lie in the cache folder it was made for. Move it and its parts "
             f"back to their folder there, beside source.json."
         )
-    with locked(path, wait, say):
+    with locked(path, wait, say), pushing(path):
         features = Features(path)  # another process may have been quicker
         before = parted.names_of(path)
         if not before:

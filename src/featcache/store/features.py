@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -20,7 +19,7 @@ from featcache.core.errors import StoreError, one_line
 from featcache.core.labels import Annotations
 from featcache.core.spec import FORMAT_VERSION, ExtractionSpec
 from featcache.data import splits
-from featcache.store import hdf5, parted
+from featcache.store import hdf5, parted, working_copy
 from featcache.store.columns import Failure, Metadata, checked_attributes, read_metadata
 from featcache.store.strings import read_attribute
 
@@ -33,7 +32,7 @@ class Features:
 
     Parameters
     ----------
-    path : the .h5 file.
+    path : the .h5 file, or the URL of one in a cache folder in a bucket, s3://BUCKET/….
 
     Raises
     ------
@@ -43,7 +42,7 @@ class Features:
 
     @checks.with_checked_arguments
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = working_copy.pulled(path)
         try:
             with self._open() as file:
                 self._read_attributes(file)
@@ -242,6 +241,7 @@ class Features:
                 except hdf5.ForeignDataError:
                     raise
                 except parted.MissingPartError as error:
+                    working_copy.refresh(self.path)
                     if hdf5.file_state(self.path) == state:
                         raise self.to_repair(str(error)) from error
                     # else its rows were put into other parts meanwhile

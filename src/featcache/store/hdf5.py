@@ -16,6 +16,7 @@ import numpy as np
 
 from featcache.core import atomic
 from featcache.core.errors import StoreError
+from featcache.store import placeholders
 
 CHUNK_ROWS = 1024  # rows of `features` a checksummed chunk at most
 CHUNK_BYTES = 8 << 20  # and bytes
@@ -23,7 +24,8 @@ CHUNK_BYTES = 8 << 20  # and bytes
 # of 14 x 14 x 96 in half precision are read at random 3 times as fast as from chunks of 1 MiB, and
 # 30 times as from 8; all in order at 0.8 to 0.9 of their speed.
 MAP_CHUNK_BYTES = 256 << 10
-
+PAGE_BYTES = 8 << 20  # of files that are read by ranges
+BUFFER_BYTES = 8 * PAGE_BYTES  # of pages that were read
 
 _PART = re.compile(r"part-[0-9a-f]{32}\.h5")
 
@@ -46,10 +48,10 @@ class ForeignDataError(StoreError):
 class OwnFile(h5py.File):  # type: ignore[misc]
     """An HDF5 file open for reading, of which nothing is read that lies in another file."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Any, **options: Any):
         # HDF5's own locks fail on network file systems, and rename makes them needless
         try:
-            super().__init__(path, "r", locking=False)
+            super().__init__(path, "r", locking=False, **options)
         except OSError as error:
             if "file locking flag" not in str(error):
                 raise
@@ -98,9 +100,24 @@ def file_state(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def reading(path: Path) -> OwnFile:
-    """Open an HDF5 file for reading; whatever h5py raises is the caller's."""
-    return OwnFile(path)
+def reading(path: Path, peeks: bool = False) -> OwnFile:
+    """Open an HDF5 file for reading; whatever h5py raises is the caller's.
+
+    Of a cache folder in a bucket, what is not here is read from there: a small part whole, of a
+    large one what is asked for; of any where `peeks` says that it is attributes and digests alone.
+
+    Raises
+    ------
+    StorageError
+        When it cannot be had from the bucket.
+    """
+    try:
+        return OwnFile(path)
+    except OSError:
+        if not placeholders.is_one(path):
+            raise
+    found = placeholders.opened(path, peeks)
+    return OwnFile(found) if found is path or peeks else OwnFile(found, page_buf_size=BUFFER_BYTES)
 
 
 @contextmanager
@@ -158,10 +175,14 @@ def chunk_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
 
 
 @contextmanager
-def replacing(path: Path, size_bytes: int) -> Iterator[h5py.File]:
+def replacing(path: Path, size_bytes: int, paged: bool = False) -> Iterator[h5py.File]:
     """Yield a new HDF5 file that appears under `path` whole, or not at all.
 
-    `size_bytes` is what it will take at least; that much is reserved on the disk.
+    Parameters
+    ----------
+    size_bytes : what it will take at least; that much is reserved on the disk.
+    paged : gather what belongs together in pages, each of which is one request where the file is
+        read by ranges. It costs up to two of them.
 
     Raises
     ------
@@ -176,7 +197,8 @@ def replacing(path: Path, size_bytes: int) -> Iterator[h5py.File]:
     ):
         try:
             # from HDF5 1.10 on, what finds the data has checksums as well
-            with h5py.File(out, "w", libver=("v110", "v110")) as file:
+            pages = {"fs_strategy": "page", "fs_page_size": PAGE_BYTES} if paged else {}
+            with h5py.File(out, "w", libver=("v110", "v110"), **pages) as file:
                 _reserve(out, size_bytes)  # HDF5 cuts off what it does not need
                 yield file
         finally:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,10 +16,13 @@ from featcache.core import atomic
 from featcache.core.errors import StoreError, one_line
 from featcache.core.keys import view_keys
 from featcache.core.spec import ExtractionSpec
-from featcache.store import hdf5, parted
+from featcache.store import hdf5, parted, placeholders
 from featcache.store.hdf5 import file_state
-from featcache.store.layout import claim, has_rows_of, mark_clean
+from featcache.store.layout import claim, has_rows_of, locked, mark_clean
 from featcache.store.strings import read_attribute, write_attribute
+from featcache.store.uploading import upload
+
+PAGED_BYTES = 64 << 20  # in a bucket: smaller parts are read whole, or nearly
 
 
 class Parts:
@@ -57,19 +61,27 @@ class Parts:
 
         Returns
         -------
-        The part.
+        The part. Where the cache folder is one in a bucket it lies there, too.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be put there; it is kept here.
         """
         claim(self.folder.parent, self.origin)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / part_name(self.spec.fingerprint, digests, features)
         self.stale.discard(path.name)
         # where one of that name is there, it may be damaged
-        with hdf5.replacing(path, digests.nbytes + features.nbytes) as file:
+        n_bytes = digests.nbytes + features.nbytes
+        is_far = placeholders.url_of(path) is not None
+        with hdf5.replacing(path, n_bytes, paged=is_far and n_bytes > PAGED_BYTES) as file:
             write_attribute(file, "fingerprint", self.spec.fingerprint)
             mark_clean(file, self.spec)
             file.create_dataset("digests", data=digests, fletcher32=True)
             chunks = hdf5.chunk_shape(features.shape, features.dtype)
             file.create_dataset("features", data=features, chunks=chunks, fletcher32=True)
+        upload(path)
         return path
 
     def sweep(self) -> None:
@@ -97,6 +109,13 @@ class Parts:
         self.stale = set(needed)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
+
+    def clear_if_left(self) -> None:
+        """Delete what a process left when it died between publishing and deleting them."""
+        if self.folder.exists():
+            # who holds the lock needs them, and a folder that cannot be written keeps them
+            with suppress(StoreError, OSError), locked(self.target, False, lambda message: None):
+                self.clear()
 
 
 def part_name(fingerprint: str, digests: np.ndarray, features: np.ndarray) -> str:
@@ -145,14 +164,14 @@ class Rows:
 
     def __init__(self, paths: Iterable[Path]):
         self.paths: list[Path] = []
-        self._states: list[tuple[int, int, int] | None] = []
+        self._states: list[Any] = []
         keys = [np.zeros((0, 16), np.uint8)]
         nothing = np.zeros(0, np.int32)
         files, views, rows = [nothing], [nothing.astype(np.int16)], [nothing]
-        for path in paths:
-            state = file_state(path)
+        for path in placeholders.ahead(paths):
+            state = _identity(path)
             try:
-                with hdf5.reading(path) as file:
+                with hdf5.reading(path, peeks=True) as file:
                     digests = file["digests"][:]
                     blocks = [digests, *_keys_of_views(file, digests)]
             except (OSError, KeyError, RuntimeError, ValueError, TypeError):
@@ -220,14 +239,20 @@ class Rows:
                         block = features[span, view] if view else features[span]
                         gathered[mine[some]] = block[rows[some] - first]
             except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
-                if file_state(self.paths[source]) != self._states[source]:
+                if _identity(self.paths[source]) != self._states[source]:
                     raise ReplacedFileError(self.paths[source]) from error
                 raise DamagedFileError(self.paths[source], error) from error
             # only now: what was opened before a replacement is still the file that was indexed
-            if file_state(self.paths[source]) != self._states[source]:
+            if _identity(self.paths[source]) != self._states[source]:
                 raise ReplacedFileError(self.paths[source])
         assert gathered is not None, "there is at least one row to read"
         return gathered
+
+
+def _identity(path: Path) -> Any:
+    """Return what tells a file from another one in its place: of a part its name does."""
+    state = file_state(path)
+    return path.name if state is not None and hdf5.is_part(path.name) else state
 
 
 def _keys_of_views(file: h5py.File, digests: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,14 +14,16 @@ import h5py
 
 from featcache.core import disk, locks
 from featcache.core.atomic import write_text
-from featcache.core.errors import DiskError, HeadError, StoreError
+from featcache.core.errors import DiskError, HeadError, SpecError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.text import file_name
+from featcache.data import urls
 from featcache.store import hdf5, parted
 from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
 LOCK_FOLDER = ".locks"
+STAMP_FOLDER = ".stamps"
 LONGEST_FOLDER = 240  # bytes of its name
 CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
 
@@ -94,12 +96,29 @@ def _owners(cache_dir: Path) -> AbstractContextManager[None]:
 
 
 def prepare(cache_dir: Path) -> None:
-    """Make the cache folder, which keeps itself out of git."""
+    """Make the cache folder, which keeps itself out of git.
+
+    Raises
+    ------
+    SpecError
+        When it is a URL, which is no folder here.
+    """
+    on_disk(cache_dir)
     with disk.writing(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
     ignore = cache_dir / ".gitignore"
     if not ignore.exists():
         write_text(ignore, "*\n")
+
+
+def on_disk(cache_dir: str | os.PathLike[str]) -> Path:
+    """Return a cache folder's path; raise SpecError where it is a URL."""
+    if (url := urls.as_url(os.fspath(cache_dir))) is not None:
+        raise SpecError(
+            f"'{urls.shown(url)}' cannot be the cache folder of a demo, of Embedder or of "
+            f"fine-tuning, which need one on a disk. Use a folder."
+        )
+    return Path(cache_dir)
 
 
 def stand_in(path: Path, cache_dir: Path) -> Path:
@@ -132,6 +151,10 @@ def _whose(folder: Path) -> str:
     return owner(folder) or os.path.abspath(folder)
 
 
+class BusyError(StoreError):
+    """Another process makes a feature file."""
+
+
 def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContextManager[None]:
     """Hold the lock of a feature file: one writer at a time; readers never wait.
 
@@ -143,7 +166,7 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
 
     Raises
     ------
-    StoreError
+    BusyError
         When another process holds it and `wait` is False.
     DiskError
         When the cache folder may not be written to.
@@ -151,7 +174,7 @@ def locked(path: Path, wait: bool, say: Callable[[str], None]) -> AbstractContex
 
     def busy() -> None:
         if not wait:
-            raise StoreError(
+            raise BusyError(
                 f"Another process is extracting into '{path}'. Run again when it is done, or "
                 f"without --no-wait."
             )
@@ -192,7 +215,7 @@ def of_spec(cache_dir: Path, spec: ExtractionSpec) -> list[Path]:
 def has_rows_of(path: Path, spec: ExtractionSpec) -> bool:
     """Return whether an HDF5 file can be read and has rows of this spec, of whichever views."""
     try:
-        with hdf5.reading(path) as file:
+        with hdf5.reading(path, peeks=True) as file:
             name = CLEAN_FINGERPRINT if CLEAN_FINGERPRINT in file.attrs else "fingerprint"
             return read_attribute(file, name) == spec.clean.fingerprint
     except (OSError, KeyError, RuntimeError, ValueError):

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from featcache.core.errors import StoreError
-from featcache.store import hdf5
+from featcache.store import hdf5, placeholders
 from featcache.store.strings import read_attribute, read_column, write_attribute, write_column
 
 TABLE = "parts"  # group: `name` (k,), `of_row` and `place` (n, views)
@@ -87,6 +87,7 @@ class PartedRows:
         found = np.empty((len(of_row), *self._row_shape), self.dtype)
         order = np.lexsort((place, of_row))
         starts = np.flatnonzero(np.diff(of_row[order])) + 1
+        placeholders.fetch_small(self._folder / self._names[n] for n in np.unique(of_row).tolist())
         for mine in np.split(order, starts) if len(order) else ():
             with opened(self._folder / self._names[of_row[mine[0]]]) as part:
                 # a chunk is read whole anyway; those between are not, as maps are large
@@ -100,6 +101,8 @@ class PartedRows:
         """Return rows of a part; raise OSError where it has no such rows, as when it is another."""
         try:
             span = np.asarray(part["features"][first:stop])
+        except FileNotFoundError as error:  # it was being read from a bucket
+            raise MissingPartError(Path(part.filename)) from error
         except (KeyError, ValueError) as error:
             raise OSError(f"'{part.filename}' has no features") from error
         if span.shape != (stop - first, *self._row_shape):

@@ -15,9 +15,9 @@ import numpy as np
 
 from featcache.store import hdf5
 from featcache.store.features import Features
+from featcache.store.layout import STAMP_FOLDER
 from featcache.store.strings import read_attribute, write_attribute
 
-STAMP_FOLDER = ".stamps"
 SUFFIX = ".stamps"
 
 

@@ -25,6 +25,7 @@ from featcache.inference.evaluate.evaluation import Evaluation
 from featcache.models import judged_on
 from featcache.models.load import read_card
 from featcache.models.taught import parts_of_model
+from featcache.store import working_copy
 
 
 @with_checked_arguments
@@ -67,9 +68,9 @@ def evaluate(
     described = read_card(Path(model))
     _check_floor(at_least, described.task)
     images = judged_on.open_labelled(described, source, root, target)
-    cache = None if cache_dir is None else Path(cache_dir)
+    cache = None if cache_dir is None else working_copy.pulled(cache_dir)
     parts = parts_of_model(described, cache)
-    loaded = predict.Model(model, device, runtime, cache_dir)
+    loaded = predict.Model(model, device, runtime, cache)
     chosen = judged_on.choose(described, images, split, parts, show_progress)
     samples = chosen.images.samples
     outputs, digests, failures, seconds = _run(loaded, chosen, show_progress)

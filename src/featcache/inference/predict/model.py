@@ -29,6 +29,7 @@ from featcache.inference.predict.whole_network import WholeNetwork
 from featcache.models import judged_on
 from featcache.models.load import load_keras, read_card
 from featcache.networks import engines
+from featcache.store import working_copy
 
 DEFAULT_CACHE = "cache"
 # of images: large enough that what a block costs at its ends is nothing, small enough to be kept
@@ -76,13 +77,13 @@ class Model:
         cache_dir: str | os.PathLike[str] | None = DEFAULT_CACHE,
     ):
         engines.check_options(runtime, device, "float32")
-        if cache_dir is not None and Path(cache_dir).is_dir():
-            engines.keep_programs(Path(cache_dir) / engines.MODELS_FOLDER, device)
+        self._cache_dir = None if cache_dir is None else working_copy.pulled(cache_dir)
+        if self._cache_dir is not None and self._cache_dir.is_dir():
+            engines.keep_programs(self._cache_dir / engines.MODELS_FOLDER, device)
         self.card = read_card(Path(path))
         self.keras_model = load_keras(Path(path), self.card)
         if device == "gpu":
             engines.gpus(device)
-        self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._network = WholeNetwork(
             self.keras_model,
             self.card.model_digest,
