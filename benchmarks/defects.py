@@ -38,10 +38,12 @@ def defective(
     """Return a crop with a defect, and its mask, both (SIDE, SIDE) uint8."""
     crop = good(image, rng)
     mask = Image.new("L", (SIDE, SIDE))
+    contrast = 30 + 1.5 * float(crop.std())  # what hides in grass can be seen on a brick
     if kind == "pasted":
-        side = int(rng.integers(20, 40))
+        side = int(rng.integers(30, 50))
         top, left = rng.integers(8, SIDE - side - 8, 2)
         piece = np.rot90(good(image, rng)[:side, :side], int(rng.integers(1, 4)))
+        piece = (0.75 * piece).astype(np.uint8)
         crop = crop.copy()
         crop[top : top + side, left : left + side] = piece
         ImageDraw.Draw(mask).rectangle([left, top, left + side - 1, top + side - 1], fill=255)
@@ -49,13 +51,13 @@ def defective(
     draw = ImageDraw.Draw(mask)
     if kind == "scratch":
         points = rng.uniform(20, SIDE - 20, 2) + np.cumsum(rng.normal(0, 14, (5, 2)), axis=0)
-        draw.line([tuple(point) for point in points.tolist()], fill=255, width=2)
-        strength, soft = rng.choice([-70.0, 70.0]), 0.6
+        draw.line([tuple(point) for point in points.tolist()], fill=255, width=3)
+        strength, soft = rng.choice([-contrast, contrast]), 0.6
     else:
         x, y = rng.uniform(30, SIDE - 30, 2)
         a, b = rng.uniform(8, 18, 2)
         draw.ellipse([x - a, y - b, x + a, y + b], fill=255)
-        strength, soft = rng.choice([-60.0, 60.0]), 4.0
+        strength, soft = rng.choice([-contrast, contrast]), 4.0
     opacity = np.asarray(mask.filter(ImageFilter.GaussianBlur(soft)), np.float32) / 255
     changed = np.clip(crop + strength * opacity, 0, 255).astype(np.uint8)
     return changed, np.asarray(mask)

@@ -31,7 +31,7 @@ from featcache.core.text import file_name
 FORMAT_VERSION = 1
 
 DECODERS = ("exact", "fast", "gpu")
-POOLINGS = ("avg", "max", "flatten", "none", "cls", "cls+avg", "attention", "tokens")
+POOLINGS = ("avg", "max", "flatten", "gram", "none", "cls", "cls+avg", "attention", "tokens")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 MAX_VIEWS = 100  # all are made of an image at once
@@ -88,11 +88,11 @@ class ExtractionSpec:
     )
     pooling: str = option(
         "avg",
-        "avg, max, flatten; cls, cls+avg, attention; none or tokens. (the backbone's own)",
-        "how a map or tokens become a vector: avg, max or flatten; of vision transformers also cls "
-        "(the class token), cls+avg, or attention where the network has that. Mean and maximum "
-        "are those of patches. none keeps maps as they are, (n, height, width, channels), and "
-        "tokens all tokens, (n, tokens, width); no head learns from these. None is its authors'.",
+        "avg, max, flatten, gram; cls, cls+avg, attention; none, tokens. (the backbone's own)",
+        "how a map or tokens become a vector: avg, max, flatten, or gram (which channels go "
+        "together: style); of vision transformers also cls (the class token), cls+avg, or "
+        "attention where the network has that; mean and maximum are of patches. none keeps maps "
+        "(n, height, width, channels), for heads of anomalies, tokens all tokens. None is theirs.",
         panel=PANEL,
         asked=None,
         kind=Optional[str],

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from featcache.core.errors import SpecError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_keras
+from featcache.networks.gram import gram
 
 if TYPE_CHECKING:
     import keras
 
+GRAM = "gram"
 _NUMBERS = re.compile(r"(last)?\d+")  # of blocks of a vision transformer, as --layer has them
 JOINED = "+"  # between the names of layers that are taken side by side
 PATCHES = "patches"  # of a vision transformer, the layer whose output has the grid of patches
@@ -25,6 +27,7 @@ _POOLING: dict[str, Callable[[Any, str], Any]] = {
     "avg": lambda layers, name: layers.GlobalAveragePooling2D(name=name),
     "max": lambda layers, name: layers.GlobalMaxPooling2D(name=name),
     "flatten": lambda layers, name: layers.Flatten(name=name),
+    GRAM: lambda layers, name: lambda x: gram(x, name),
 }
 
 
@@ -60,6 +63,9 @@ def _side_by_side(backbone: keras.Model, spec: ExtractionSpec) -> Any:
     """
     taps = [tapped(backbone, replace(spec, layer=one)) for one in str(spec.layer).split(JOINED)]
     layers = import_keras().layers
+    if spec.pooling == GRAM and all(len(tap.shape) == 4 for tap in taps):
+        # a matrix for each layer, none between them
+        taps = [gram(tap, f"gram_{number}") for number, tap in enumerate(taps)]
     if all(len(tap.shape) == 4 for tap in taps):
         height, width = (max(tap.shape[axis] for tap in taps) for axis in (1, 2))
         taps = [
@@ -68,7 +74,7 @@ def _side_by_side(backbone: keras.Model, spec: ExtractionSpec) -> Any:
             else layers.Resizing(height, width, name=f"as_large_{number}")(tap)
             for number, tap in enumerate(taps)
         ]
-    elif len({tap.shape[1:-1] for tap in taps}) > 1:
+    elif len({tuple(tap.shape[1:-1]) for tap in taps}) > 1:
         shapes = ", ".join(str(tap.shape[1:]) for tap in taps)
         raise SpecError(f"The layers '{spec.layer}' do not fit side by side: {shapes}.")
     return layers.Concatenate(name="layers")(taps)
