@@ -86,5 +86,5 @@ def test_the_recipe_changes_the_image_and_keeps_its_size(photos, tmp_path, monke
         assert max(styled.size) == 64
         assert np.ptp(np.asarray(styled)) > 0
     monkeypatch.setattr(sys, "argv", ["style_transfer.py", "nothing.png", str(style)])
-    with pytest.raises(SystemExit, match="Error: .*nothing.png"):
+    with pytest.raises(SystemExit, match=r"Error: .*nothing\.png"):
         runpy.run_path(str(REPOSITORY / "pipelines" / "style_transfer.py"), run_name="__main__")
