@@ -26,7 +26,7 @@ TAPS = {  # maps of 28 x 28 places, from two depths
     "efficientnet-lite0": "block3b_add+block5c_add",
     "efficientnet-lite2": "block3c_add+block5d_add",
 }
-GOOD_DRAWINGS = "apple"
+GOOD_DRAWINGS = "bird"
 
 
 def maps_of(source: str, backbone: str, cache: Path) -> fc.Features:

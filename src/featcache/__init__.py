@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featcache.finetuning import finetune
     from featcache.inference.evaluate import Evaluation, evaluate
     from featcache.inference.predict import Model, load
+    from featcache.inference.search import search
     from featcache.models.export import export
     from featcache.models.stitching import stitch
     from featcache.scoring.leaderboard import FittedHead, Leaderboard
@@ -52,6 +53,7 @@ _HOME = {
     "fit_heads": "selection.fit_heads",
     "load": "inference.predict",
     "open_source": "data.openers",
+    "search": "inference.search",
     "stitch": "models.stitching",
 }
 
@@ -74,6 +76,7 @@ __all__ = [
     "fit_heads",
     "load",
     "open_source",
+    "search",
     "stitch",
 ]
 

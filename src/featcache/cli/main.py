@@ -32,6 +32,7 @@ from featcache.cli import (
     info,
     predict,
     report,
+    search,
     stitch,
     verify,
 )
@@ -45,6 +46,7 @@ VERBS = (
     extract,
     fit_heads,
     report,
+    search,
     stitch,
     finetune,
     predict,

@@ -19,7 +19,7 @@ from featcache.networks.engines import MODEL_FILES, MODELS_FOLDER, PROGRAM_FILES
 from featcache.store import hdf5
 from featcache.store.features import KIND
 from featcache.store.index import Rows
-from featcache.store.layout import STAMP_FOLDER, locked, release
+from featcache.store.layout import INDEX, STAMP_FOLDER, locked, release
 from featcache.store.parted import PARTS, bytes_of, lenders, names_of, part_files
 from featcache.store.stamps import SUFFIX, path_of
 from featcache.store.strings import read_attribute
@@ -122,6 +122,9 @@ def _leftovers(cache_dir: Path) -> Iterator[Removable]:
     for path in cache_dir.glob(f"{STAMP_FOLDER}/*/*{SUFFIX}"):
         if not (cache_dir / path.parent.name / f"{path.stem}.h5").is_file():
             yield _removable(path, "stamps for a feature file that is gone")
+    for path in cache_dir.glob(f"*/*{INDEX}"):
+        if FEATURES.fullmatch(f"{path.stem}.h5") and not path.with_suffix(".h5").is_file():
+            yield _removable(path, "an index of a feature file that is gone")
     for folder in cache_dir.glob(f"*/*.h5{PARTS}/"):
         target = _target_of(folder)
         assert target is not None

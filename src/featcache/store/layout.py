@@ -23,6 +23,7 @@ from featcache.store.strings import read_attribute, write_attribute
 
 OWNER_FILE = "source.json"
 LOCK_FOLDER = ".locks"
+INDEX = ".index"  # ending of the index for searching a feature file
 STAMP_FOLDER = ".stamps"
 LONGEST_FOLDER = 240  # bytes of its name
 CLEAN_FINGERPRINT = "clean_fingerprint"  # where there are views: of the spec without them
