@@ -78,7 +78,7 @@ def test_nothing_but_good_images(folder):
 
 def test_what_makes_no_sense_is_said(folder):
     X, y = arrays()
-    with pytest.raises(SpecError, match="good names a class of a task of one class"):
+    with pytest.raises(SpecError, match="Give that task, too"):
         fit((X, y), folder=folder, task=None, good="good")
     with pytest.raises(SpecError, match="There is no head 'logreg' for anomaly"):
         fit((X, y), "logreg", folder=folder)

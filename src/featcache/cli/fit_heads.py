@@ -168,7 +168,7 @@ def _say_left_out(board: Leaderboard, names: list[str] | None) -> None:
         by_reason.setdefault(reason, []).append(name)
     for reason, those in by_reason.items():
         say(f"Left out {', '.join(those)}: {reason}.")
-    if by_reason and "quick" in (names or ()):
+    if by_reason and "quick" in (names or ()) and board.task not in ONE_CLASS:
         say(f"To have one: --heads quick,{those[-1]}; all: --heads all.")
 
 

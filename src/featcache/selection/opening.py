@@ -19,7 +19,10 @@ def opened(features: Any, task: str | None, groups: Sequence[Any] | None, good: 
     check_choice("task", task, (None, *TASKS))
     is_one_class = task is not None and TASKS[task].is_one_class
     if good and not is_one_class:
-        raise SpecError(f"good names a class of a task of one class: {', '.join(ONE_CLASS)}.")
+        raise SpecError(
+            f"good names the class that a task of one class learns. Give that task, too "
+            f"(--task {ONE_CLASS[0]})."
+        )
     is_pair = isinstance(features, tuple) and len(features) == 2
     if is_pair and not all(isinstance(one, (str, os.PathLike, store.Features)) for one in features):
         X, y = features

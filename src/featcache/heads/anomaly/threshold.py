@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featcache.core.text import counted
+
 _MARGIN = 1e-4  # of the value, so that rounding makes no anomaly of the image that set it
 
 
@@ -66,4 +68,4 @@ class Threshold:
         if self.promised > self.asked:
             wanted = math.ceil(1 / self.asked) - 1
             few = f" ({self.asked:.1%} was asked for, which takes {wanted} held-out good images)"
-        return f"set by {self.n_good} held-out good images: {kept}{few}"
+        return f"set by {counted(self.n_good, 'held-out good image')}: {kept}{few}"
