@@ -6,9 +6,13 @@ import math
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from featcache.core.checks import bad
 
-RESIZES = ("bilinear", "antialias", "bicubic")
+LETTERBOX = "letterbox"
+RESIZES = ("bilinear", "antialias", "bicubic", LETTERBOX)
+GREY = 127  # what a letterbox has beside the image: next to the mean that most networks subtract
 NONE, CENTER = "none", "center"  # crops; a share below 1 follows: "center 0.875"
 
 
@@ -28,6 +32,39 @@ class Geometry(NamedTuple):
     def side(self) -> int:
         """The longer side, in pixels, of what the part was taken from at this size."""
         return math.ceil(max(self.image_size) / self.share)
+
+
+class Placement(NamedTuple):
+    """Where images lie in a network's: places (y, x) become scales * (y, x) + offsets."""
+
+    scales: np.ndarray  # (n, 2) float64
+    offsets: np.ndarray  # (n, 2) float64, pixels
+
+
+def inside(sizes: np.ndarray, wanted: tuple[int, int]) -> np.ndarray:
+    """Return (n, 2) int64: the largest sizes of the same proportions that fit into `wanted`.
+
+    In whole numbers, so that TensorFlow's twin of it (`image_ops`) never differs by a rounding.
+
+    Parameters
+    ----------
+    sizes : (n, 2) int, heights and widths in pixels, 1 or more.
+    """
+    height, width = np.asarray(sizes, np.int64).T
+    most_high, most_wide = wanted
+    high = np.minimum(most_high, (2 * height * most_wide + width) // (2 * width))
+    wide = np.minimum(most_wide, (2 * width * most_high + height) // (2 * height))
+    return np.maximum(np.stack([high, wide], axis=1), 1)
+
+
+def placement(sizes: np.ndarray, geometry: Geometry) -> Placement:
+    """Return where whole images (no crop) of sizes (n, 2), upright, lie at a geometry's size."""
+    sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
+    wanted = np.array(geometry.image_size, np.int64)
+    if geometry.resize != LETTERBOX:
+        return Placement(wanted / sizes, np.zeros(sizes.shape))
+    new = inside(sizes, geometry.image_size)
+    return Placement(new / sizes, ((wanted - new) // 2).astype(np.float64))
 
 
 def share_of(crop: str) -> float:
