@@ -97,7 +97,8 @@ def test_a_letterbox_has_nothing_to_crop():
 
 def test_several_geometries_come_from_one_decoding():
     source = fc.open_source([photo(60, 45), photo(45, 61)])
-    specs = [SPEC, replace(SPEC, crop="center"), replace(SPEC, resize="bicubic")]
+    specs = [SPEC, replace(SPEC, crop="center")]
+    specs += [replace(SPEC, resize=method) for method in ("bicubic", "letterbox")]
     listing = look(source, 10**6, {}, False)
     (batch,) = loading.batches(listing, [0, 1], specs=specs, batch_size=4)
     for images, spec in zip(batch.images, specs, strict=True):

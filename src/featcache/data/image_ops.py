@@ -41,7 +41,7 @@ def _letterboxed(image: Any, geometry: Geometry, resized: Callable[[Any], Any]) 
     """Return an image at the size that `core.geometry.inside` says, with grey beside it."""
     tf = import_tensorflow()
     height, width = (tf.shape(image, tf.int64)[axis] for axis in (0, 1))
-    high, wide = geometry.image_size
+    high, wide = (tf.constant(side, tf.int64) for side in geometry.image_size)
     new = tf.stack(
         [
             tf.minimum(high, (2 * height * wide + width) // (2 * width)),
