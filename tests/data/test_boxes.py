@@ -97,7 +97,9 @@ def voc(folder):
         file = name.rpartition("/")[2]
         objects = ""
         for label, (left, top, right, bottom) in boxes:
-            corners = zip(("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom))
+            corners = zip(
+                ("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom), strict=True
+            )
             inside = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners)
             objects += f"<object><name>{label}</name><bndbox>{inside}</bndbox></object>"
         text = f"<annotation><filename>{file}</filename>{objects}</annotation>"
@@ -189,7 +191,10 @@ def test_an_empty_cell_is_unknown_and_an_empty_list_is_none_of_them(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": [{"id": "two.jpg", "file_name": "two.jpg"}]}, "Annotation 0 of 'annotations.js"),
+        (
+            {"images": [{"id": "two.jpg", "file_name": "two.jpg"}]},
+            "Annotation 0 of 'annotations.js",
+        ),
         ({"categories": [{"id": "dog", "name": "dog"}]}, "The category cat of annotation 0 of"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "category 'a' twice"),
         ({"annotations": [{"id": 5}]}, "Entry 1 of 'annotations' in .* must have image_id and"),

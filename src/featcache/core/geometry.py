@@ -54,7 +54,7 @@ def inside(sizes: np.ndarray, wanted: tuple[int, int]) -> np.ndarray:
     most_high, most_wide = wanted
     high = np.minimum(most_high, (2 * height * most_wide + width) // (2 * width))
     wide = np.minimum(most_wide, (2 * width * most_high + height) // (2 * height))
-    return np.maximum(np.stack([high, wide], axis=1), 1)
+    return np.asarray(np.maximum(np.stack([high, wide], axis=1), 1))
 
 
 def placement(sizes: np.ndarray, geometry: Geometry) -> Placement:

@@ -136,8 +136,8 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
     """Return checked annotations of n images.
 
     Unless the columns name it, the task is detection where there are boxes, regression where there
-    are targets and no labels, multi-label where an image may have several, else classification. Labels and groups that
-    differ in their Unicode form alone are the same, see `one_form`.
+    are targets and no labels, multi-label where an image may have several, else classification.
+    Labels and groups that differ in their Unicode form alone are the same, see `one_form`.
 
     Parameters
     ----------

@@ -27,7 +27,9 @@ def resize(image: Any, geometry: Geometry) -> Any:
     tf = import_tensorflow()
     size, method, crop = geometry
     if method == LETTERBOX:
-        return _letterboxed(image, geometry, lambda new: tf.image.resize(image, new, antialias=True))
+        return _letterboxed(
+            image, geometry, lambda new: tf.image.resize(image, new, antialias=True)
+        )
     if crop != NONE:
         image = _middle(image, geometry)
     elif method == "bicubic":

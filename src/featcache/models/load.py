@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from featcache.core.errors import StitchError, one_line
 from featcache.core.keys import digest_file
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.tensorflow import import_keras
 from featcache.models import card
 
@@ -47,11 +48,15 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
-    expected = (None, len(described.class_names))
-    if model.input_shape[1:] != (*described.spec.image_size, 3) or model.output_shape != expected:
+    if TASKS[described.task].kind is TargetKind.BOXES:
+        is_same, wanted = isinstance(model.output_shape, dict), "boxes"
+    else:
+        n = len(described.class_names)
+        is_same, wanted = model.output_shape == (None, n), f"{n} outputs"
+    if model.input_shape[1:] != (*described.spec.image_size, 3) or not is_same:
         raise StitchError(
             f"Model '{path}' and its card do not belong together: the card says images of "
-            f"{described.spec.image_size} and {expected[1]} outputs, the model takes "
-            f"{model.input_shape[1:]} and gives {model.output_shape[1:]}."
+            f"{described.spec.image_size} and {wanted}, the model takes {model.input_shape[1:]} "
+            f"and gives {model.output_shape}."
         )
     return model

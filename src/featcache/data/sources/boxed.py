@@ -18,6 +18,7 @@ from featcache.core.checks import shown
 from featcache.core.errors import SourceError
 from featcache.core.labels import Columns
 from featcache.data.clients import IN_FLIGHT
+from featcache.data.levels import Samples
 from featcache.data.pillow import known_formats, own_limit
 from featcache.data.sources.contents import Contents, Files
 
@@ -38,13 +39,13 @@ def in_images(columns: Columns, contents: Contents) -> Columns:
     """
     if columns.boxes is None:
         return columns
-    sizes = _sizes(contents, [row is not None for row in columns.boxes])
+    sizes = upright_sizes(contents, [row is not None for row in columns.boxes])
     boxes, remarks = measured(columns.boxes, sizes)
     return replace(columns, boxes=boxes, sizes=sizes, remarks=(*columns.remarks, *remarks))
 
 
-def _sizes(contents: Contents, is_wanted: Sequence[bool]) -> np.ndarray:
-    """Return (n, 2) int64, height and width upright; images of which nothing is said stay unread."""
+def upright_sizes(contents: Contents, is_wanted: Sequence[bool]) -> np.ndarray:
+    """Return (n, 2) int64, height and width as shown; 0 of what is not wanted or cannot be read."""
     workers = IN_FLIGHT if contents.is_far else os.cpu_count() or 1
 
     def one(row: int) -> tuple[int, int]:
@@ -56,7 +57,10 @@ def _sizes(contents: Contents, is_wanted: Sequence[bool]) -> np.ndarray:
             raw = contents.get(row)
         except OSError:
             return UNKNOWN
-        return upright_size(io.BytesIO(raw)) if isinstance(raw, bytes) else raw.shape[:2]
+        if isinstance(raw, bytes):
+            return upright_size(io.BytesIO(raw))
+        height, width = (raw.values if isinstance(raw, Samples) else raw).shape[:2]
+        return int(height), int(width)
 
     with ThreadPoolExecutor(workers if contents.is_concurrent else 1) as pool:
         return np.array(list(pool.map(one, range(len(is_wanted)))), np.int64).reshape(-1, 2)

@@ -51,10 +51,13 @@ def records(path: Path | Download) -> Iterator[tuple[str, Record]]:
         label = names[one["category_id"]]
         boxes[one["image_id"]].append(Drawn(label, corners, place, bool(one.get("iscrowd"))))
     for image in found["images"]:
-        yield f"image {image['id']}", {
-            "path": image["file_name"],
-            "boxes": tuple(boxes[image["id"]]),
-        }
+        yield (
+            f"image {image['id']}",
+            {
+                "path": image["file_name"],
+                "boxes": tuple(boxes[image["id"]]),
+            },
+        )
 
 
 def _read(path: Path | Download) -> dict[str, list[dict[str, Any]]]:

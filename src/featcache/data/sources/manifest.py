@@ -1,9 +1,9 @@
 """Manifests: a table of images in CSV, TSV, JSON Lines or Parquet, or COCO's file of annotations.
 
 The column `path` is needed; `split`, `group` and those that a task is read from (`label`, `labels`,
-`target`, `boxes`) are known, and others can be named as targets; all the rest is ignored. Paths are relative
-to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files they mean.
-A path can also be a URL by itself.
+`target`, `boxes`) are known, and others can be named as targets; all the rest is ignored. Paths are
+relative to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files they
+mean. A path can also be a URL by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def open_manifest(path: Table, root: str | None, target: str | None) -> Source:
         lies outside the root. The message names the line.
     """
     records = [
-        (f"{place} of '{path.name}'", record) for place, record in READERS[path.suffix.lower()](path)
+        (f"{place} of '{path.name}'", record)
+        for place, record in READERS[path.suffix.lower()](path)
     ]
     if not records:
         raise SourceError(f"Manifest '{path}' lists no images.")
@@ -89,6 +90,9 @@ def of_records(
     ids = as_ids([name for name, _ in named])
     paths = [place for _, place in named]
     order = sorted_ids(ids, where)
+    contents = at(paths)
+    columns = in_images(columns_of(rows, target, where), contents)
+    annotations = from_columns(len(rows), columns, where).take(order)
     if not any(is_url(place) or os.path.lexists(place) for place in paths):
         first = paths[0]
         also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(named[0][0]) else ""
@@ -96,14 +100,12 @@ def of_records(
             f"No image of {what} exists; the first would be '{first}'{also}. If the "
             f"paths are relative to another folder, give it (--root)."
         )
-    contents = at(paths)
-    columns = in_images(columns_of(rows, target, where), contents)
     return Source(
         name=name,
         origin=origin,
         ids=tuple(ids[row] for row in order.tolist()),
         contents=contents.take(order),
-        annotations=from_columns(len(rows), columns, where).take(order),
+        annotations=annotations,
         options={**(options or {}), **({"target": target} if target else {})},
         notes=disk.remarks() + in_left_out(ids),
     )
@@ -265,10 +267,10 @@ def _parquet(path: Table) -> Iterator[tuple[str, Record]]:
 
 
 READERS: dict[str, Callable[[Table], Iterator[tuple[str, Record]]]] = {
-    ".json": coco.records,
     ".csv": _delimited,
     ".tsv": _delimited,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,
+    ".json": coco.records,
 }

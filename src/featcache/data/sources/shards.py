@@ -1,8 +1,8 @@
 """Tar files in WebDataset's layout: files of one sample share a key, and lie side by side.
 
 A key is a member's path up to the first dot of its name. Beside the image a sample may have `.cls`
-(its class) and `.json` (an object with `label`, `labels`, `target`, `boxes`, `split`, `group`). Nothing is
-unpacked: images are read where they lie.
+(its class) and `.json` (an object with `label`, `labels`, `target`, `boxes`, `split`, `group`).
+Nothing is unpacked: images are read where they lie.
 """
 
 from __future__ import annotations

@@ -72,15 +72,18 @@ def _boxes(file: Path, image: Path, names: dict[int, str]) -> tuple[Drawn, ...]:
         place = f"line {number} of '{file.name}'"
         values = numbers(cells, max(5, len(cells)), place, _FORM)
         if values[0] not in names:
-            raise SourceError(f"The class {cells[0]} in {place} has no name among the {len(names)}.")
+            raise SourceError(
+                f"The class {cells[0]} in {place} has no name among the {len(names)}."
+            )
         if len(values) == 5:
             x, y, wide, high = values[1:]
             shares = (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
         else:
             xs, ys = values[1::2], values[2::2]
             shares = (min(xs), min(ys), max(xs), max(ys))
-        corners = [share * side for share, side in zip(shares, (width, height) * 2, strict=True)]
-        boxes.append(Drawn(names[int(values[0])], tuple(corners), place))
+        left, top, right, bottom = shares
+        corners = (left * width, top * height, right * width, bottom * height)
+        boxes.append(Drawn(names[int(values[0])], corners, place))
     return tuple(boxes)
 
 
@@ -98,7 +101,7 @@ def _names(folder: Path) -> dict[int, str]:
         lines = file.read_text(encoding="utf-8").splitlines()
         return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     found: Any = _yaml(file).get("names")
-    items = enumerate(found) if isinstance(found, list) else getattr(found, "items", tuple)()
+    items: Any = enumerate(found) if isinstance(found, list) else getattr(found, "items", tuple)()
     try:
         names = {int(number): str(name) for number, name in items}
     except (TypeError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,12 @@ def decoder(spec: ExtractionSpec) -> Callable[[Any], Any]:
 
 
 def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> None:
-    """Write ONNX: `images` of any number to `scores`.
+    """Write ONNX: `images` of any number to `scores`."""
+    onnx_alone(model, path, ["scores"])
+
+
+def onnx_alone(model: keras.Model, path: Path, outputs: Sequence[str]) -> None:
+    """Write ONNX: `images` of any number to outputs of these names, in the model's order.
 
     From the frozen graph: Keras's own export leaves what Normalization layers hold as inputs.
     """
@@ -139,12 +144,13 @@ def onnx(model: keras.Model, about: card.Card, path: Path, _: np.ndarray) -> Non
 
     with _functions_inlined():
         graph = engines.constant_graph(model)
-    names = {graph.inputs[0].name: "images", graph.outputs[0].name: "scores"}
-    first, last = names
+    first = graph.inputs[0].name
+    last = [one.name for one in graph.outputs]
+    names = {first: "images", **dict(zip(last, outputs, strict=True))}
     written, _ = tf2onnx.convert.from_graph_def(
         _without_erfc(graph.graph.as_graph_def()),
         input_names=[first],
-        output_names=[last],
+        output_names=last,
         opset=OPSET,
     )
     for value in (*written.graph.input, *written.graph.output):

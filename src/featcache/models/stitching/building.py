@@ -28,6 +28,27 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
         When the weights of the backbone are no longer those of the features.
     """
     keras = import_keras()
+    extractor = extractor_of(features)
+    if extractor.output_shape[1] != features.shape[1]:
+        raise StitchError(
+            f"The backbone gives {extractor.output_shape[1]} features, "
+            f"'{features.path}' has {features.shape[1]}."
+        )
+    outputs = head.to_keras_layers(extractor.output)
+    backbone = features.spec.backbone
+    return keras.Model(extractor.input, outputs, name=f"{word(backbone)}_{word(name)}")
+
+
+def extractor_of(features: store.Features, *others: store.Features) -> keras.Model:
+    """Return the network that made a feature file, from images to features.
+
+    `others` are of the same network and images, of other layers: each is an output more.
+
+    Raises
+    ------
+    StitchError
+        When the weights of the backbone are no longer those of the features.
+    """
     spec = features.spec
     memo = features.path.parent.parent / MEMO_NAME
     origin = features.provenance["weights"]
@@ -42,14 +63,7 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
     backbone = resolved.backbone or backbones.build(
         spec.backbone, resolved.weights, spec.image_size
     )
-    extractor = backbones.frozen_extractor(backbone, spec)
-    if extractor.output_shape[1] != features.shape[1]:
-        raise StitchError(
-            f"The backbone gives {extractor.output_shape[1]} features, "
-            f"'{features.path}' has {features.shape[1]}."
-        )
-    outputs = head.to_keras_layers(extractor.output)
-    return keras.Model(extractor.input, outputs, name=f"{_word(spec.backbone)}_{_word(name)}")
+    return backbones.frozen_extractor(backbone, spec, *(one.spec for one in others))
 
 
 def features_of(model: keras.Model) -> Any:
@@ -76,5 +90,6 @@ def features_of(model: keras.Model) -> Any:
     )
 
 
-def _word(name: str) -> str:
+def word(name: str) -> str:
+    """Return a name as Keras takes it."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
