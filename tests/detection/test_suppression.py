@@ -51,7 +51,7 @@ def random_inputs(rng, n, n_classes):
 @pytest.mark.parametrize("iou", [0.1, 0.5])
 @pytest.mark.parametrize("n_classes", [1, 3])
 def test_a_model_keeps_what_greedy_suppression_keeps(iou, n_classes):
-    settings = Settings(candidates=40, max_boxes=15, iou=iou)
+    settings = Settings(candidates=40, max_boxes=35, iou=iou)
     inputs = random_inputs(np.random.default_rng(n_classes), 12, n_classes)
     found = model(n_classes, settings).predict_on_batch(
         dict(zip((CENTRES, CLASSES, CORNERS), inputs, strict=True))

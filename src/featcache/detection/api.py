@@ -147,14 +147,15 @@ def _fit(
     train, val, test = (parts[name] for name in ("train", "val", "test"))
     n_classes = len(opened.class_names)
 
-    def judge(head: Any) -> float:
-        run = running.with_suppression(head, opened, how)
+    head = training.untrained(opened, train, how)
+    run = running.with_suppression(head, opened, how)
+
+    def judge() -> float:
         found = running.found_on(run, opened, val)
         return scoring.map50(found, opened.boxes.take(val), n_classes)
 
     with progress.bar("Training", how.epochs, "epochs", show_progress) as advance:
-        trained = training.train(opened, train, how, judge, advance)
-    run = running.with_suppression(trained.head, opened, how)
+        trained = training.train(head, opened, train, how, judge, advance)
     found_val = running.found_on(run, opened, val)
     min_score, f1 = scoring.best_threshold(found_val, opened.boxes.take(val), n_classes)
     found = running.found_on(run, opened, test)
@@ -184,5 +185,5 @@ def _fit(
     held_out = {first.ids[row]: one for row, one in zip(test.tolist(), found, strict=True)}
     with atomic.replacing(place, is_ours=lambda path: path.as_posix() in detector.OURS) as folder:
         folder.mkdir(parents=True)
-        detector.write(made, trained.head, held_out, folder)
+        detector.write(made, head, held_out, folder)
     return made

@@ -2,9 +2,9 @@
 
 Stock operations of Keras, so that whoever loads the model needs nothing else. Greedy suppression
 looks at one box after the other; here all are looked at together, again and again: a box is kept
-unless a better one that is kept suppresses it. After k rounds that is right for every box with
-fewer than k better ones, so after as many rounds as there are candidates it is what greedy
-suppression gives, whatever the boxes. See docs/decisions/detection.md.
+unless a better one that is kept suppresses it. A round makes right every box whose better rivals
+are right already, so k rounds give what greedy suppression gives unless more than k boxes of a
+class overlap each the next, from the best to the worst. See docs/decisions/detection.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from featcache.detection.settings import Settings
 
 BOXES, SCORES, COUNT = "boxes", "scores", "count"  # beside "classes", the outputs
 LEAST_SCORE = 0.01  # below it a box is none
+ROUNDS = 32
 _PEAK = 3  # cells a side, of which only the best is a middle
 
 
@@ -95,9 +96,14 @@ def _kept(boxes: Any, classes: Any, iou: float, n: int) -> Any:
     # compared as a product: a division would round the same pair otherwise here and there
     overlaps = ops.greater(both, ops.multiply(either, iou))
     is_rival = ops.logical_and(overlaps, pairs(classes, ops.equal))
-    later = np.triu(np.ones((1, n, n), np.float32), 1)  # [i, j]: j has the lower score
-    suppresses = ops.multiply(ops.cast(is_rival, "float32"), later)
-    stays = ops.ones_like(ops.sum(suppresses, axis=1, keepdims=True))
-    for _ in range(n - 1):
-        stays = ops.relu(ops.subtract(1.0, ops.matmul(stays, suppresses)))
-    return ops.squeeze(stays, 1)
+    better = np.triu(np.ones((1, n, n), np.float32), 1)  # [i, j]: i has the higher score
+    suppresses = ops.multiply(ops.cast(is_rival, "float32"), better)
+    # with a one beside what is kept, one product is 1 - (how many kept ones suppress a box)
+    one = np.ones((1, 1, n + 1), np.float32)
+    counted = ops.pad(ops.negative(suppresses), ((0, 0), (0, 1), (0, 1)))
+    counted = ops.add(counted, np.pad(one, ((0, 0), (n, 0), (0, 0))))
+    stays = ops.add(ops.multiply(ops.sum(counted, axis=1, keepdims=True), 0.0), one)
+    for _ in range(min(ROUNDS, n)):
+        stays = ops.relu(ops.matmul(stays, counted))
+    kept, _ = ops.split(ops.squeeze(stays, 1), [n], axis=1)
+    return kept

@@ -39,26 +39,33 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A head with the weights that were best on the validation part."""
+    """How a training went."""
 
-    head: keras.Model
     epochs: list[Epoch]
     val_scores: dict[int, float]  # by epoch, counted from 1
     best_epoch: int
 
 
+def untrained(maps: Maps, rows: np.ndarray, settings: Settings) -> keras.Model:
+    """Return a head that standardises maps by those of training rows, and knows nothing else."""
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOMENTS_OF)).astype(int)]
+    moments, n_classes = maps.moments(some), len(maps.class_names)
+    return head(maps.shapes, moments, n_classes, maps.spec.image_size, settings)
+
+
 def train(
+    model: keras.Model,
     maps: Maps,
     rows: np.ndarray,
     settings: Settings,
-    judge: Callable[[keras.Model], float],
+    judge: Callable[[], float],
     advance: Callable[[int], None] = lambda n: None,
 ) -> Trained:
-    """Return a head trained on rows of maps.
+    """Train a head on rows of maps; it has the best weights in the end.
 
     Parameters
     ----------
-    judge : says how good a head is on images that choose; the best of `LOOKS` looks is kept.
+    judge : says how good the head is on images that choose; the best of `LOOKS` looks is kept.
     advance : told how many epochs are done since last time.
 
     Raises
@@ -68,17 +75,14 @@ def train(
     """
     keras, tf = import_keras(), import_tensorflow()
     rng = np.random.default_rng(settings.seed)
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOMENTS_OF)).astype(int)]
-    image_size = maps.spec.image_size
-    model = head(maps.shapes, maps.moments(some), len(maps.class_names), image_size, settings)
-    wanted = _Wanted(maps, grid_of(maps.shapes, image_size))
+    wanted = Wanted.of_maps(maps)
     size = min(settings.batch_size, len(rows))
     n_steps = max(1, len(rows) // size)
     total = settings.epochs * n_steps
     rates = tf.constant(_rates(settings.learning_rate, total))
     optimizer = keras.optimizers.Adam(settings.learning_rate)
     optimizer.build(model.trainable_variables)
-    step = _step(model, optimizer)
+    step = step_of(model, optimizer)
     looks = set(np.linspace(settings.epochs / LOOKS, settings.epochs, LOOKS).round().astype(int))
     best: list[np.ndarray] = []
     epochs: list[Epoch] = []
@@ -98,22 +102,27 @@ def train(
                 f"{settings.learning_rate}. Lower the learning rate."
             )
         if number in looks:
-            scores[number] = judge(model)
+            scores[number] = judge()
             if scores[number] >= max(scores.values()):
                 best = [weight.numpy() for weight in model.weights]
         advance(1)
     for weight, value in zip(model.weights, best, strict=True):
         weight.assign(value)
     best_epoch = max(number for number, score in scores.items() if score == max(scores.values()))
-    return Trained(model, epochs, scores, best_epoch)
+    return Trained(epochs, scores, best_epoch)
 
 
 @dataclass
-class _Wanted:
+class Wanted:
     """Targets of images, made when they are first wanted."""
 
     maps: Maps
     grid: tuple[int, int]
+
+    @classmethod
+    def of_maps(cls, maps: Maps) -> Wanted:
+        """Return those on the grid of the head for these maps."""
+        return cls(maps, grid_of(maps.shapes, maps.spec.image_size))
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[int, bool], Targets] = {}
@@ -133,7 +142,8 @@ class _Wanted:
         return self._known[key]
 
 
-def _step(model: keras.Model, optimizer: Any) -> Callable[..., Any]:
+def step_of(model: keras.Model, optimizer: Any) -> Callable[..., Any]:
+    """Return a step of training: of inputs and `Wanted.of` them, it learns and gives the loss."""
     tf = import_tensorflow()
 
     def step(maps: Any, wanted: Any) -> Any:

@@ -49,7 +49,7 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
     if TASKS[described.task].kind is TargetKind.BOXES:
-        is_same, wanted = isinstance(model.output_shape, dict), "boxes"
+        is_same, wanted = isinstance(model.output, dict), "boxes"
     else:
         n = len(described.class_names)
         is_same, wanted = model.output_shape == (None, n), f"{n} outputs"
