@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featcache.core.checks import bad
+from featcache.core.errors import SpecError
 
 LETTERBOX = "letterbox"
 RESIZES = ("bilinear", "antialias", "bicubic", LETTERBOX)
@@ -77,7 +78,9 @@ def crop_of(share: float) -> str:
     return CENTER if share == 1 else f"{CENTER} {share:.9g}"
 
 
-def check_crop(crop: object) -> None:
-    """Raise SpecError unless a spec may have this crop."""
+def check_crop(crop: object, resize: object = None) -> None:
+    """Raise SpecError unless a spec may have this crop, with this way to resize."""
     if not isinstance(crop, str) or not re.fullmatch(r"none|center( 0\.\d*[1-9])?", crop):
         raise bad("crop", "be none, or center and a share below 1", crop)
+    if resize == LETTERBOX and crop != NONE:
+        raise SpecError("letterbox keeps all of an image; leave out crop, or resize otherwise.")

@@ -24,7 +24,7 @@ from featcache.core.checks import (
     whole_number,
 )
 from featcache.core.errors import SpecError
-from featcache.core.geometry import LETTERBOX, NONE, RESIZES, Geometry, check_crop
+from featcache.core.geometry import NONE, RESIZES, Geometry, check_crop
 from featcache.core.options import declared, option, options_of
 from featcache.core.text import file_name
 
@@ -103,8 +103,8 @@ class ExtractionSpec:
         "bilinear",
         "bilinear as Keras does, antialias, bicubic; letterbox: undistorted. (the backbone's own)",
         "bilinear (as Keras does), antialias (of all pixels, as Pillow does: better for large "
-        "photographs, slower), or bicubic (likewise). letterbox is antialias of the proportions "
-        "that an image has, with grey beside it. None is its authors', bilinear for most.",
+        "photographs, slower), bicubic (likewise), or letterbox: antialias in the proportions that "
+        "an image has, with grey beside it. None is its authors', bilinear for most.",
         panel=PANEL,
         asked=None,
         kind=Optional[str],
@@ -191,12 +191,9 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for one in NUMBERS.values():
             one.checked(getattr(self, one.name))
-        check_crop(self.crop)
-        if self.resize == LETTERBOX and self.crop != NONE:
-            raise SpecError("letterbox keeps all of an image; leave out crop, or resize otherwise.")
-        for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES)):
-            check_choice(name, getattr(self, name), allowed)
-        for name in ("backbone", "weights", "preprocessing", "background"):
+        check_crop(self.crop, self.resize)
+        # of pooling and resize, what else they may not be is checked already: None, which is asked
+        for name in ("backbone", "weights", "preprocessing", "background", "pooling", "resize"):
             check_text(name, getattr(self, name))
         if self.layer is not None:
             check_text("layer", self.layer, "be the name of a layer")

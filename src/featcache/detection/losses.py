@@ -8,6 +8,7 @@ from featcache.core.tensorflow import import_tensorflow
 
 # of a box against a centre; of a class one, as the three cost about the same after some epochs
 BOX_WEIGHT = 2.0
+SMOOTHING = 0.1  # of classes: Szegedy et al. 2016, "Rethinking the inception architecture"
 _EPSILON = 1e-6
 
 
@@ -53,7 +54,10 @@ def boxes(corners: Any, wanted: Any, weights: Any) -> Any:
 
 
 def classes(logits: Any, wanted: Any, weights: Any) -> Any:
-    """Return the cross-entropy of classes, weighted and summed over cells."""
+    """Return the cross-entropy of classes, smoothed, weighted and summed over cells."""
     tf = import_tensorflow()
-    costs = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
+    n_classes = logits.shape[-1]
+    certain = 1 - SMOOTHING
+    shares = certain * tf.one_hot(wanted, n_classes) + SMOOTHING / n_classes
+    costs = tf.nn.softmax_cross_entropy_with_logits(shares, logits)
     return tf.reduce_sum(weights * costs)
