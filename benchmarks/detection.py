@@ -1,6 +1,6 @@
 """Boxes on photographs with drawings pasted on: how good, how fast an epoch, the same everywhere?
 
-    python benchmarks/detection.py [--images 2000] [--image-size 512] [--epochs 24] [--folder F]
+    python benchmarks/detection.py [--images 2000] [--image-size 640] [--epochs 16] [--folder F]
 
 The drawings of the held-out part are on no other image (`pasted`). Goals: average precision at half
 overlap of at least 0.80 without classes, and a mean over 12 classes of at least 0.45; an epoch from
@@ -79,8 +79,6 @@ def measure(folder: Path, n: int, image_size: int, epochs: int) -> dict[str, Any
         resize="letterbox",
         image_size=image_size,
         dtype="float16",
-        views=2,
-        augment="flip",
         cache_dir=cache,
     )
     extracting_s = time.monotonic() - started
@@ -133,8 +131,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--image-size", type=int, default=512)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

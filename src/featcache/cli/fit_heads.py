@@ -85,7 +85,7 @@ def fit_heads(
         bool, typer.Option("--no-report", help="No report.html.", rich_help_panel=RARE)
     ] = False,
     epochs: Annotated[
-        Optional[int], typer.Option(help="Of the head for boxes. (24)", rich_help_panel=RARE)
+        Optional[int], typer.Option(help="Of the head for boxes. (16)", rich_help_panel=RARE)
     ] = None,
     hidden: Annotated[
         Optional[str],

@@ -18,10 +18,10 @@ class Settings:
         When a value cannot be.
     """
 
-    width: int = 96  # channels of the head
-    depth: int = 2  # convolutions of 3 x 3
-    dropout: float = 0.2  # of the maps' channels
-    epochs: int = 24
+    width: int = 128  # channels of the head
+    depth: int = 3  # convolutions of 3 x 3
+    dropout: float = 0.3  # of the maps' channels
+    epochs: int = 16
     batch_size: int = 32
     learning_rate: float = 2e-3  # highest, of Adam
     max_boxes: int = 50  # that the model gives, at most
