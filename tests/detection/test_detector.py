@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from plotly.offline import get_plotlyjs as plotlyjs
 from typer.testing import CliRunner
 
 import featcache as fc
@@ -253,6 +255,21 @@ def test_the_verbs_do_it_all(features, place):
 def test_what_means_nothing_for_boxes_is_said(arguments, message, model):
     with pytest.raises(SpecError, match=message):
         run(*(model if one == "MODEL" else one for one in arguments))
+
+
+def test_who_knows_no_boxes_says_who_does(model):
+    for ask in (fc.load, fc.evaluate, lambda path: fc.finetune(path, epochs=1)):
+        with pytest.raises(SpecError, match=r"finds boxes. Load it by load_detector"):
+            ask(model)
+
+
+def test_the_page_is_whole_and_loads_nothing(fitted):
+    text = (fitted.folder / detector.PAGE_FILE).read_text()
+    assert "Where it is wrong" in text
+    assert f"{fitted.test.map50:.3f}" in text
+    assert text.count("<svg viewBox") >= 1
+    for place in re.findall(r'(?:src|href)="([^"]*)"', text.replace(plotlyjs(), "")):
+        assert place.startswith(("#", "data:"))
 
 
 def test_features_that_are_no_maps_of_boxes_are_refused(features, photos, extract, tmp_path):

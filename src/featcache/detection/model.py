@@ -82,7 +82,7 @@ class DetectorModel:
             raise SpecError(
                 f"Model '{os.fspath(path)}' is no detector; its task is {self.card.task}."
             )
-        self.keras_model = load_keras(Path(path), self.card)
+        self.keras_model = load_keras(Path(path), self.card, of_boxes=True)
         tf = import_tensorflow()
         signature = [tf.TensorSpec((None, *self.card.spec.image_size, 3), tf.float32)]
         # Keras's own predict would compile with XLA, which is slow on CPUs

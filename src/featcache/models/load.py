@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.core.errors import StitchError, one_line
+from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.keys import digest_file
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.tensorflow import import_keras
@@ -28,14 +28,21 @@ def read_card(path: Path) -> card.Card:
     return card.read(path)
 
 
-def load_keras(path: Path, described: card.Card) -> keras.Model:
-    """Return the Keras model of a card.
+def load_keras(path: Path, described: card.Card, *, of_boxes: bool = False) -> keras.Model:
+    """Return the Keras model of a card; one that finds boxes only to who knows them.
 
     Raises
     ------
     StitchError
         When it does not load or is not the model that the card describes.
+    SpecError
+        When it finds boxes and they are not asked for.
     """
+    if TASKS[described.task].kind is TargetKind.BOXES and not of_boxes:
+        raise SpecError(
+            f"Model '{path}' finds boxes. Load it by load_detector, and measure and export it by "
+            f"evaluate_detector and export_detector; it is not fine-tuned."
+        )
     if described.model_digest and described.model_digest != digest_file(path):
         raise StitchError(
             f"Model '{path}' is not the file that its card '{card.path_of(path).name}' describes: "
@@ -48,7 +55,7 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
-    if TASKS[described.task].kind is TargetKind.BOXES:
+    if of_boxes:
         is_same, wanted = isinstance(model.output, dict), "boxes"
     else:
         n = len(described.class_names)
