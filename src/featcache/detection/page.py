@@ -192,7 +192,7 @@ def _worst(
                 "id": id_,
                 "width": width,
                 "height": height,
-                "text_px": max(width, height) / 22,
+                "text_px": max(width, height) / 26,
                 "marks": marks,
                 "said": f"{counted(n_missed, 'box', 'boxes')} missed, {n_wrong} found wrongly",
             }
