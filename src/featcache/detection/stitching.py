@@ -181,7 +181,7 @@ def _parity(
             f"model cannot be checked. Give the folder they were extracted from (--source), or "
             f"extract again."
         )
-    tolerance = 10 * stitching.tolerance_of(maps.spec)
+    tolerance = stitching.tolerance_of(maps.spec)
     return Parity(n_images, corner, score, tolerance, n_boxes, n_kept, len(wanted) - n_images)
 
 
