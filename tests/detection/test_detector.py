@@ -258,7 +258,8 @@ def test_what_means_nothing_for_boxes_is_said(arguments, message, model):
 
 
 def test_who_knows_no_boxes_says_who_does(model):
-    for ask in (fc.load, fc.evaluate, lambda path: fc.finetune(path, out=path.with_name("x.keras"))):
+    out = model.with_name("tuned.keras")
+    for ask in (fc.load, fc.evaluate, lambda path: fc.finetune(path, out=out)):
         with pytest.raises(SpecError, match=r"finds boxes. Load it by load_detector"):
             ask(model)
 
