@@ -3,8 +3,8 @@
     python benchmarks/styles.py [--each 150]
 
 Photographs are crops of scikit-image's and scikit-learn's, textures crops of quarters of
-scikit-image's, both never parted from others of the same picture; drawings are the clip art. What is measured is the
-accuracy of logistic regression, nested over three folds, with its interval.
+scikit-image's, both never parted from others of the same picture; drawings are the clip art. It
+measures the accuracy of logistic regression, nested over three folds, with its interval.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ FLOORS = [
     ["store", "scoring"],
     ["extraction", "models", "report"],
     ["selection", "inference"],
-    ["finetuning"],
+    ["finetuning", "detection"],
     ["cli"],
     ["__main__"],
 ]

@@ -25,6 +25,7 @@ import finetune
 import gpu
 import head_costs
 import page
+import pasted
 import photos as made
 import rewriting
 import scaling
@@ -46,6 +47,23 @@ def test_photographs_are_as_said_and_the_same_every_time(root, tmp_path):
     assert 40_000 < np.mean(sizes) < 60_000
     with Image.open(next(root.rglob("*.jpg"))) as image:
         assert image.size == (500, 375)
+
+
+def test_pasted_drawings_lie_in_their_image_and_are_the_same_every_time(tmp_path):
+    one, other = (pasted.make(tmp_path / name, 20) for name in ("one", "other"))
+    assert one.read_text() == other.read_text()
+    for path in sorted(one.parent.rglob("*.jpg")):
+        again = other.parent / path.relative_to(one.parent)
+        assert path.read_bytes() == again.read_bytes()
+    lines = [json.loads(line) for line in one.read_text().splitlines()]
+    assert [line["split"] for line in lines] == ["train"] * 14 + ["val"] * 2 + ["test"] * 4
+    for line in lines:
+        with Image.open(one.parent / line["path"]) as image:
+            for x, y, width, height in (box["box"] for box in line["boxes"]):
+                assert 0 <= x < x + width <= image.width
+                assert 0 <= y < y + height <= image.height
+                longer = max(width, height) / min(image.size)
+                assert 0.14 < longer < 0.61
 
 
 def test_one_backbone_every_way(root, tmp_path, two_backbones):

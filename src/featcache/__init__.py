@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from featcache.core.spec import ExtractionSpec
     from featcache.data.openers import open_source
     from featcache.data.sources import Source
+    from featcache.detection import (
+        Detector,
+        evaluate_detector,
+        export_detector,
+        fit_detector,
+        load_detector,
+        stitch_detector,
+    )
     from featcache.extraction import extract, extract_all
     from featcache.extraction.embedder import Embedder
     from featcache.extraction.speeds import backbones
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from featcache.store import Features
 
 _HOME = {
+    "Detector": "detection",
     "Embedder": "extraction.embedder",
     "Evaluation": "inference.evaluate",
     "ExtractionSpec": "core.spec",
@@ -46,18 +55,24 @@ _HOME = {
     "Source": "data.sources",
     "backbones": "extraction.speeds",
     "evaluate": "inference.evaluate",
+    "evaluate_detector": "detection",
     "export": "models.export",
+    "export_detector": "detection",
     "extract": "extraction",
     "extract_all": "extraction",
     "finetune": "finetuning",
+    "fit_detector": "detection",
     "fit_heads": "selection.fit_heads",
     "load": "inference.predict",
+    "load_detector": "detection",
     "open_source": "data.openers",
     "search": "inference.search",
     "stitch": "models.stitching",
+    "stitch_detector": "detection",
 }
 
 __all__ = [
+    "Detector",
     "Embedder",
     "Evaluation",
     "ExtractionSpec",
@@ -69,15 +84,20 @@ __all__ = [
     "Source",
     "backbones",
     "evaluate",
+    "evaluate_detector",
     "export",
+    "export_detector",
     "extract",
     "extract_all",
     "finetune",
+    "fit_detector",
     "fit_heads",
     "load",
+    "load_detector",
     "open_source",
     "search",
     "stitch",
+    "stitch_detector",
 ]
 
 

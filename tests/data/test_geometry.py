@@ -10,10 +10,10 @@ from PIL import Image
 
 import featcache as fc
 from featcache.core.errors import SpecError
-from featcache.core.geometry import Geometry, crop_of, share_of
+from featcache.core.geometry import GREY, Geometry, crop_of, inside, placement, share_of
 from featcache.core.spec import ExtractionSpec
 from featcache.data import loading
-from featcache.data.image_ops import resize
+from featcache.data.image_ops import resize, resize_on_gpu
 from featcache.extraction.listing import look
 
 SPEC = ExtractionSpec("tiny", "00", (28, 28), "tf")
@@ -65,9 +65,40 @@ def test_the_largest_middle_of_an_image_of_that_size_is_the_image():
         np.testing.assert_allclose(found, image, atol=1e-3)
 
 
+@pytest.mark.parametrize("make", [resize, resize_on_gpu])
+@pytest.mark.parametrize("shape", [(60, 45), (45, 61), (20, 23), (1, 90), (32, 32)])
+@pytest.mark.parametrize("size", [(28, 28), (28, 21)])
+def test_a_letterbox_is_what_pillow_makes_with_grey_beside_it(make, shape, size):
+    image, geometry = photo(*shape), Geometry(size, "letterbox")
+    ((high, wide),) = inside(np.array([shape]), size).tolist()
+    top, left = (size[0] - high) // 2, (size[1] - wide) // 2
+    wanted = np.full((*size, 3), GREY, np.float32)
+    wanted[top : top + high, left : left + wide] = by_pillow(image, (high, wide), "antialias")
+    found = make(image.astype(np.float32), geometry)
+    np.testing.assert_allclose(found, wanted, atol=1e-2)
+    ((scales,), (offsets,)) = placement(np.array([shape]), geometry)
+    np.testing.assert_allclose(offsets, (top, left))
+    np.testing.assert_allclose(scales * shape, (high, wide))
+
+
+def test_a_letterbox_keeps_proportions_and_fills_one_side():
+    sizes = np.random.default_rng(0).integers(1, 5000, (2000, 2))
+    new = inside(sizes, (320, 240))
+    assert (new <= (320, 240)).all()
+    assert (new == (320, 240)).any(axis=1).all()
+    exact = sizes * np.minimum(320 / sizes[:, 0], 240 / sizes[:, 1])[:, None]
+    assert np.abs(new - np.maximum(exact, 1)).max() <= 0.5
+
+
+def test_a_letterbox_has_nothing_to_crop():
+    with pytest.raises(SpecError, match="letterbox keeps all of an image; leave out crop"):
+        replace(SPEC, resize="letterbox", crop="center")
+
+
 def test_several_geometries_come_from_one_decoding():
     source = fc.open_source([photo(60, 45), photo(45, 61)])
-    specs = [SPEC, replace(SPEC, crop="center"), replace(SPEC, resize="bicubic")]
+    specs = [SPEC, replace(SPEC, crop="center")]
+    specs += [replace(SPEC, resize=method) for method in ("bicubic", "letterbox")]
     listing = look(source, 10**6, {}, False)
     (batch,) = loading.batches(listing, [0, 1], specs=specs, batch_size=4)
     for images, spec in zip(batch.images, specs, strict=True):

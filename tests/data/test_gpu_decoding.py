@@ -198,7 +198,7 @@ def test_a_file_that_is_gone_by_then_is_no_end(folder, use, tmp_path):
     assert last.failures[0].has_changed
 
 
-@pytest.mark.parametrize("resize", ["bilinear", "antialias", "bicubic"])
+@pytest.mark.parametrize("resize", ["bilinear", "antialias", "bicubic", "letterbox"])
 @pytest.mark.parametrize("crop", ["none", "center", "center 0.875"])
 @pytest.mark.parametrize("size", [(7, 90), (33, 32), (300, 5)])
 def test_what_gpus_can_compute_is_what_is_computed_elsewhere(resize, crop, size):

@@ -181,7 +181,7 @@ def test_a_path_twice_names_both_lines(photos):
         ("a.jsonl", '{"path": "\\ud800.jpg"}\n', "is no path"),
         ("a.jsonl", '{"path": "\\u0000.jpg"}\n', "zero byte"),
         ("a.parquet", "no", "is no Parquet file"),
-        ("a.json", "{}", "is no folder; .*ending in .csv"),
+        ("a.json", "{}", "is no annotation file of COCO"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, message):

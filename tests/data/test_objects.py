@@ -157,7 +157,7 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_looked_at_again(stora
     known = {"a/x.png": (listing.stamp(0), listing.digests[0].tobytes())}
     storage.reset()
     later = list_images(openers.open_source("s3://other"), known=known)
-    assert storage.got() == ["a/x.png", "a/y.png"]
+    assert sorted(storage.got()) == ["a/x.png", "a/y.png"]  # many are read at once
     assert later.digests[0].tobytes() == listing.digests[0].tobytes()
 
 

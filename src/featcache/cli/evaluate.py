@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from featcache.cli import detection
 from featcache.cli.options import (
     CacheDir,
     Device,
@@ -54,9 +55,15 @@ def evaluate(
 ) -> None:
     """Measure a stitched model on labelled images: metrics, confusion, the slowest class."""
     from featcache.inference import evaluate as evaluation
+    from featcache.models.load import read_card
 
     if out is not None:
         evaluation.check_out(out)
+    if detection.is_of_boxes(read_card(model).task):
+        given = {"assert-accuracy-at-least": assert_accuracy_at_least, "target": target}
+        detection.refuse(given, "leave it out")
+        detection.evaluate(model, source, split, root, out, as_json)
+        return
     done = evaluation.evaluate(
         model,
         source,

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from featcache.cli import detection
 from featcache.cli.options import Json, app, listed, print_table, result, say
 from featcache.core.errors import one_line
 
@@ -40,9 +41,13 @@ def export(
 ) -> None:
     """Write a model in other formats, and run each file on images to compare."""
     from featcache.models import export as exporting
+    from featcache.models.load import read_card
 
     given = ",".join(format_) if format_ else "saved-model"
     names = listed("format", given) or []
+    if detection.is_of_boxes(read_card(model).task):
+        detection.export(model, names, source, out, overwrite, as_json)
+        return
     if "all" in names:
         names = list(exporting.FORMATS)
     done, failed = exporting.export_all(

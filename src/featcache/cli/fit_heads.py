@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from featcache.cli import detection
 from featcache.cli.options import (
     DENSE,
     RARE,
@@ -98,6 +99,9 @@ def fit_heads(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="No report.html.", rich_help_panel=RARE)
     ] = False,
+    epochs: Annotated[
+        Optional[int], typer.Option(help="Of the head for boxes. (16)", rich_help_panel=RARE)
+    ] = None,
     hidden: Annotated[
         Optional[str],
         typer.Option(help="Units of hidden layers, as 256,128.", rich_help_panel=DENSE),
@@ -122,6 +126,11 @@ def fit_heads(
         newest = store.newest_features(working_copy.pulled(cache_dir), task in ONE_CLASS)
         features = [newest]
         say(f"Took the newest feature file: {features[0]}")
+    if detection.is_of_boxes(store.Features(features[0]).task):
+        given = {"metric": metric, "class-weight": class_weight, "calibrate": calibrate}
+        detection.refuse(given | {"tensorboard": tensorboard}, "leave it out")
+        detection.fit(features, cache_dir, overwrite, not no_report, as_json, epochs, seed)
+        return
     names = listed("heads", heads)
     board = compare(
         features,

@@ -121,8 +121,9 @@ def _described(features: Any) -> dict[str, Any]:
     from featcache.store import parted
 
     names, about = features.class_names, features.annotations
-    hot = features.labels.ndim == 2  # several labels per image
-    counts = features.labels.clip(0).sum(0).tolist() if hot else Counter(features.labels.tolist())
+    labels = features.labels if about.boxes is None else about.boxes.classes
+    hot = labels.ndim == 2  # several labels per image
+    counts = labels.clip(0).sum(0).tolist() if hot else Counter(labels.tolist())
     return {
         "path": str(features.path),
         "n_images": len(features),
@@ -136,6 +137,7 @@ def _described(features: Any) -> dict[str, Any]:
         "known": learnable(features),
         "classes": {name: counts[label] for label, name in enumerate(names)},
         "targets": list(about.target_names),
+        "boxes": None if about.boxes is None else len(about.boxes.classes),
         "unlabelled": int((~about.is_known).sum()),
         "groups": len(set(features.groups) - {""}) if features.groups else 0,
         "splits": dict(Counter(features.splits)) if features.splits else {},
@@ -160,6 +162,7 @@ def _file_table(described: dict[str, Any]) -> Any:
         "parts": described["parts"] or "",
         "task": described["task"],
         "classes": _counts(described["classes"]) or "no labels",
+        "boxes": described["boxes"] or "",
         "targets": ", ".join(described["targets"]),
         "unlabelled": described["unlabelled"] or "",
         "splits": _counts(described["splits"]) or "none given",

@@ -122,6 +122,9 @@ def learnable(features: Features) -> str:
         return f"with {', '.join(features.annotations.output_names)}"
     if not features.class_names:
         return "without labels"
+    if kind is TargetKind.BOXES:
+        named = counted(len(features.class_names), "class", "classes")
+        return f"with {counted(int(features.labels.clip(0).sum()), 'box', 'boxes')} of {named}"
     several = "several of " if kind is TargetKind.LABELS else ""
     return f"of {several}{counted(len(features.class_names), 'class', 'classes')}"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from featcache.cli import detection
 from featcache.cli.options import (
     RARE,
     CacheDir,
@@ -48,7 +49,8 @@ def predict(
         ),
     ],
     out: Annotated[
-        Optional[Path], typer.Option(help="The file to write: .csv, .jsonl or .parquet.")
+        Optional[Path],
+        typer.Option(help="The file to write: .csv, .jsonl or .parquet; of boxes .json or .csv."),
     ] = None,
     top: Annotated[
         Optional[int],
@@ -64,6 +66,9 @@ def predict(
         Optional[Path],
         typer.Option(help="Of anomalies: a folder for pictures of where they are."),
     ] = None,
+    min_score: Annotated[
+        Optional[float], typer.Option(help="Of boxes: 0 to 1. (where F1 was best)")
+    ] = None,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
     root: Root = None,
@@ -78,9 +83,16 @@ def predict(
     runtime: Runtime = "auto",
     device: Device = "auto",
 ) -> None:
-    """Name the class, the labels or the values of images with a stitched model."""
+    """Name the class, the labels, the values or the boxes of images with a stitched model."""
     from featcache.inference import predict
 
+    if detection.is_of_boxes(read_card(model).task):
+        given = {"top": top, "probabilities": probabilities, "features": features}
+        detection.refuse(given, "leave it out")
+        detection.predict(model, list(_given(images)), out, min_score, root, as_json)
+        return
+    if min_score is not None:
+        raise SpecError("--min-score is for boxes, and this model finds none; leave it out.")
     if out is not None:
         predict.check_out(out, features, [*images, read_card(model).source])
     elif features and not as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from featcache.cli import detection
 from featcache.cli.options import RARE, CacheDir, Json, Overwrite, app, by, result, say
 from featcache.core.checks import check_choice
 from featcache.core.errors import SpecError
@@ -47,6 +48,7 @@ def stitch(
 ) -> None:
     """Join backbone and head into one Keras model, and check it on the images."""
     from featcache import store
+    from featcache.detection import detector
     from featcache.models import stitching
     from featcache.scoring import leaderboard
     from featcache.store import working_copy
@@ -58,6 +60,11 @@ def stitch(
     heads = working_copy.pulled(heads)
     if out is None and working_copy.root_of(heads) is not None:
         raise SpecError("Heads in a bucket have no folder beside them for the model. Give --out.")
+    if detector.is_folder(heads):
+        given = {"head": head, "distil": distil, "input": None if input_ == "image" else input_}
+        detection.refuse(given, "leave it out")
+        detection.stitch(heads, out, source, overwrite, as_json)
+        return
     board = leaderboard.load(heads)
     fitted = board[head] if head else board.best
     if head is None:

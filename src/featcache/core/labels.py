@@ -5,14 +5,15 @@ One table for sources, feature files and heads, so that a row number means the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from featcache.core.boxes import Boxes, DrawnRows, gathered, names_in, renamed
 from featcache.core.errors import SourceError
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind, first_of
-from featcache.core.text import composed, doubled, few, one_form
+from featcache.core.text import composed, merged, one_form
 
 UNLABELLED = -1
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -25,7 +26,8 @@ class Annotations:
     What is unknown is -1 in `labels`, NaN in `targets` and "" in `groups`.
     """
 
-    labels: np.ndarray  # (n,) int64 into class_names; multi-label: (n, n_classes) int64 of 0 and 1
+    # (n,) int64 into class_names; of several labels (n, n_classes) of 0 and 1; number of boxes
+    labels: np.ndarray
     class_names: tuple[str, ...] = ()
     splits: tuple[str, ...] | None = None  # train, val or test
     groups: tuple[str, ...] | None = None  # images of one group never lie on both sides
@@ -34,6 +36,7 @@ class Annotations:
     target_names: tuple[str, ...] = ()
     task: str = DEFAULT_TASK  # one of TASKS; what heads learn
     remarks: tuple[str, ...] = ()  # what a reader should know of how it was read, a sentence each
+    boxes: Boxes | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,19 +51,18 @@ class Annotations:
             groups=None if self.groups is None else tuple(self.groups[row] for row in pick),
             masks=None if self.masks is None else tuple(self.masks[row] for row in pick),
             targets=None if self.targets is None else self.targets[rows],
+            boxes=None if self.boxes is None else self.boxes.take(rows),
         )
 
     def same_as(self, other: Annotations) -> bool:
         """Return whether every column and name is the same."""
-        if (self.targets is None) != (other.targets is None):
-            return False
+        for name in ("targets", "boxes"):
+            if (getattr(self, name) is None) != (getattr(other, name) is None):
+                return False
         return (
             np.array_equal(self.labels, other.labels)
-            and (
-                self.targets is None
-                or other.targets is None
-                or np.array_equal(self.targets, other.targets, equal_nan=True)
-            )
+            and (self.boxes is None or self.boxes.same_as(other.boxes))
+            and (self.targets is None or _are_equal(self.targets, other.targets))
             and all(
                 getattr(self, name) == getattr(other, name)
                 for name in ("class_names", "splits", "groups", "masks", "target_names", "task")
@@ -96,6 +98,10 @@ class Annotations:
         return TASKS[self.task].kind is TargetKind.NUMBERS
 
 
+def _are_equal(targets: np.ndarray, others: np.ndarray | None) -> bool:
+    return others is not None and np.array_equal(targets, others, equal_nan=True)
+
+
 def unlabelled(n: int) -> Annotations:
     """Return annotations that know nothing."""
     return Annotations(np.full(n, UNLABELLED, np.int64))
@@ -124,14 +130,17 @@ class Columns:
     mask: Sequence[str | None] | None = None
     class_names: Sequence[str] | None = None  # their order; None is sorted
     task: str | None = None  # None: the plain task of what there is
+    boxes: DrawnRows | None = None
+    sizes: np.ndarray | None = None  # (n, 2) int: of images with boxes, see `Boxes`
+    remarks: tuple[str, ...] = ()
 
 
 def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_number) -> Annotations:
     """Return checked annotations of n images.
 
-    Unless the columns name it, the task is regression where there are targets and no labels,
-    multi-label where an image may have several labels, else classification. Labels and groups that
-    differ in their Unicode form alone are the same, see `one_form`.
+    Unless the columns name it, the task is detection where there are boxes, regression where there
+    are targets and no labels, multi-label where an image may have several, else classification.
+    Labels and groups that differ in their Unicode form alone are the same, see `one_form`.
 
     Parameters
     ----------
@@ -140,36 +149,43 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
     Raises
     ------
     SourceError
-        When a value is not allowed, or both one label and several are given.
+        When a value is not allowed, or more than one of label, labels and boxes is given.
     """
-    if columns.label is not None and columns.labels is not None:
+    given = [name for name in ("label", "labels", "boxes") if getattr(columns, name) is not None]
+    if len(given) > 1:
         raise SourceError(
-            "There is a column 'label' and a column 'labels'; give one: 'label' for one class an "
-            "image, 'labels' for several."
+            f"There is a column '{given[0]}' and a column '{given[1]}'; give one: 'label' for one "
+            f"class an image, 'labels' for several, 'boxes' for what is where."
         )
     task = first_of(TargetKind.CLASS).name
     names: tuple[str, ...] = ()
     labels = np.full(n, UNLABELLED, np.int64)
     columns, remarks = _in_one_form(_storable(columns))
-    if columns.labels is not None:
+    boxes = targets = None
+    if columns.boxes is not None:
+        task = first_of(TargetKind.BOXES).name
+        names = _names(names_in(columns.boxes), columns.class_names)
+        boxes = gathered(columns.boxes, {name: at for at, name in enumerate(names)}, columns.sizes)
+        labels = boxes.counts
+        labels[[row is None for row in columns.boxes]] = UNLABELLED
+    elif columns.labels is not None:
         task = first_of(TargetKind.LABELS).name
-        given = [None if row is None else list(row) for row in columns.labels]
-        names = _names([name for row in given for name in row or ()], columns.class_names)
-        labels = _multi_hot(given, names, where)
+        several = [None if row is None else list(row) for row in columns.labels]
+        names = _names([name for row in several for name in row or ()], columns.class_names)
+        labels = _multi_hot(several, names, where)
     elif columns.label is not None:
         names = _names([name for name in columns.label if name], columns.class_names)
         index = {name: number for number, name in enumerate(names)}
         for row, name in enumerate(columns.label):
             if name:
                 labels[row] = _index(index, name, where(row))
-    targets = None
     if columns.targets is not None:
         filled = [[np.nan if cell is None else cell for cell in row] for row in columns.targets]
         targets = np.array(filled, np.float64).reshape(n, -1)
         if np.isinf(targets).any():
             row = int(np.flatnonzero(np.isinf(targets).any(axis=1))[0])
             raise SourceError(f"The target in {where(row)} is infinite; a number is expected.")
-        if columns.label is None and columns.labels is None:
+        if not given:
             task = first_of(TargetKind.NUMBERS).name
     return Annotations(
         labels=labels,
@@ -180,21 +196,9 @@ def from_columns(n: int, columns: Columns, where: Callable[[int], str] = row_num
         targets=targets,
         target_names=columns.target_names,
         task=columns.task or task,
-        remarks=remarks,
+        remarks=columns.remarks + remarks,
+        boxes=boxes,
     )
-
-
-def merged(kind: str, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a sentence on the names that `one_form` made one of, if there are any.
-
-    Parameters
-    ----------
-    kind : what they name, in the plural, at the beginning of a sentence.
-    """
-    names = doubled(forms)
-    if not names:
-        return ()
-    return (f"{kind} that differ in Unicode form alone (NFC, NFD) count as one: {few(names)}.",)
 
 
 def _in_one_form(columns: Columns) -> tuple[Columns, tuple[str, ...]]:
@@ -202,6 +206,7 @@ def _in_one_form(columns: Columns) -> tuple[Columns, tuple[str, ...]]:
     known = columns.class_names or ()
     said = [name for name in columns.label or () if name]
     said += [name for row in columns.labels or () for name in row or ()]
+    said += names_in(columns.boxes or ())
     labels = one_form(said, known)
     groups = one_form(name for name in columns.group or () if name)
     made = replace(columns)
@@ -209,6 +214,7 @@ def _in_one_form(columns: Columns) -> tuple[Columns, tuple[str, ...]]:
         made.label = [labels[name] if name else None for name in columns.label]
     if columns.labels is not None:
         made.labels = [row and [labels[name] for name in row] for row in columns.labels]
+    made.boxes = columns.boxes and renamed(columns.boxes, labels.__getitem__)
     if columns.group is not None:
         made.group = [groups[name] if name else None for name in columns.group]
     return made, merged("Labels", labels) + merged("Groups", groups)
@@ -222,16 +228,15 @@ def _storable(columns: Columns) -> Columns:
     targets = tuple(map(clean, columns.target_names))
     if twice := [name for name in targets if targets.count(name) > 1]:
         raise SourceError(f"The target '{twice[0]}' is there twice; each needs a name of its own.")
-
     made = replace(columns, target_names=targets)
     if columns.label is not None:
         made.label = [name and clean(name) for name in columns.label]
     if columns.labels is not None:
         made.labels = [row and list(map(clean, row)) for row in columns.labels]
-    if columns.group is not None:
-        made.group = [name and clean(name) for name in columns.group]
-    if columns.mask is not None:
-        made.mask = [name and clean(name) for name in columns.mask]
+    made.boxes = columns.boxes and renamed(columns.boxes, clean)
+    for column in ("group", "mask"):
+        if (cells := getattr(columns, column)) is not None:
+            setattr(made, column, [cell and clean(cell) for cell in cells])
     if columns.class_names is not None:
         made.class_names = list(map(clean, columns.class_names))
     return made

@@ -101,9 +101,10 @@ class ExtractionSpec:
     )
     resize: str = option(
         "bilinear",
-        "bilinear as Keras does, antialias for large photos, bicubic. (the backbone's own)",
+        "bilinear as Keras does, antialias, bicubic; letterbox: undistorted. (the backbone's own)",
         "bilinear (as Keras does), antialias (of all pixels, as Pillow does: better for large "
-        "photographs, slower), or bicubic (likewise). None is its authors', bilinear for most.",
+        "photographs, slower), bicubic (likewise), or letterbox: antialias in the proportions that "
+        "an image has, with grey beside it. None is its authors', bilinear for most.",
         panel=PANEL,
         asked=None,
         kind=Optional[str],
@@ -190,10 +191,9 @@ class ExtractionSpec:
     def __post_init__(self) -> None:
         for one in NUMBERS.values():
             one.checked(getattr(self, one.name))
-        check_crop(self.crop)
-        for name, allowed in (("pooling", POOLINGS), ("resize", RESIZES)):
-            check_choice(name, getattr(self, name), allowed)
-        for name in ("backbone", "weights", "preprocessing", "background"):
+        check_crop(self.crop, self.resize)
+        # of pooling and resize, what else they may not be is checked already: None, which is asked
+        for name in ("backbone", "weights", "preprocessing", "background", "pooling", "resize"):
             check_text(name, getattr(self, name))
         if self.layer is not None:
             check_text("layer", self.layer, "be the name of a layer")

@@ -26,6 +26,7 @@ class TargetKind(Enum):
     CLASS = "class"  # (n,) int, the class of each row; -1 is unknown
     LABELS = "labels"  # (n, n_labels) of 0 and 1, any number of labels a row; -1 is unknown
     NUMBERS = "numbers"  # (n, n_targets) float; NaN is unknown
+    BOXES = "boxes"  # `core.boxes.Boxes`; an array has (n,) int, how many, and -1 is unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +189,32 @@ _REGRESSION = Task(
     has_confusion=False,
     is_calibrated=False,
 )
+_DETECTION = Task(
+    name="detection",
+    kind=TargetKind.BOXES,
+    column="boxes",
+    target_types=(),  # no plain array is boxes
+    noun="class",
+    nouns="classes",
+    answer="boxes",
+    output=PROBABILITIES,
+    activation=SIGMOID,
+    said=_as_they_are,
+    close_calls=_never_close,
+    metrics=("map50", "map", "ap50"),
+    default_metric="map50",
+    shown_metrics=("map", "map50"),
+    epoch_metric="map50",
+    scores_of_each=("ap50", "ap", "boxes"),
+    weakest_by="ap50",
+    is_stratified=False,
+    has_mistakes=False,
+    has_confusion=False,
+    is_calibrated=False,
+)
 
-TASKS = {task.name: task for task in (_CLASSIFICATION, _MULTI_LABEL, _REGRESSION, _ANOMALY)}
+_EVERY = (_CLASSIFICATION, _MULTI_LABEL, _REGRESSION, _DETECTION, _ANOMALY)
+TASKS = {task.name: task for task in _EVERY}
 ONE_CLASS = tuple(name for name, task in TASKS.items() if task.is_one_class)
 DEFAULT_TASK = _CLASSIFICATION.name  # where nothing says which
 

@@ -68,3 +68,16 @@ def alike(names: Iterable[str]) -> list[str]:
 def doubled(forms: Mapping[str, str]) -> list[str]:
     """Return, sorted, what stands for several names in what `one_form` gave."""
     return sorted(name for name, n in Counter(forms.values()).items() if n > 1)
+
+
+def merged(kind: str, forms: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a sentence on the names that `one_form` made one of, if there are any.
+
+    Parameters
+    ----------
+    kind : what they name, in the plural, at the beginning of a sentence.
+    """
+    names = doubled(forms)
+    if not names:
+        return ()
+    return (f"{kind} that differ in Unicode form alone (NFC, NFD) count as one: {few(names)}.",)

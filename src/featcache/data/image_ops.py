@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from featcache.core.geometry import NONE, Geometry
+from featcache.core.geometry import GREY, LETTERBOX, NONE, Geometry
 from featcache.core.spec import ExtractionSpec
 from featcache.core.tensorflow import import_tensorflow
 from featcache.data import decoding
@@ -25,6 +26,10 @@ def resize(image: Any, geometry: Geometry) -> Any:
     """
     tf = import_tensorflow()
     size, method, crop = geometry
+    if method == LETTERBOX:
+        return _letterboxed(
+            image, geometry, lambda new: tf.image.resize(image, new, antialias=True)
+        )
     if crop != NONE:
         image = _middle(image, geometry)
     elif method == "bicubic":
@@ -32,6 +37,24 @@ def resize(image: Any, geometry: Geometry) -> Any:
     else:
         return tf.image.resize(image, size, "bilinear", antialias=method == "antialias")
     return tf.clip_by_value(image, 0.0, 255.0)  # which cubic kernels overshoot
+
+
+def _letterboxed(image: Any, geometry: Geometry, resized: Callable[[Any], Any]) -> Any:
+    """Return an image at the size that `core.geometry.inside` says, with grey beside it."""
+    tf = import_tensorflow()
+    height, width = (tf.shape(image, tf.int64)[axis] for axis in (0, 1))
+    high, wide = (tf.constant(side, tf.int64) for side in geometry.image_size)
+    new = tf.stack(
+        [
+            tf.minimum(high, (2 * height * wide + width) // (2 * width)),
+            tf.minimum(wide, (2 * width * high + height) // (2 * height)),
+        ]
+    )
+    new = tf.cast(tf.maximum(new, 1), tf.int32)
+    before = (geometry.image_size - new) // 2
+    beside = tf.stack([before, geometry.image_size - new - before], axis=1)
+    made = tf.pad(resized(new), tf.concat([beside, [[0, 0]]], 0), constant_values=float(GREY))
+    return tf.clip_by_value(made, 0.0, 255.0)
 
 
 def _middle(image: Any, geometry: Geometry) -> Any:
@@ -73,16 +96,24 @@ def resize_on_gpu(image: Any, geometry: Geometry) -> Any:
         return resize(image, geometry)
     tf = import_tensorflow()
     shape = tf.shape(image)
-    scale, offset = _enlarged(image, geometry)
-    rows, columns = (
-        _shares(shape[axis], geometry.image_size[axis], scale[axis], offset[axis], geometry.resize)
-        for axis in (0, 1)
-    )
-    made = tf.einsum("ah,hwc,bw->abc", rows, image, columns, optimize="optimal")
+
+    def product(size: Any, scale: Any, offset: Any) -> Any:
+        rows, columns = (
+            _shares(shape[axis], size[axis], scale[axis], offset[axis], geometry.resize)
+            for axis in (0, 1)
+        )
+        return tf.einsum("ah,hwc,bw->abc", rows, image, columns, optimize="optimal")
+
+    if geometry.resize == LETTERBOX:
+        old = tf.cast(shape[:2], tf.float32)
+        return _letterboxed(
+            image, geometry, lambda new: product(new, tf.cast(new, tf.float32) / old, (0.0, 0.0))
+        )
+    made = product(geometry.image_size, *_enlarged(image, geometry))
     return tf.clip_by_value(made, 0.0, 255.0)
 
 
-def _shares(n: Any, size: int, scale: Any, offset: Any, method: str) -> Any:
+def _shares(n: Any, size: Any, scale: Any, offset: Any, method: str) -> Any:
     """Return (size, n), which share each of `n` places has in each place of the result."""
     tf = import_tensorflow()
     middles = (tf.range(size, dtype=tf.float32) + 0.5 + offset) / scale

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from featcache.core.checks import bad, check_text, with_checked_arguments
 from featcache.core.errors import SourceError, SpecError
 from featcache.core.escapes import path_of
 from featcache.data import examples
-from featcache.data.sources import prefix
+from featcache.data.sources import prefix, voc, yolo
 from featcache.data.sources.base import Source, as_id
 from featcache.data.sources.download import Download
 from featcache.data.sources.example import open_example
 from featcache.data.sources.folder import Found, open_folder, walk
 from featcache.data.sources.given import PREFIX, Given
 from featcache.data.sources.listed import as_given
-from featcache.data.sources.manifest import READERS, list_manifest, open_manifest
+from featcache.data.sources.manifest import READERS, list_manifest, of_records, open_manifest
 from featcache.data.sources.memory import open_images
 from featcache.data.sources.on_disk import Disk
 from featcache.data.sources.passed_over import ARCHIVE, SUFFIXES
@@ -70,7 +70,8 @@ def open_source(
         - a folder with one subfolder per class, optionally under train/, val/ and test/; without
           subfolders the images have no labels;
         - a manifest ending in .csv, .tsv, .jsonl or .parquet, with a column `path` and any of
-          `label`, `labels` (names separated by |), `target`, `split`, `group`;
+          `label`, `labels` (names separated by |), `target`, `boxes`, `split`, `group`;
+        - images with boxes: COCO's .json of annotations, or a folder as Pascal VOC or YOLO has it;
         - a tar file in WebDataset's layout, or a folder of them;
         - the URL of one of these in object storage, s3://, gs://, az:// or hf://datasets/owner/name,
           or of a manifest or tar file at https://; each needs an extra, as featcache[s3]. The
@@ -217,6 +218,11 @@ def _open_path(text: str, root: str | None, target: str | None) -> Source:
             f"'{path}' is no folder; a folder with one subfolder per class is expected, or a file "
             f"ending in {', '.join(FILE_KINDS)}."
         )
+    if boxed := next((kind for kind in (voc, yolo) if kind.is_one(path)), None):
+        records, notes = boxed.records(path)
+        origin = os.fspath(path)
+        opened = of_records(f"'{path}'", path.name or "root", origin, records, origin)
+        return replace(opened, notes=opened.notes + notes)
     found = walk(os.fspath(path))
     if not found.images and found.archives:
         return open_shards(os.fspath(path), found.archives, target, found.not_taken())

@@ -126,7 +126,7 @@ def copies_of_failed(listing: Listing, failed: Failed) -> dict[int, Unusable]:
 def lost_classes(source: sources.Source, failures: Sequence[store.Failure]) -> tuple[str, ...]:
     """Return which classes lost much to images that could not be read, see `passed_over`."""
     labels = source.labels
-    if not failures or labels.ndim != 1:
+    if not failures or labels.ndim != 1 or source.annotations.boxes is not None:
         return ()
     failed = {failure.id for failure in failures}
     is_lost = np.array([id_ in failed for id_ in source.ids]) & (labels >= 0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.core.errors import StitchError, one_line
+from featcache.core.errors import SpecError, StitchError, one_line
 from featcache.core.keys import digest_file
+from featcache.core.tasks import TASKS, TargetKind
 from featcache.core.tensorflow import import_keras
 from featcache.models import card
 
@@ -27,14 +28,21 @@ def read_card(path: Path) -> card.Card:
     return card.read(path)
 
 
-def load_keras(path: Path, described: card.Card) -> keras.Model:
-    """Return the Keras model of a card.
+def load_keras(path: Path, described: card.Card, *, of_boxes: bool = False) -> keras.Model:
+    """Return the Keras model of a card; one that finds boxes only to who knows them.
 
     Raises
     ------
     StitchError
         When it does not load or is not the model that the card describes.
+    SpecError
+        When it finds boxes and they are not asked for.
     """
+    if TASKS[described.task].kind is TargetKind.BOXES and not of_boxes:
+        raise SpecError(
+            f"Model '{path}' finds boxes. Load it by load_detector, and measure and export it by "
+            f"evaluate_detector and export_detector; it is not fine-tuned."
+        )
     if described.model_digest and described.model_digest != digest_file(path):
         raise StitchError(
             f"Model '{path}' is not the file that its card '{card.path_of(path).name}' describes: "
@@ -47,11 +55,16 @@ def load_keras(path: Path, described: card.Card) -> keras.Model:
     except Exception as error:  # load_model raises whatever zipfile, h5py or a layer raises
         reason = one_line(error, 200)
         raise StitchError(f"Model '{path}' cannot be loaded: {reason}") from error
-    expected, given = (None, len(described.class_names)), tuple(model.outputs[0].shape)
-    if model.input_shape[1:] != (*described.spec.image_size, 3) or given != expected:
+    if of_boxes:
+        is_same, wanted = isinstance(model.output, dict), "boxes"
+    else:
+        n = len(described.class_names)
+        is_same = tuple(model.outputs[0].shape) == (None, n)  # heat maps may come after
+        wanted = f"{n} outputs"
+    if model.input_shape[1:] != (*described.spec.image_size, 3) or not is_same:
         raise StitchError(
             f"Model '{path}' and its card do not belong together: the card says images of "
-            f"{described.spec.image_size} and {expected[1]} outputs, the model takes "
-            f"{model.input_shape[1:]} and gives {given[1:]}."
+            f"{described.spec.image_size} and {wanted}, the model takes {model.input_shape[1:]} "
+            f"and gives {model.output_shape}."
         )
     return model

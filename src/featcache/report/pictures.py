@@ -42,6 +42,7 @@ def collect(
     shown: Sequence[int],
     others: Sequence[int] = (),
     *,
+    side: int = SIDE,
     budget_bytes: int = BUDGET_BYTES,
     time_s: float = TIME_S,
 ) -> Pictures:
@@ -52,6 +53,7 @@ def collect(
     features : the file that the rows are of.
     shown : rows that come first, at full size.
     others : rows that get what is left of the budget, smaller where they are thousands.
+    side : pixels of the longer side, at full size.
     """
     try:
         source = openers.reopen(features.provenance)
@@ -62,7 +64,7 @@ def collect(
             f"'{features.provenance.get('source')}'.",
         )
     place = {id_: number for number, id_ in enumerate(source.ids)}
-    wanted = dict.fromkeys(shown, SIDE)
+    wanted = dict.fromkeys(shown, side)
     for row in others:
         wanted.setdefault(row, SMALL_SIDE if len(others) > MANY else SIDE)
     reader = _Reader(features, source, place)

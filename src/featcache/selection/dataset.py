@@ -67,6 +67,11 @@ def of_files(files: Sequence[store.Features], task: str | None = None, good: str
     """
     first = files[0]
     for file in files:
+        if TASKS[file.task].kind is TargetKind.BOXES:
+            raise HeadError(
+                f"'{file.path}' has boxes, which no head of this comparison learns. Use "
+                f"fit_detector; `featcache fit-heads` does so by itself."
+            )
         if len(file.shape) != 2 and (task is None or len(file.shape) != 4):
             raise HeadError(
                 f"'{file.path}' holds maps of {' x '.join(map(str, file.shape[1:]))}, and heads "

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from featcache.core.boxes import Boxes, starts_of
 from featcache.core.labels import Annotations
 from featcache.core.tasks import TASKS
 from featcache.store.strings import read_attribute, read_column, write_attribute, write_column
 
 HASHED_AT_ONCE = 4096  # texts
+BOX_COLUMNS = ("corners", "classes", "ignored", "sizes")  # of `Boxes`; `labels` says how many
 ATTRIBUTES = ("spec", "fingerprint", "provenance")  # under the checksum, beside the columns
 
 
@@ -75,10 +77,22 @@ class Metadata:
         for name in ("targets", "splits", "groups", "masks"):
             if (column := getattr(about, name)) is not None:
                 yield name, column
+        if about.boxes is not None:
+            for name in BOX_COLUMNS:
+                yield f"boxes/{name}", getattr(about.boxes, name)
         yield "failures/id", tuple(one.id for one in self.failures)
         yield "failures/reason", tuple(one.reason for one in self.failures)
         digests = np.frombuffer(b"".join(one.digest for one in self.failures), np.uint8)
         yield "failures/digest", digests.reshape(-1, 16)
+
+    def learnable(self) -> Iterator[np.ndarray]:
+        """Yield digests, and the columns that a head could learn from."""
+        about = self.annotations
+        yield from (self.digests, about.labels)
+        if about.targets is not None:
+            yield about.targets
+        if about.boxes is not None:
+            yield from (getattr(about.boxes, name) for name in BOX_COLUMNS)
 
     def names(self) -> dict[str, str]:
         """Return the attributes that name classes, targets and task."""
@@ -112,8 +126,9 @@ def read_metadata(file: h5py.File) -> Metadata:
         When something is damaged, missing, or does not fit together.
     """
     task = read_attribute(file, "task")
+    labels = np.asarray(file["labels"][:])
     annotations = Annotations(
-        labels=np.asarray(file["labels"][:]),
+        labels=labels,
         class_names=tuple(json.loads(read_attribute(file, "class_names"))),
         splits=read_column(file, "splits") if "splits" in file else None,
         groups=read_column(file, "groups") if "groups" in file else None,
@@ -121,6 +136,7 @@ def read_metadata(file: h5py.File) -> Metadata:
         targets=np.asarray(file["targets"][:]) if "targets" in file else None,
         target_names=tuple(json.loads(read_attribute(file, "target_names"))),
         task=task,
+        boxes=_boxes(file, labels) if "boxes" in file else None,
     )
     if task not in TASKS:
         raise ValueError(f"unknown task '{task}'")
@@ -133,6 +149,11 @@ def read_metadata(file: h5py.File) -> Metadata:
         failures=tuple(Failure(id_, digest.tobytes(), reason) for id_, digest, reason in failures),
         stamps=np.asarray(file["stamps"][:]),
     )
+
+
+def _boxes(file: h5py.File, counts: np.ndarray) -> Boxes:
+    columns = {name: np.asarray(file[f"boxes/{name}"][:]) for name in BOX_COLUMNS}
+    return Boxes(starts=starts_of(counts), **columns)
 
 
 def checked_attributes(file: h5py.File) -> dict[str, str]:

@@ -162,9 +162,8 @@ class Features:
         names = [self.ids, self.class_names, self.splits]
         names += [self.groups] if self.groups is not None else []
         total.update(json.dumps(names).encode())
-        for column in (self.digests, self.labels, self.targets):
-            if column is not None:
-                total.update(column.tobytes())
+        for column in self.metadata.learnable():
+            total.update(column.tobytes())
         return total.hexdigest()
 
     @cached_property

@@ -250,8 +250,8 @@ def newest_features(cache_dir: Path, with_maps: bool = False) -> Path:
         # the rows that an Embedder keeps have no labels and are nobody's collection
         if path.is_file() and owner(path.parent) != EMBEDDER
     ]
-    # nor are the maps at a boundary, which fine-tuning keeps
-    found = [path for path in found if with_maps or not _has_maps(path)]
+    # nor are the maps at a boundary, which fine-tuning keeps; boxes are learnt from maps
+    found = [path for path in found if with_maps or not _has_maps(path) or _has_boxes(path)]
     if not found:
         raise StoreError(
             f"There is no feature file in '{cache_dir}'. Run `featcache extract` first."
@@ -268,6 +268,14 @@ def _has_maps(path: Path) -> bool:
         return False  # who opens it says what is wrong with it
 
 
+def _has_boxes(path: Path) -> bool:
+    try:
+        with hdf5.reading(path) as file:
+            return "boxes" in file
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return False
+
+
 def newest_heads(cache_dir: Path) -> Path:
     """Return the folder of heads written last.
 
@@ -276,7 +284,8 @@ def newest_heads(cache_dir: Path) -> Path:
     HeadError
         When the cache folder has none.
     """
-    found = list(cache_dir.glob("*/*.heads/leaderboard.json"))
+    boards = ("leaderboard.json", "detector.json")  # of classes and targets, and of boxes
+    found = [path for name in boards for path in cache_dir.glob(f"*/*.heads/{name}")]
     if not found:
         raise HeadError(f"There are no heads in '{cache_dir}'. Run `featcache fit-heads` first.")
     return max(found, key=lambda path: path.stat().st_mtime).parent

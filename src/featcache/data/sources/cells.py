@@ -14,6 +14,7 @@ from featcache.core.errors import SourceError, SpecError
 from featcache.core.labels import Columns
 from featcache.core.tasks import TASKS, TargetKind, Task, names_of
 from featcache.core.text import composed
+from featcache.data.sources import boxed
 
 SEPARATOR = "|"  # between the names in a cell of `labels`
 
@@ -31,6 +32,7 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
     present = {name for row in rows for name in row}
     label = _task_in(present, TargetKind.CLASS)
     labels = _task_in(present, TargetKind.LABELS)
+    boxes = _task_in(present, TargetKind.BOXES)
     numbers = _task_in(present, TargetKind.NUMBERS)
     names: tuple[str, ...] = (numbers.column,) if numbers else ()
     if target is not None:
@@ -47,8 +49,8 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
                 f"{', '.join(sorted(map(str, present)))}."
             )
         # asked for by name, targets are what is to be learnt
-        label, labels, numbers = None, None, _task_in(names, TargetKind.NUMBERS)
-    task = label or labels or numbers
+        label, labels, boxes, numbers = None, None, None, _task_in(names, TargetKind.NUMBERS)
+    task = boxes or label or labels or numbers
 
     def column(name: str) -> list[str | None] | None:
         if name not in present:
@@ -60,6 +62,9 @@ def columns_of(rows: Sequence[Record], target: str | None, where: Callable[[int]
         label=None if label is None else column(label.column),
         labels=[_several(row, labels.column, where(number)) for number, row in enumerate(rows)]
         if labels
+        else None,
+        boxes=[boxed.of_cell(row.get(boxes.column), where(at)) for at, row in enumerate(rows)]
+        if boxes
         else None,
         targets=[
             [_number(row.get(name), name, where(number)) for name in names]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.core.labels import SPLITS, UNLABELLED, Annotations, merged
-from featcache.core.text import composed, one_form
+from featcache.core.labels import SPLITS, UNLABELLED, Annotations
+from featcache.core.text import composed, merged, one_form
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_ids, sorted_ids
 from featcache.data.sources.contents import Contents, Files

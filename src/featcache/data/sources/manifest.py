@@ -1,10 +1,9 @@
-"""Manifests: a table of images in CSV, TSV, JSON Lines or Parquet.
+"""Manifests: a table of images in CSV, TSV, JSON Lines or Parquet, or COCO's file of annotations.
 
 The column `path` is needed; `split`, `group`, `mask` and those that a task is read from (`label`,
-`labels`, `target`) are known, and others can be named as targets; all the rest is ignored. Paths
-are relative to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which files
-they mean.
-A path can also be a URL by itself.
+`labels`, `target`, `boxes`) are known, and others can be named as targets; all the rest is ignored.
+Paths are relative to the manifest's folder, or to `root`, which can be a URL; `on_disk` says which
+files they mean. A path can also be a URL by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import csv
 import json
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -21,7 +20,9 @@ from featcache.core.errors import SourceError, one_line
 from featcache.core.escapes import path_of
 from featcache.core.labels import from_columns
 from featcache.core.text import counted
+from featcache.data.sources import coco
 from featcache.data.sources.base import Source, as_id, as_ids, sorted_ids
+from featcache.data.sources.boxed import in_images
 from featcache.data.sources.cells import Record, cell, columns_of
 from featcache.data.sources.download import Download
 from featcache.data.sources.listed import Named, as_given, check_path
@@ -42,16 +43,46 @@ def open_manifest(path: Table, root: str | None, target: str | None) -> Source:
         When it cannot be read, a column is missing, a cell is not allowed, an id is there twice or
         lies outside the root. The message names the line.
     """
-    records = list(READERS[path.suffix.lower()](path))
+    records = [
+        (f"{place} of '{path.name}'", record)
+        for place, record in READERS[path.suffix.lower()](path)
+    ]
     if not records:
         raise SourceError(f"Manifest '{path}' lists no images.")
-    lines = [line for line, _ in records]
+    folder = _folder_of(path, root)
+    options = {"root": shown(folder)} if root is not None else {}
+    return of_records(f"manifest '{path}'", path.stem, str(path), records, folder, target, options)
+
+
+def of_records(
+    what: str,
+    name: str,
+    origin: str,
+    records: Sequence[tuple[str, Record]],
+    folder: str,
+    target: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Source:
+    """Return the images that records list.
+
+    Parameters
+    ----------
+    what : lists them, in the middle of a sentence.
+    records : where each stands, and what it says.
+    folder : that their paths are relative to, or its URL.
+    options : with which, and with `target`, the source is opened again.
+
+    Raises
+    ------
+    SourceError
+        As `open_manifest`; also when none of the images exists.
+    """
+    disk = Disk()
     rows = [record for _, record in records]
 
     def where(row: int) -> str:
-        return f"line {lines[row]} of '{path.name}'"
+        return records[row][0]
 
-    folder, disk = _folder_of(path, root), Disk()
     named = [
         _found(folder, cell(record, "path", where(row)), where(row), disk)
         for row, record in enumerate(rows)
@@ -59,22 +90,23 @@ def open_manifest(path: Table, root: str | None, target: str | None) -> Source:
     ids = as_ids([name for name, _ in named])
     paths = [place for _, place in named]
     order = sorted_ids(ids, where)
-    annotations = from_columns(len(rows), columns_of(rows, target, where), where)
+    contents = at(paths)
+    columns = in_images(columns_of(rows, target, where), contents)
+    annotations = from_columns(len(rows), columns, where).take(order)
     if not any(is_url(place) or os.path.lexists(place) for place in paths):
         first = paths[0]
         also = f", or '{first.replace(WINDOWS, '/')}'" if is_of_windows(named[0][0]) else ""
         raise SourceError(
-            f"No image of manifest '{path}' exists; the first would be '{first}'{also}. If the "
+            f"No image of {what} exists; the first would be '{first}'{also}. If the "
             f"paths are relative to another folder, give it (--root)."
         )
-    options = {"root": shown(folder)} if root is not None else {}
     return Source(
-        name=path.stem,
-        origin=str(path),
+        name=name,
+        origin=origin,
         ids=tuple(ids[row] for row in order.tolist()),
-        contents=at([paths[row] for row in order.tolist()]),
-        annotations=annotations.take(order),
-        options=options | ({"target": target} if target else {}),
+        contents=contents.take(order),
+        annotations=annotations,
+        options={**(options or {}), **({"target": target} if target else {})},
         notes=disk.remarks() + in_left_out(ids),
     )
 
@@ -91,7 +123,7 @@ def list_manifest(path: Table, root: str | None) -> Source:
     found: list[Named] = []
     for line, record in READERS[path.suffix.lower()](path):
         cell = record.get("path")
-        place = f"line {line} of '{path.name}'"
+        place = f"{line} of '{path.name}'"
         if not isinstance(cell, str) or not cell.strip():
             raise SourceError(f"There is no path in {place}.")
         check_path(cell, place)
@@ -167,7 +199,7 @@ def _check_header(path: Table, names: Sequence[Any]) -> None:
         raise SourceError(f"Manifest '{path}' has the column '{twice[0]}' twice.")
 
 
-def _delimited(path: Table) -> Iterator[tuple[int, Record]]:
+def _delimited(path: Table) -> Iterator[tuple[str, Record]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -184,7 +216,7 @@ def _delimited(path: Table) -> Iterator[tuple[int, Record]]:
                         f"Line {reader.line_num} of '{path.name}' has "
                         f"{counted(len(cells), 'cell')}, the header has {len(names)}."
                     )
-                yield reader.line_num, dict(zip(names, cells, strict=True))
+                yield f"line {reader.line_num}", dict(zip(names, cells, strict=True))
     except UnicodeDecodeError as error:
         raise _no_text(path, error) from error
     except csv.Error as error:
@@ -196,7 +228,7 @@ def _delimiter(header: str) -> str:
     return ";" if "," not in header and ";" in header else ","
 
 
-def _json_lines(path: Table) -> Iterator[tuple[int, Record]]:
+def _json_lines(path: Table) -> Iterator[tuple[str, Record]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -205,7 +237,7 @@ def _json_lines(path: Table) -> Iterator[tuple[int, Record]]:
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise SourceError(f"Line {number} of '{path.name}' is no JSON object.")
-                yield number, record
+                yield f"line {number}", record
     except UnicodeDecodeError as error:
         raise _no_text(path, error) from error
     except (ValueError, RecursionError) as error:
@@ -216,7 +248,7 @@ def _no_text(path: Table, error: UnicodeDecodeError) -> SourceError:
     return SourceError(f"Manifest '{path}' is no UTF-8 text: {error.reason}. Save it as UTF-8.")
 
 
-def _parquet(path: Table) -> Iterator[tuple[int, Record]]:
+def _parquet(path: Table) -> Iterator[tuple[str, Record]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -231,13 +263,14 @@ def _parquet(path: Table) -> Iterator[tuple[int, Record]]:
         reason = one_line(error, 200)
         raise SourceError(f"Manifest '{path}' is no Parquet file: {reason}.") from error
     _check_header(path, table.column_names)
-    yield from enumerate(table.to_pylist(), 1)
+    yield from ((f"line {number}", row) for number, row in enumerate(table.to_pylist(), 1))
 
 
-READERS: dict[str, Callable[[Table], Iterator[tuple[int, Record]]]] = {
+READERS: dict[str, Callable[[Table], Iterator[tuple[str, Record]]]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,
+    ".json": coco.records,
 }

@@ -1,8 +1,8 @@
 """Tar files in WebDataset's layout: files of one sample share a key, and lie side by side.
 
 A key is a member's path up to the first dot of its name. Beside the image a sample may have `.cls`
-(its class) and `.json` (an object with `label`, `labels`, `target`, `split`, `group`). Nothing is
-unpacked: images are read where they lie.
+(its class) and `.json` (an object with `label`, `labels`, `target`, `boxes`, `split`, `group`).
+Nothing is unpacked: images are read where they lie.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from featcache.core.text import composed, counted
 from featcache.data import remote
 from featcache.data.sources import passed_over
 from featcache.data.sources.base import Source, as_id, sorted_ids
+from featcache.data.sources.boxed import in_images
 from featcache.data.sources.cells import columns_of
 from featcache.data.sources.contents import Contents, Members
 from featcache.data.sources.download import Download
@@ -126,15 +127,16 @@ def open_shards(
         return f"'{ids[row]}', byte {offset} of '{shown(archives[number])}'"
 
     order = sorted_ids(ids, where)
-    annotations = from_columns(len(ids), columns_of(records, target, where), where)
-    labels = annotations.labels if annotations.labels.ndim == 1 else np.zeros(0, int)
+    contents = _contents(archives, every, *np.array([one[1:] for one in members], np.int64).T)
+    columns = in_images(columns_of(records, target, where), contents)
+    annotations = from_columns(len(ids), columns, where)
+    labels = annotations.labels if columns.label is not None else np.zeros(0, int)
     n_images = Counter(composed(annotations.class_names[label]) for label in labels[labels >= 0])
-    columns = np.array([member[1:] for member in members], np.int64)[order].T
     return Source(
         name=os.path.splitext(name)[0] if is_alone else name,
         origin=shown(root),
         ids=tuple(ids[row] for row in order.tolist()),
-        contents=_contents(archives, every, *columns),
+        contents=contents.take(order),
         annotations=annotations.take(order),
         options={"target": target} if target else {},
         passed_over=not_taken,

@@ -45,7 +45,13 @@ def onnx(path: str) -> Run:
     onnxruntime.disable_telemetry_events()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch})[0]
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        parts = session.run(None, {name: batch})  # of several outputs, one behind the other
+        flat = [part.reshape(len(batch), -1) for part in parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(flat, axis=1)
+
+    return run
 
 
 def tflite(path: str) -> Run:

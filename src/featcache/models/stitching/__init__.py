@@ -1,7 +1,7 @@
 """Join a backbone and a fitted head into one Keras model, and prove that it is the same."""
 
 from featcache.models.stitching.api import Stitched, read_if_same, run, stitch
-from featcache.models.stitching.building import features_of
+from featcache.models.stitching.building import extractor_of, features_of, word
 from featcache.models.stitching.parity import (
     BATCH_SIZE,
     MAX_PARITY_IMAGES,
@@ -12,6 +12,7 @@ from featcache.models.stitching.parity import (
     compare,
     measure,
     tolerance_of,
+    unchanged,
 )
 from featcache.models.stitching.saving import check_out, labels_path, save
 from featcache.models.stitching.size import ModelSize, multiply_adds, n_parameters, size_of
@@ -27,6 +28,7 @@ __all__ = [
     "check_out",
     "check_parity",
     "compare",
+    "extractor_of",
     "features_of",
     "labels_path",
     "measure",
@@ -38,4 +40,6 @@ __all__ = [
     "size_of",
     "stitch",
     "tolerance_of",
+    "unchanged",
+    "word",
 ]

@@ -29,6 +29,31 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
         When the weights of the backbone are no longer those of the features.
     """
     keras = import_keras()
+    extractor = extractor_of(features)
+    given = tuple(extractor.output_shape[1:])
+    if given != features.shape[1:]:
+        raise StitchError(
+            f"The backbone gives features of {_by(given)}, '{features.path}' has "
+            f"{_by(features.shape[1:])}."
+        )
+    outputs = head.to_keras_layers(extractor.output)
+    if isinstance(outputs, list):  # beside scores a heat map, as large as the map of features
+        enlarge = keras.layers.Resizing(*features.spec.image_size, name=HEAT_MAP)
+        outputs = [outputs[0], enlarge(outputs[1])]
+    backbone = features.spec.backbone
+    return keras.Model(extractor.input, outputs, name=f"{word(backbone)}_{word(name)}")
+
+
+def extractor_of(features: store.Features, *others: store.Features) -> keras.Model:
+    """Return the network that made a feature file, from images to features.
+
+    `others` are of the same network and images, of other layers: each is an output more.
+
+    Raises
+    ------
+    StitchError
+        When the weights of the backbone are no longer those of the features.
+    """
     spec = features.spec
     memo = features.path.parent.parent / MEMO_NAME
     origin = features.provenance["weights"]
@@ -43,18 +68,7 @@ def build(head: heads.Head, name: str, features: store.Features) -> keras.Model:
     backbone = resolved.backbone or backbones.build(
         spec.backbone, resolved.weights, spec.image_size
     )
-    extractor = backbones.frozen_extractor(backbone, spec)
-    given = tuple(extractor.output_shape[1:])
-    if given != features.shape[1:]:
-        raise StitchError(
-            f"The backbone gives features of {_by(given)}, '{features.path}' has "
-            f"{_by(features.shape[1:])}."
-        )
-    outputs = head.to_keras_layers(extractor.output)
-    if isinstance(outputs, list):  # beside scores a heat map, as large as the map of features
-        enlarge = keras.layers.Resizing(*spec.image_size, name=HEAT_MAP)
-        outputs = [outputs[0], enlarge(outputs[1])]
-    return keras.Model(extractor.input, outputs, name=f"{_word(spec.backbone)}_{_word(name)}")
+    return backbones.frozen_extractor(backbone, spec, *(one.spec for one in others))
 
 
 def features_of(model: keras.Model) -> Any:
@@ -85,5 +99,6 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _word(name: str) -> str:
+def word(name: str) -> str:
+    """Return a name as Keras takes it."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

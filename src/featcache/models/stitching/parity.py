@@ -109,7 +109,7 @@ def measure(
     wanted = np.arange(len(features))
     if len(wanted) > MAX_PARITY_IMAGES:
         wanted = np.linspace(0, len(wanted) - 1, MAX_PARITY_IMAGES).round().astype(int)
-    images, listing, rows_of = _unchanged(features, wanted, source)
+    images, listing, rows_of = unchanged(features, wanted, source)
     done, values, outputs = _run(model, layer, images, listing, show_progress)
     return _judged(
         expected(rows_of[done]),
@@ -255,10 +255,10 @@ def _run(
     return done, values, outputs
 
 
-def _unchanged(
+def unchanged(
     features: store.Features, wanted: np.ndarray, source: Any
 ) -> tuple[judged_on.Images, Listing, np.ndarray]:
-    """Return the images that are still the cached ones, their scan, and their rows."""
+    """Return which images of rows are still the cached ones, their scan, and their rows."""
     origin = features.provenance["source"]
     try:
         images = judged_on.open_of_features(features, source)

@@ -66,7 +66,8 @@ def constant_graph(model: keras.Model, device: str = "/CPU:0") -> Any:
     )
 
     def outputs(images: Any) -> list[Any]:
-        return [tf.cast(one, tf.float32) for one in _as_list(model(images, training=False))]
+        every = _as_list(model(images, training=False))
+        return [one if one.dtype.is_integer else tf.cast(one, tf.float32) for one in every]
 
     signature = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32)]
     with tf.device(device):
