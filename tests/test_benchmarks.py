@@ -19,6 +19,7 @@ from featcache.networks.engines import openvino
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import coverage as of_intervals
+import defects
 import export_families
 import extract as bench
 import finetune
@@ -214,3 +215,15 @@ def test_before_and_after_rewriting(small_convnext):
     (before, after), difference = rewriting.measured(32, 2, 2)
     assert len(before) == len(after) == 2
     assert difference < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["scratch", "stain", "pasted"])
+def test_made_defects_are_where_their_masks_are(kind):
+    texture = np.random.default_rng(0).integers(60, 190, (512, 512)).astype(np.uint8)
+    crops = [defects.good(texture, np.random.default_rng(1)) for _ in range(2)]
+    np.testing.assert_array_equal(*crops)
+    made, mask = defects.defective(texture, kind, np.random.default_rng(1))
+    changed = made != crops[0]
+    assert (mask > 0).mean() < 0.2
+    assert changed[mask > 0].mean() > 0.9
+    assert changed[mask == 0].mean() < 0.2  # what is soft reaches a little further
