@@ -451,11 +451,11 @@ def test_arrays_of_another_range_are_refused(make):
     [
         (
             {"pooling": "mean"},
-            "pooling must be one of avg, max, flatten, cls, .*attention; got 'mean'",
+            "pooling must be one of avg, max, flatten, gram, cls, .*attention; got 'mean'",
         ),
         (
             {"pooling": "none"},
-            "pooling must be one of avg, max, flatten, cls, .*attention; got 'none'",
+            "pooling must be one of avg, max, flatten, gram, cls, .*attention; got 'none'",
         ),
         ({"backbone": "resnet-50", "weights": "random"}, "There is no backbone 'resnet-50'"),
         ({"backbone": 5}, "backbone must be one name"),

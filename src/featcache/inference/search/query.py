@@ -17,8 +17,8 @@ from featcache import store
 from featcache.core.checks import bad, shown
 from featcache.core.errors import SpecError
 from featcache.core.labels import UNLABELLED
-from featcache.data import openers
 from featcache.extraction.embedder import OPTIONS, Embedder
+from featcache.inference.predict.inputs import opened
 from featcache.networks import backbones
 
 UNWANTED = 0.5  # weight of what is not wanted
@@ -104,7 +104,7 @@ def _listed(images: Any) -> Any:
     found: list[Any] = []
     for one in images if isinstance(images, (list, tuple)) else [images]:
         if isinstance(one, (str, os.PathLike)) and os.path.isdir(one):
-            found += openers.open_source(one).paths or ()
+            found += (path for part in opened(one) for path in part.paths or ())
         else:
             found.append(one)
     return found
