@@ -67,7 +67,7 @@ def telling(trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarra
     def of_groups(groups: Sequence[int], area: int) -> float:
         return _areas([one for group in groups for one in trials[group]], number, every)[area]
 
-    found: list[float] = []
+    found: list[tuple[float, float, float]] = []
     for area in (0, 1):
         value = of_groups(list(trials), area)
         without = [of_groups([one for one in trials if one != left], area) for left in trials]
@@ -76,8 +76,8 @@ def telling(trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarra
             standard_error(np.array(without)) if len(trials) > 2 else 0.0,
         )
         n_units = len(np.unique(units[judged]))
-        found += [value, *intervals.of_score(AUROC, value, max(errors), n_units)]
-    return Telling(*found, each=tuple(of_groups([group], 0) for group in trials))
+        found.append((value, *intervals.of_score(AUROC, value, max(errors), n_units)))
+    return Telling(*found[0], *found[1], tuple(of_groups([group], 0) for group in trials))
 
 
 def _areas(trials: Sequence[Trial], number: int, kept: np.ndarray) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def _areas(trials: Sequence[Trial], number: int, kept: np.ndarray) -> tuple[floa
         n_right = np.concatenate([[0], np.cumsum(one.is_right[known][order])])
         asked = one.scores[number, strange]
         for side in ("left", "right"):  # of ties half count
-            place = np.searchsorted(scores, asked, side)  # type: ignore[call-overload]
+            place = np.searchsorted(scores, asked, side)
             below += place.sum() / (2 * n_known)
             right += n_right[place].sum() / (2 * n_known)
         n_strangers += len(asked)

@@ -52,7 +52,7 @@ def logits_of(head: Head, X: np.ndarray) -> np.ndarray:
     """Return (n, n_classes): logits of a head that has them, its scores, or log-probabilities."""
     logits = head.logits(X)
     if head.output == PROBABILITIES and not head.logits_layer:
-        return np.log(np.maximum(logits, LEAST))
+        return np.asarray(np.log(np.maximum(logits, LEAST)))
     return logits
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from featcache import heads
-from featcache.heads import open_set
-from featcache.heads.anomaly import Threshold
 from featcache.core.tasks import TASKS
 from featcache.core.text import counted
+from featcache.heads import open_set
+from featcache.heads.anomaly import Threshold
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard.results import Result
 
@@ -77,8 +77,10 @@ def stranger_table(about: dict[str, Any]) -> Any:
         made.add_column(name, justify="right", no_wrap=True)
     for name, one in about["scores"].items():
         areas = [
-            f"{number(one[area])} ({number(one[f'{area}_low'], 2)}-{number(one[f'{area}_high'], 2)})"
-            for area in ("auroc", "oscr")
+            f"{number(value)} ({number(low, 2)}-{number(high, 2)})"
+            for value, low, high in (
+                [one[f"{area}{end}"] for end in ("", "_low", "_high")] for area in ("auroc", "oscr")
+            )
         ]
         made.add_row(name, *areas, style="bold" if name == about["score"] else "")
     return made
