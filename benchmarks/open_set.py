@@ -46,7 +46,7 @@ def areas(features: fc.Features, names: list[str], folder: str) -> None:
                 for area in ("auroc", "oscr")
             )
             taken = " taken" if score == about["score"] else ""
-            print(f"  {score:11} {said}{taken}", flush=True)
+            print(f"  {score:11} {said} found {one['found']:.2f}{taken}", flush=True)
 
 
 def promise(features: fc.Features, n_seeds: int) -> None:

@@ -18,7 +18,7 @@ def trial(rows, rng, apart, n_scores=1):
 def test_areas_are_those_of_the_curves():
     rng = np.random.default_rng(0)
     one = trial(np.arange(80), rng, 1.0)
-    found = telling({0: [one]}, 0, np.arange(80))
+    found = telling({0: [one]}, 0, np.arange(80), 0.9)
     assert found.auroc == pytest.approx(roc_auc_score(one.is_stranger, one.scores[0]))
     known, strange = one.scores[0, ~one.is_stranger], one.scores[0, one.is_stranger]
     right = one.is_right[~one.is_stranger]
@@ -26,6 +26,9 @@ def test_areas_are_those_of_the_curves():
     rates = [np.mean(strange <= at) for at in thresholds]
     correct = [np.mean(right & (known <= at)) for at in thresholds]
     assert found.oscr == pytest.approx(auc(rates, correct))
+    # of the n known images one tenth of n + 1 sets the threshold, and is kept
+    at = np.sort(known)[-int(0.1 * (len(known) + 1))]
+    assert found.found == pytest.approx(np.mean(strange > at))
     assert found.auroc_low < found.auroc < found.auroc_high
     assert found.oscr_low < found.oscr < found.oscr_high < found.auroc_high
 
@@ -37,7 +40,7 @@ def test_scores_of_different_trials_are_not_compared():
         Trial(one.rows, one.is_stranger, one.is_right, one.scores + 100 * number)
         for number, one in enumerate(trials)
     ]
-    assert telling({0: trials}, 0, np.arange(90)) == telling({0: moved}, 0, np.arange(90))
+    assert telling({0: trials}, 0, np.arange(90), 0.9) == telling({0: moved}, 0, np.arange(90), 0.9)
 
 
 def test_an_interval_has_what_classes_differ_by():
@@ -45,9 +48,9 @@ def test_an_interval_has_what_classes_differ_by():
     alike = {group: [trial(np.arange(200), rng, 1.0)] for group in range(6)}
     rng = np.random.default_rng(0)
     apart = {group: [trial(np.arange(200), rng, 3.0 * (group % 2))] for group in range(6)}
-    narrow, wide = (telling(one, 0, np.arange(200)) for one in (alike, apart))
+    narrow, wide = (telling(one, 0, np.arange(200), 0.9) for one in (alike, apart))
     assert wide.auroc_high - wide.auroc_low > 2 * (narrow.auroc_high - narrow.auroc_low)
     assert len(wide.each) == 6
     # copies say one thing
-    copies = telling(alike, 0, np.arange(200) // 10)
+    copies = telling(alike, 0, np.arange(200) // 10, 0.9)
     assert copies.auroc_high - copies.auroc_low > narrow.auroc_high - narrow.auroc_low

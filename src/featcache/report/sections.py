@@ -108,11 +108,13 @@ def strangers(board: Leaderboard) -> Values | None:
     return {
         "head": about["head"],
         "score": about["score"],
+        "keep": f"{100 * about['keep_known']:g} %",
         "kept": kept(Threshold(**about["threshold"])),
         "rows": [
             {
                 "name": name,
                 "is_taken": name == about["score"],
+                "found": {"text": f"{one['found']:.0%}", "value": one["found"]},
                 "cells": [
                     cell(one[area])
                     | {"ends": f"{number(one[f'{area}_low'])} to {number(one[f'{area}_high'])}"}

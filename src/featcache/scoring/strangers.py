@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from featcache.heads.anomaly import Threshold
 from featcache.scoring import intervals
 from featcache.scoring.jackknife import standard_error, without_groups
 
@@ -39,10 +40,13 @@ class Telling:
     oscr: float  # the same of known images whose class is said rightly; others count as 0
     oscr_low: float
     oscr_high: float
+    found: float  # share of strangers above a threshold that keeps the share of known asked for
     each: tuple[float, ...]  # AUROC of each group of classes
 
 
-def telling(trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarray) -> Telling:
+def telling(
+    trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarray, keep_known: float
+) -> Telling:
     """Return how well a score tells strangers.
 
     Scores of different trials, whose heads differ, are never compared; each stranger counts once.
@@ -54,6 +58,7 @@ def telling(trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarra
     trials : of each group of classes that were not learnt together.
     number : of the score.
     units : (n,) int of all images; those of one number are drawn together.
+    keep_known : share of known images that is not to be called unknown.
     """
     together = [one for some in trials.values() for one in some]
     judged = np.unique(np.concatenate([one.rows for one in together]))
@@ -77,7 +82,20 @@ def telling(trials: Mapping[int, Sequence[Trial]], number: int, units: np.ndarra
         )
         n_units = len(np.unique(units[judged]))
         found.append((value, *intervals.of_score(AUROC, value, max(errors), n_units)))
-    return Telling(*found[0], *found[1], tuple(of_groups([group], 0) for group in trials))
+    each = tuple(of_groups([group], 0) for group in trials)
+    return Telling(*found[0], *found[1], _found(together, number, keep_known), each)
+
+
+def _found(trials: Sequence[Trial], number: int, keep_known: float) -> float:
+    """Return the share of strangers above the threshold that their trial's known images set."""
+    n_found = n_strangers = 0
+    for one in trials:
+        known, strange = (one.scores[number, some] for some in (~one.is_stranger, one.is_stranger))
+        if len(known):
+            threshold = Threshold.of(known, 1 - keep_known).value
+            n_found += int((strange > threshold).sum())
+            n_strangers += len(strange)
+    return n_found / n_strangers if n_strangers else float("nan")
 
 
 def _areas(trials: Sequence[Trial], number: int, kept: np.ndarray) -> tuple[float, float]:

@@ -128,7 +128,9 @@ def compare(
         trials[number].append(done[number, fold])
     head = _fitted(taken, folder)
     kinds = scores_for(bare(head))
-    found = {name: telling(trials, number, data.units) for number, name in enumerate(kinds)}
+    found = {
+        name: telling(trials, number, data.units, keep_known) for number, name in enumerate(kinds)
+    }
     name = best(found)
     views, learnt = data.views[taken.fitted.features], data.train
     if len(learnt) > MOST_ROWS:

@@ -73,7 +73,7 @@ def stranger_table(about: dict[str, Any]) -> Any:
 
     made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     made.add_column("stranger score", no_wrap=True)
-    for name in ("AUROC (95 %)", "OSCR (95 %)"):
+    for name in ("AUROC (95 %)", "OSCR (95 %)", "found"):
         made.add_column(name, justify="right", no_wrap=True)
     for name, one in about["scores"].items():
         areas = [
@@ -82,7 +82,9 @@ def stranger_table(about: dict[str, Any]) -> Any:
                 [one[f"{area}{end}"] for end in ("", "_low", "_high")] for area in ("auroc", "oscr")
             )
         ]
-        made.add_row(name, *areas, style="bold" if name == about["score"] else "")
+        made.add_row(
+            name, *areas, f"{one['found']:.0%}", style="bold" if name == about["score"] else ""
+        )
     return made
 
 
@@ -94,7 +96,9 @@ def of_strangers(about: dict[str, Any]) -> tuple[str, ...]:
     hardest = min(each, key=lambda pair: np.nan_to_num(pair[0], nan=np.inf))
     found = [
         f"{about['head']} says unknown by {about['score']}: with each class unknown in turn its "
-        f"AUROC is {number(one['auroc'])}; hardest to tell is {hardest[1]} ({number(hardest[0])}).",
+        f"AUROC is {number(one['auroc'])}; hardest to tell is {hardest[1]} ({number(hardest[0])}). "
+        f"Of such strangers about {one['found']:.0%} are found where {about['keep_known']:.0%} of "
+        f"known images are kept.",
         f"Its threshold is {open_set.kept(Threshold(**about['threshold']))}.",
     ]
     if about["test"] is not None:
