@@ -1,4 +1,4 @@
-"""Every command and every program in the README and in docs/format.md runs as it stands."""
+"""Every command and program in the README, docs/format.md, anomalies.md and open-set.md runs."""
 
 from __future__ import annotations
 
@@ -91,13 +91,7 @@ def short_network(monkeypatch):
     """
     n_blocks = efficientnet_lite.STAGES[4][0]  # what is tapped is the last of them
     none = (0, 3, 1, 1, 8)
-    stages = ((1, 3, 2, 1, 8), none, none, none, (n_blocks, 5, 4, 6, 8), none, none)
-    monkeypatch.setattr(efficientnet_lite, "STAGES", stages)
-
-    def random_weights(model, name, path):
-        initial_weights.put(model, name, "random")
-
-    monkeypatch.setattr(efficientnet_lite, "load_weights", random_weights)
+    shorten(monkeypatch, ((1, 3, 2, 1, 8), none, none, none, (n_blocks, 5, 4, 6, 8), none, none))
     keras = import_keras()
 
     def one_layer(weights, include_top, input_shape):
@@ -110,6 +104,26 @@ def short_network(monkeypatch):
     model = keras.Model
     plainly = functools.partialmethod(model.compile, run_eagerly=True)
     monkeypatch.setattr(model, "compile", plainly)
+
+
+@pytest.fixture
+def whole_stages(monkeypatch):
+    """The default network with thin stages up to the fifth, of whose layers there are maps."""
+    none = (0, 3, 1, 1, 8)
+    shorten(
+        monkeypatch,
+        ((1, 3, 2, 1, 8), none, (2, 3, 2, 1, 8), none, (3, 3, 2, 1, 8), none, none),
+    )
+
+
+def shorten(monkeypatch, stages):
+    """Give the default network other stages, and random weights."""
+
+    def random_weights(model, name, path):
+        initial_weights.put(model, name, "random")
+
+    monkeypatch.setattr(efficientnet_lite, "STAGES", stages)
+    monkeypatch.setattr(efficientnet_lite, "load_weights", random_weights)
 
 
 @pytest.fixture
@@ -167,6 +181,37 @@ def test_python(program, printed, reader_folder, monkeypatch, capsys, short_netw
     monkeypatch.chdir(reader_folder)
     exec(compile(program, "README.md", "exec"), {})
     assert re.search(printed, capsys.readouterr().out, re.DOTALL)
+
+
+GUIDES = {  # what its program prints
+    "anomalies": r"held-out good images.*\(1, \d+, \d+\)",
+    "open-set": r"says unknown by.*\n-?\d.*\n\[.*\]",
+}
+
+
+@pytest.fixture(scope="module")
+def guide_folder(tmp_path_factory):
+    """Photos under the names that the guides give them: good parts and defects, known and new."""
+    folder = tmp_path_factory.mktemp("guides")
+    make_photos(folder / "parts", a_class=12, classes=("good", "scratch", "dent"))
+    make_photos(folder / "photos", a_class=12)
+    make_photos(folder / "new", a_class=3, classes=("pear", "moss"))
+    return folder
+
+
+@pytest.mark.xdist_group("readme")
+@pytest.mark.parametrize("name", GUIDES)
+def test_guides(name, guide_folder, cli, monkeypatch, capsys, one_core, whole_stages):
+    text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for line in "".join(blocks(text, "sh")).splitlines():
+        python, flag, package, *rest = shlex.split(line)
+        assert (python, flag, package) == ("python", "-m", "featcache")
+        done = cli(*rest, folder=guide_folder)
+        assert done.returncode == 0, (rest, done.stderr)
+    (program,) = blocks(text, "python")
+    monkeypatch.chdir(guide_folder)
+    exec(compile(program, f"{name}.md", "exec"), {})
+    assert re.search(GUIDES[name], capsys.readouterr().out, re.DOTALL)
 
 
 @pytest.mark.parametrize("program", blocks(FORMAT, "python"))

@@ -9,13 +9,16 @@ import pytest
 
 from featcache.core.errors import SourceError
 from featcache.core.labels import Columns, from_columns
-from featcache.models.matching import matched
+from featcache.models.matching import matched, strangers
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
-def model(*names, task="classification"):
-    return SimpleNamespace(task=task, class_names=names)
+def model(*names, task="classification", says_unknown=False):
+    card = SimpleNamespace(task=task, class_names=names, learnt_names=names, open_set=None)
+    if says_unknown:
+        card.class_names, card.open_set = (*names, "unknown"), {}
+    return card
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(NFC, NFD), (NFD, NFC), (NFC, NFC)])
@@ -42,3 +45,12 @@ def test_other_names_are_other_classes():
     about = from_columns(1, Columns(label=["cafe"]))
     with pytest.raises(SourceError, match=f"only the source has cafe, only the model {NFC}"):
         matched(about, model(NFC), "photos")
+
+
+@pytest.mark.parametrize("other", ["moss", "unknown"])
+def test_other_classes_are_unknown_to_a_model_that_says_so(other):
+    about = from_columns(4, Columns(label=["tea", other, None, NFD]))
+    open_ = model("tea", NFC, "mate", says_unknown=True)
+    y, absent = matched(about, open_, "photos")
+    assert (y.tolist(), absent) == ([0, 3, -1, 1], ("mate",))
+    assert strangers(about, open_) == (other,)

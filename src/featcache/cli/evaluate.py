@@ -21,7 +21,7 @@ from featcache.cli.options import (
     say,
 )
 from featcache.core.errors import one_line
-from featcache.core.text import counted
+from featcache.core.text import counted, few
 
 if TYPE_CHECKING:
     from featcache.inference.evaluate import Evaluation
@@ -103,6 +103,10 @@ def _notes(done: Evaluation) -> list[str]:
         notes.append(
             "Note: which images taught the model is not known here (its features are not cached, "
             "or their images changed since), so some of these may have."
+        )
+    if done.strangers:
+        notes.append(
+            f"Note: the model did not learn {few(done.strangers)}; their images count as unknown."
         )
     if done.absent:
         notes.append(f"Note: the source has no {', '.join(done.absent[:10])}.")

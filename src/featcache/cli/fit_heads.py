@@ -58,6 +58,12 @@ def fit_heads(
     false_alarms: Annotated[
         float, typer.Option(help="Of anomalies, the share of good images that may be called one.")
     ] = 0.05,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also say unknown, of images of no known class.")
+    ] = False,
+    keep_known: Annotated[
+        float, typer.Option(help="The share of known images not called unknown.")
+    ] = 0.95,
     metric: Annotated[
         Optional[str], typer.Option(help="What is optimised. (accuracy, map or rmse)")
     ] = None,
@@ -138,6 +144,8 @@ def fit_heads(
         task=task,
         good=good,
         false_alarms=false_alarms,
+        unknown=unknown,
+        keep_known=keep_known,
         cv=cv,
         repeats=repeats,
         metric=metric,

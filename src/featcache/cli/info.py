@@ -99,6 +99,7 @@ def _model_table(about: dict[str, Any]) -> Any:
         "features": f"{spec['layer'] or 'the output'}, pooling {spec['pooling']}",
         "head": f"{about['head']}, {size['head_parameters']:,} parameters",
         "calibration": (about["calibration"] or {}).get("kind", ""),
+        "unknown": _unknown(about.get("open_set")),
         "distilled from": (about["distilled"] or {}).get("teacher", ""),
         "fine-tuned": ""
         if tuned is None
@@ -115,6 +116,18 @@ def _model_table(about: dict[str, Any]) -> Any:
         if value:
             table.add_row(name, Text(str(value)))
     return table
+
+
+def _unknown(known: dict[str, Any] | None) -> str:
+    if known is None:
+        return ""
+    from featcache.heads.anomaly import Threshold
+    from featcache.heads.open_set import kept
+
+    return (
+        f"{known['score']} above {known['threshold']['value']:.4g}, AUROC {known['auroc']:.3f}; "
+        f"{kept(Threshold(**known['threshold']))}"
+    )
 
 
 def _described(features: Any) -> dict[str, Any]:

@@ -192,6 +192,9 @@ def _table(predictions: list[Prediction], described: Card) -> Any:
     task = TASKS[described.task]
     named = task.nouns if task.kind is TargetKind.LABELS else task.noun
     table = Table("image", named, unit[described.output])
+    if described.open_set is not None:
+        above = f"unknown above {_shown(described.open_set['threshold']['value'])}"
+        table.add_column(f"{described.open_set['score']},\n{above}", justify="right")
     for one in predictions:
         said = dict(zip(one.classes, one.scores, strict=True))
         if task.kind is TargetKind.NUMBERS and one.outputs is not None:
@@ -199,8 +202,11 @@ def _table(predictions: list[Prediction], described: Card) -> Any:
         table.add_row(
             Text(one.path, overflow="fold"),
             Text("\n".join(said) or (f"unreadable: {one.error}" if one.error else "none")),
-            "\n".join(
-                f"{score:.3f}" if abs(score) < 10 else f"{score:.4g}" for score in said.values()
-            ),
+            "\n".join(map(_shown, said.values())),
+            *([] if one.stranger is None else [_shown(one.stranger)]),
         )
     return table
+
+
+def _shown(score: float) -> str:
+    return f"{score:.3f}" if abs(score) < 10 else f"{score:.4g}"

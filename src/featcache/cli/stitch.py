@@ -49,6 +49,8 @@ def stitch(
     """Join backbone and head into one Keras model, and check it on the images."""
     from featcache import store
     from featcache.detection import detector
+    from featcache.heads.anomaly import Threshold
+    from featcache.heads.open_set import kept
     from featcache.models import stitching
     from featcache.scoring import leaderboard
     from featcache.store import working_copy
@@ -89,6 +91,12 @@ def stitch(
     ]
     if about.size is not None:
         lines.append(f"Size: {stitching.ModelSize(**about.size)}, which fine-tuning can change.")
+    if (strangers := about.open_set) is not None:
+        threshold = strangers["threshold"]
+        lines.append(
+            f"Unknown: {strangers['score']} above {threshold['value']:.4g}, a threshold "
+            f"{kept(Threshold(**threshold))}."
+        )
     if about.distilled is not None:
         lines.extend(_distilled(about, about.distilled, board.metric))
     if input_ == "bytes":

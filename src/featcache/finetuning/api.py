@@ -165,7 +165,7 @@ def finetune(
     stitching.check_out(to)
     outcome.check_page(to)
     described = card.read(path)
-    plan.check_head(described.head, described.task)
+    plan.check_head(described.head, described.task, described.open_set is not None)
     plans.check_for(described.task, described.output, described.head)
     resources = boundary.Resources(
         path, layout.on_disk(cache_dir), max_cache_gb, device, runtime, show_progress

@@ -161,12 +161,17 @@ def stages_of(
     return tuple(found)
 
 
-def check_head(name: str, task: str) -> None:
-    """Raise StitchError where a head learns no labels, or its votes have no gradient."""
+def check_head(name: str, task: str, says_unknown: bool = False) -> None:
+    """Raise StitchError where a head learns no labels, says unknown, or has no gradient."""
     if TASKS[task].is_one_class:
         raise StitchError(
             f"A model of {task} learns from good images alone, and nothing says to what its "
             f"backbone should be trained. Extract with another backbone or layer instead."
+        )
+    if says_unknown:
+        raise StitchError(
+            f"The model says unknown by features as its backbone gives them, which fine-tuning "
+            f"changes. Fit heads without --unknown, stitch {name} and fine-tune that."
         )
     if name in CATALOGUE and not CATALOGUE[name].has_gradients:
         raise StitchError(

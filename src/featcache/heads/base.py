@@ -52,6 +52,7 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
     remembers: ClassVar[bool] = False  # a fit is of many parts of each row, and so costs much
     stitches: ClassVar[bool] = True  # it can become Keras layers
     has_gradients: ClassVar[bool] = True  # those layers can be trained
+    logits_layer: ClassVar[str] = ""  # the one of them that gives `logits`, where that is no output
 
     task: str
     class_weight: str | None
@@ -147,6 +148,14 @@ class Head(BaseEstimator, ABC):  # type: ignore[misc]
     def parity_values(self, X: np.ndarray) -> np.ndarray:
         """Return what the Keras layer named `parity_layer` must give."""
         return self.outputs(X)
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        """Return (n, n_classes): what a softmax makes probabilities of, or else scores."""
+        return self.outputs(X)
+
+    def parity_scale(self, values: np.ndarray) -> np.ndarray:
+        """Return (1,), or (k,) of each column, what differences of `parity_values` count by."""
+        return np.array([max(1.0, float(np.abs(values).max()))])
 
     def hangs_on_a_tie(self, X: np.ndarray, tolerance: float) -> np.ndarray:
         """Return (n,) bool: what these rows are said to be hangs on less than `tolerance`."""

@@ -58,6 +58,7 @@ class Dense(Head):
     tasks = names_of(TargetKind.CLASS, TargetKind.LABELS, TargetKind.NUMBERS)
     suffix = ".keras"
     halves = True
+    logits_layer = "logits"
 
     def __init__(
         self,
@@ -158,11 +159,18 @@ class Dense(Head):
         return self.outputs(X)
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
+        return self._given_by(self.model_, X)
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        before = self.model_.get_layer(self.logits_layer).output
+        return self._given_by(import_keras().Model(self.model_.inputs, before), X)
+
+    def _given_by(self, model: Any, X: np.ndarray) -> np.ndarray:
         keras, X = import_keras(), self._features(X)
         outputs = np.empty((len(X), self.n_outputs_))
         for start in range(0, len(X), BLOCK):
             some = np.asarray(X[start : start + BLOCK], np.float32)
-            values = self.model_(keras.ops.convert_to_tensor(some))
+            values = model(keras.ops.convert_to_tensor(some))
             outputs[start : start + BLOCK] = keras.ops.convert_to_numpy(values)
         return outputs
 

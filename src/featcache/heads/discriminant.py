@@ -34,6 +34,7 @@ class LDA(MomentsHead):
 
     tasks = names_of(TargetKind.CLASS)
     output = PROBABILITIES
+    logits_layer = "logits"
 
     @classmethod
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
@@ -103,6 +104,9 @@ class LDA(MomentsHead):
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.predict_proba(X)
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        return self.decision_function(X)
 
     def to_keras_layers(self, features: Any) -> Any:
         logits = self.linear_layer(features, "logits", *self.linear_map())

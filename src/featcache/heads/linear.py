@@ -69,6 +69,7 @@ class LogisticRegression(LinearHead):
     output = PROBABILITIES
     precision = np.float32  # half the time of float64, and the shipped weights are float32
     passes = True
+    logits_layer = "logits"
 
     @classmethod
     def grid(cls, task: str) -> tuple[dict[str, Any], ...]:
@@ -143,6 +144,10 @@ class LogisticRegression(LinearHead):
 
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return self.predict_proba(X)
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        scores = self.decision_function(X)
+        return scores / 2 if len(self.classes_) == 2 else scores  # then it is their difference
 
     def to_keras_layers(self, features: Any) -> Any:
         layers = import_keras().layers

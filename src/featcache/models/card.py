@@ -52,9 +52,16 @@ class Card:
     provenance: dict[str, Any] | None = None  # library versions and date of stitching
     size: dict[str, Any] | None = None  # `ModelSize`; None in cards of before
     threshold: dict[str, Any] | None = None  # `heads.anomaly.Threshold`, of a task of one class
+    # of a model that says unknown, the last of its classes: by which score, above which threshold
+    open_set: dict[str, Any] | None = None
     # larger images are unreadable; left out of the file at its default, as cards were before
     max_pixels: int = MAX_PIXELS
     card_version: int = CARD_VERSION
+
+    @property
+    def learnt_names(self) -> tuple[str, ...]:
+        """`class_names` without unknown, which no image taught."""
+        return self.class_names if self.open_set is None else self.class_names[:-1]
 
     @property
     def changed_layers(self) -> tuple[str, ...]:
@@ -66,8 +73,9 @@ class Card:
         values = asdict(self) | {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint}
         if self.max_pixels == MAX_PIXELS:
             del values["max_pixels"]
-        if self.threshold is None:
-            del values["threshold"]
+        for name in ("threshold", "open_set"):
+            if values[name] is None:
+                del values[name]
         plain: dict[str, Any] = atomic.plain(values)
         return plain | {"digest": _digest(plain)}
 
@@ -121,6 +129,7 @@ def _check_types(values: dict[str, Any]) -> None:
         "provenance",
         "size",
         "threshold",
+        "open_set",
     ):
         if not isinstance(values.get(name), dict | None):
             raise TypeError(f"{name} is no dict")

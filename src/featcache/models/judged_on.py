@@ -33,8 +33,8 @@ from featcache.data import (
     splits,
 )
 from featcache.data.listing import Listing, list_images
+from featcache.models import matching
 from featcache.models.card import Card
-from featcache.models.matching import matched
 from featcache.models.taught import Parts
 
 SPLITS = ("test", "train", "val", "all")
@@ -193,6 +193,7 @@ class Chosen:
     listing: Listing | None  # None where nobody has looked at the files yet
     unreadable: dict[str, str]  # reason by id, of images whose part cannot be told
     absent: tuple[str, ...]  # what the model knows and the source does not have
+    strangers: tuple[str, ...] = ()  # classes that a model that says unknown did not learn
 
 
 def choose(
@@ -230,7 +231,7 @@ def choose(
             f"None of {counted(len(samples), 'image')} of '{samples.origin}' is labelled, so "
             f"nothing says what is right. Give labels by folders or by a manifest."
         )
-    y, absent = matched(learnt_as(described, samples), described, samples.origin)
+    y, absent = matching.matched(learnt_as(described, samples), described, samples.origin)
     listing, unreadable = None, {}
     rows = np.flatnonzero(known)
     if split != "all":
@@ -252,6 +253,7 @@ def choose(
         listing=listing,
         unreadable=unreadable,
         absent=absent,
+        strangers=() if described.open_set is None else matching.strangers(about, described),
     )
 
 

@@ -1,7 +1,8 @@
 """What the images of a source say, in the terms of a model's outputs.
 
 A source is matched by name: its classes may be in any order, but none may be one that the model
-does not know. Names that differ in their Unicode form alone are the same.
+does not know, but for one that says unknown. Names that differ in their Unicode form alone are the
+same.
 """
 
 from __future__ import annotations
@@ -42,18 +43,21 @@ def matched(
         )
     task, given = TASKS[about.task], _as_known(about.output_names, described.class_names)
     used = given if exactly else [given[column] for column in _used(about)]
-    absent = tuple(name for name in described.class_names if name not in used)
+    absent = tuple(name for name in described.learnt_names if name not in used)
     strange = [name for name in used if name not in described.class_names]
     # a target that the source has beside the model's is left alone, but for training
     are_numbers = task.kind is TargetKind.NUMBERS
-    if (strange or absent) if exactly else (absent if are_numbers else strange):
+    is_closed = described.open_set is None
+    if (strange or absent) if exactly else (absent if are_numbers else is_closed and strange):
         raise SourceError(
             f"'{origin}' and the model do not have the same {task.nouns}; only the source "
             f"has {_some(strange)}, only the model {_some(absent)}. Call them as the model does, "
             f"or leave those images out."
         )
     place = {name: column for column, name in enumerate(described.class_names)}
-    columns = np.array([place.get(name, -1) for name in given], int)
+    # the last class of a model that says unknown has all that the model does not know
+    other = -1 if is_closed else len(described.class_names) - 1
+    columns = np.array([place.get(name, other) for name in given], int)
     if are_numbers:
         targets = about.y[:, [given.index(name) for name in described.class_names]]
         if len(large := targets[np.abs(targets) >= LARGEST]):
@@ -68,6 +72,12 @@ def matched(
     kept = columns >= 0
     y[:, columns[kept]] = about.labels[:, kept]
     return y, absent
+
+
+def strangers(about: Annotations, described: Card) -> tuple[str, ...]:
+    """Return the classes of a source that a model did not learn."""
+    given = _as_known(about.output_names, described.class_names)
+    return tuple(given[at] for at in _used(about) if given[at] not in described.learnt_names)
 
 
 def _as_known(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ def _content(about: material.Material, tsne: bool) -> dict[str, Any]:
         "points": points,
         "tsne": tsne,
         "farthest": farthest,
+        "strangers": sections.strangers(about.board),
         "mistakes": mistakes,
         "suspects": suspects,
         "pairs": pairs,

@@ -10,6 +10,8 @@ import numpy as np
 
 from featcache import heads
 from featcache.core.tasks import TargetKind
+from featcache.heads.anomaly import Threshold
+from featcache.heads.open_set import kept
 from featcache.report import charts, findings
 from featcache.report.curves import mean
 from featcache.report.material import Material, label_suspects
@@ -94,6 +96,38 @@ def table(board: Leaderboard) -> Values:
             }
         )
     return {"others": others, "rows": rows, "best_at": place(board.results[0].mean)}
+
+
+def strangers(board: Leaderboard) -> Values | None:
+    """Return how well each score tells images of unknown classes, and each class by the best."""
+    about = board.open_set
+    if about is None:
+        return None
+    taken = about["scores"][about["score"]]
+    areas = ("auroc", "oscr")
+    return {
+        "head": about["head"],
+        "score": about["score"],
+        "keep": f"{100 * about['keep_known']:g} %",
+        "kept": kept(Threshold(**about["threshold"])),
+        "rows": [
+            {
+                "name": name,
+                "is_taken": name == about["score"],
+                "found": {"text": f"{one['found']:.0%}", "value": one["found"]},
+                "cells": [
+                    cell(one[area])
+                    | {"ends": f"{number(one[f'{area}_low'])} to {number(one[f'{area}_high'])}"}
+                    for area in areas
+                ],
+            }
+            for name, one in about["scores"].items()
+        ],
+        "groups": [
+            {"name": ", ".join(names), "auroc": cell(auroc)}
+            for names, auroc in zip(about["groups"], taken["each"], strict=True)
+        ],
+    }
 
 
 def classes(material: Material) -> Values:

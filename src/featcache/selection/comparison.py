@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,14 @@ def uses_moments(candidate: Candidate) -> bool:
 def params_of(one: Fitted, setting: int) -> dict[str, Any]:
     """Return a setting as plain JSON types, without a user's own estimator."""
     return as_json(one.candidate.settings[setting])
+
+
+def asked_of(candidates: Iterable[Candidate]) -> dict[str, Any]:
+    """Return the settings of each head as plain JSON types; None of a user's own estimator."""
+    return {
+        one.name: None if one.is_own else [as_json(params) for params in one.settings]
+        for one in candidates
+    }
 
 
 def as_json(params: dict[str, Any]) -> dict[str, Any]:

@@ -28,11 +28,12 @@ from featcache.selection import (
     heads_folder,
     learning_curve,
     nested_cv,
+    open_set,
     parallel,
     ranking,
     shared_fits,
 )
-from featcache.selection.comparison import Comparison, as_json
+from featcache.selection.comparison import Comparison, asked_of
 from featcache.selection.dataset import Dataset
 from featcache.selection.opening import opened
 from featcache.selection.preference import LEVEL, PREFERENCES
@@ -64,6 +65,8 @@ def fit_heads(
     task: str | None = None,
     good: str = "",
     false_alarms: float = FALSE_ALARMS,
+    unknown: bool = False,
+    keep_known: float = open_set.KEEP_KNOWN,
     groups: Sequence[Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] = DEFAULT_CACHE,
@@ -108,6 +111,9 @@ def fit_heads(
         the only one. Where nothing is labelled all images are good.
     false_alarms : of anomalies, the rate of good images that may be called one; see
         `heads.anomaly.Threshold`, which says what is promised.
+    unknown : of classification, have the first head that can be stitched also say unknown: leave
+        each class out in turn, and take the score that tells its images best; see `open_set`.
+    keep_known : the share of images of known classes that is not called unknown.
     groups : of plain arrays, (n,): rows of one group are never parted.
     folder : where to save; None is beside the features, as .heads. What others put there stays.
     cache_dir : where heads are saved that have no such place: those of arrays, in
@@ -118,8 +124,8 @@ def fit_heads(
     Raises
     ------
     HeadError
-        When there is one class only, a class has fewer training images than folds, or features are
-        not finite.
+        When there is one class only, a class has fewer training images than folds, features are not
+        finite, or `unknown` takes more classes or held-out images.
     StoreError
         When a feature file cannot be read.
     SpecError
@@ -138,6 +144,7 @@ def fit_heads(
     on = parallel.Backend(backend, scheduler, address)
     jobs = parallel.check(jobs, on)
     dataset = opened(features, task, groups, good)
+    open_set.check(dataset, unknown, keep_known)
     about = dataset.annotations
     metric = metrics.check(metric, about.task)
     if calibrate is not None and not TASKS[about.task].is_calibrated:
@@ -173,14 +180,13 @@ def fit_heads(
         "class_weight": class_weight,
         "calibrate": calibrate,
         "curve": learning_curve,
-        "heads": {
-            one.name: None if one.is_own else [as_json(params) for params in one.settings]
-            for one in chosen
-        },
+        "heads": asked_of(chosen),
         "versions": _versions(),
     }
     if TASKS[about.task].is_one_class:
         request |= {"good": about.class_names[0], "false_alarms": false_alarms}
+    if unknown:
+        request |= {"unknown": True, "keep_known": keep_known}
     is_known = not overwrite and not any(one.is_own for one in chosen)
     # who only reads needs no lock, and may have no right to write
     board = heads_folder.known(place, cache, request) if is_known else None
@@ -204,22 +210,9 @@ def fit_heads(
                 how = (jobs, on, show_progress)
                 board = _compare(dataset, parts, comparison, request, left_out, place, *how)
     if report and not (board.folder / leaderboard.REPORT_FILE).exists():
-        _add_report(board, show_progress)
+        heads_folder.add_report(board, show_progress)
     uploading.push_results(board.folder, show_progress)
     return board
-
-
-def _add_report(board: Leaderboard, show_progress: bool) -> None:
-    if disk.is_writable(board.folder):
-        from featcache.report import write_report
-
-        write_report(board)
-    else:
-        progress.note(
-            f"'{board.folder}' has no report and may not be written to; `featcache report --out` "
-            f"makes one elsewhere.",
-            show_progress,
-        )
 
 
 def _compare(
@@ -244,7 +237,9 @@ def _compare(
         data = folds.prepare(
             dataset, parts, request["cv"], request["repeats"], comparison.seed, scratch
         )
-        total = nested_cv.n_calls(data, comparison)
+        total, class_names = nested_cv.n_calls(data, comparison), dataset.annotations.output_names
+        if "unknown" in request:
+            total += open_set.n_calls(data, class_names, comparison.seed)
         with (
             parallel.processes(jobs, backend) as run,
             progress.bar("Fitting", total, "fits", show_progress) as advance,
@@ -266,7 +261,11 @@ def _compare(
             curve = None
             if request["curve"]:
                 curve = learning_curve.curve(data, comparison, judged[0], run)
-        judged[0], test = ranking.score_held_out(data, comparison, judged[0], made)
+            judged[0], test = ranking.score_held_out(data, comparison, judged[0], made)
+            strangers = None
+            if "unknown" in request:
+                about = (class_names, judged, request["keep_known"], made)
+                strangers = open_set.compare(data, comparison, *about, run, advance)
         first = judged[0].fitted.features
         if dataset.path is not None and TASKS[comparison.task].is_one_class:
             judged[0] = anomalies.with_places(data, dataset, judged[0], made)
@@ -278,7 +277,7 @@ def _compare(
             features=tuple(dataset.sets[number] for number in order),
             task=comparison.task,
             metric=comparison.metric,
-            class_names=dataset.annotations.output_names,
+            class_names=class_names,
             results=tuple(results),
             request=request,
             n_train=len(data.train),
@@ -288,6 +287,7 @@ def _compare(
             luck=luck,
             left_out=left_out,
             learning_curve=curve,
+            open_set=strangers,
         )
         leaderboard.write(board, ranking.predictions(data, dataset.rows[first], judged, test), made)
     return board

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,11 @@ from featcache.core.tasks import TASKS, TargetKind
 from featcache.heads.anomaly import AnomalyHead
 from featcache.heads.anomaly.base import GOOD
 from featcache.heads.moments import SHARED, moments
+from featcache.heads.open_set import logits_of, scores_for
 from featcache.heads.outputs import outputs_of
 from featcache.heads.training_rows import Moments, TrainingRows, total
 from featcache.scoring import metrics
+from featcache.scoring.strangers import Trial
 from featcache.selection.candidates import Candidate
 
 KnownMoments = dict[tuple[str, int], Moments]  # (kind of preprocessing, fold) -> moments
@@ -117,6 +120,31 @@ def predict_pair(
     (on_second,) = outputs_of(of_first, views, np.flatnonzero(folds == second), job.n_outputs)
     (on_first,) = outputs_of(of_second, views, np.flatnonzero(folds == first), job.n_outputs)
     return on_first.astype(np.float32), on_second.astype(np.float32)
+
+
+def hidden(fold: Any) -> Any:
+    """Return what stands for a fold, or each of an array, of rows that are not to be learnt."""
+    return -2 - fold
+
+
+def judge_strangers(views: np.ndarray, y: np.ndarray, folds: np.ndarray, job: FitJob) -> Trial:
+    """Fit without one fold and without the classes of hidden rows, see `hidden`; return how strange
+    each score finds the fold's rows, of known classes and of hidden ones."""
+    (head,) = _fit(views, y, folds, job)
+    (fold,) = job.without
+    learnt = rows_of(views, y, folds, job).chosen
+    rows = np.flatnonzero((folds == fold) | (folds == hidden(fold)))
+    X, judged = (np.asarray(views[some, 0], np.float32) for some in (learnt, rows))
+    logits, said = logits_of(head, X), logits_of(head, judged)
+    scores = [
+        kind().fit(X, y[learnt], logits).scores(judged, said) for kind in scores_for(head).values()
+    ]
+    return Trial(
+        rows=rows,
+        is_stranger=folds[rows] == hidden(fold),
+        is_right=head.predict(judged) == y[rows],
+        scores=np.stack(scores).astype(np.float32),
+    )
 
 
 def fit_finally(

@@ -23,6 +23,7 @@ from featcache.selection.dataset import Dataset
 _ALWAYS = (
     leaderboard.BOARD_FILE,
     leaderboard.CSV_FILE,
+    leaderboard.OPEN_SET_FILE,
     leaderboard.OUT_OF_FOLD_FILE,
     leaderboard.REPORT_FILE,
 )
@@ -100,6 +101,20 @@ def own_files(folder: Path) -> Callable[[Path], bool]:
     except (OSError, ValueError, KeyError, TypeError):  # nothing says which heads were saved
         return lambda path: str(path) in _ALWAYS or bool(_OF_A_HEAD.fullmatch(str(path)))
     return lambda path: str(path) in names.union(_ALWAYS)
+
+
+def add_report(board: Leaderboard, show_progress: bool) -> None:
+    """Write the report of a saved comparison, or say where it may not be written."""
+    if disk.is_writable(board.folder):
+        from featcache.report import write_report
+
+        write_report(board)
+    else:
+        progress.note(
+            f"'{board.folder}' has no report and may not be written to; `featcache report --out` "
+            f"makes one elsewhere.",
+            show_progress,
+        )
 
 
 def alone(folder: Path, show_progress: bool) -> AbstractContextManager[None]:

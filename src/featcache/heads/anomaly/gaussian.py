@@ -66,7 +66,7 @@ class Gaussian(AnomalyHead):
         self.picked_ = np.arange(good.shape[1])
         self.mean_ = good.mean(axis=0, dtype=np.float64).astype(np.float32)
         covariance, _ = ledoit_wolf(good - self.mean_, assume_centered=True)
-        self.whitening_ = _whitening(covariance).astype(np.float32)
+        self.whitening_ = whitening_of(covariance).astype(np.float32)
 
     def _learn_maps(self, good: np.ndarray) -> None:
         assert self.map_shape_ is not None
@@ -83,7 +83,7 @@ class Gaussian(AnomalyHead):
             covariance = np.einsum("nwi,nwj->wij", centred, centred) / max(1, len(good) - 1)
             spread = np.trace(covariance, axis1=1, axis2=2)[:, None, None] / d
             sphere = np.maximum(spread, 1e-12) * np.eye(d)
-            self.whitening_[row] = _whitening((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere)
+            self.whitening_[row] = whitening_of((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere)
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
         if self.map_shape_ is None:
@@ -129,7 +129,7 @@ class Gaussian(AnomalyHead):
         self.picked_ = state["picked"]
 
 
-def _whitening(covariance: np.ndarray) -> np.ndarray:
+def whitening_of(covariance: np.ndarray) -> np.ndarray:
     """Return W (…, d, d) with W W' the inverse of a covariance: (x W)² sums up to the distance."""
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 1e-9 * values.max(axis=-1, keepdims=True) + 1e-30)

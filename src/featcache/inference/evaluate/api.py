@@ -48,7 +48,8 @@ def evaluate(
     ----------
     model : the .keras file; its card lies beside it.
     source : labelled images, as `open_source` takes them; None is where the model's own came from.
-        Classes are matched by name: it may have fewer than the model, but no others.
+        Classes are matched by name: it may have fewer than the model, but no others. To a model
+        that says unknown, images of others count as unknown.
     split : test, train, val or all labelled images. None is test for the model's own source, which
         is the part that was held out when its head was chosen, and all for others.
     at_least : the accuracy that `Evaluation.assert_accuracy` asks for, 0 to 1.
@@ -107,6 +108,7 @@ def evaluate(
         slowest=_slowest(loaded, chosen, good),
         seconds=seconds,
         at_least=at_least,
+        strangers=chosen.strangers,
     )
 
 

@@ -50,6 +50,7 @@ class Evaluation:
     slowest: dict[str, Any] | None  # ms to read and decode one of its images, see `timing`
     seconds: float  # for all images, without compiling
     at_least: float | None = None  # the accuracy that was asked for
+    strangers: tuple[str, ...] = ()  # classes of the source that count as unknown
 
     @property
     def accuracy(self) -> float:

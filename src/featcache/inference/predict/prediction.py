@@ -11,6 +11,7 @@ import numpy as np
 from featcache.core.checks import whole_number
 from featcache.core.errors import SpecError
 from featcache.core.tasks import DEFAULT_TASK, TASKS, TargetKind
+from featcache.heads.open_set import strangeness
 from featcache.models.card import Card
 
 
@@ -28,6 +29,7 @@ class Prediction:
     task: str = DEFAULT_TASK  # of the model
     outputs: dict[str, float] | None = field(default=None, compare=False)  # by name; of regression
     features: np.ndarray | None = field(default=None, compare=False, repr=False)  # (d,) float32
+    stranger: float | None = None  # how strange it is to a model that says unknown; see its card
     from_cache: bool = field(default=False, compare=False)  # its features were known already
     # how far each place is from good ones, (height, width) float32, and what the model saw,
     # (height, width, 3) uint8; of anomalies, where asked for
@@ -44,6 +46,8 @@ class Prediction:
             values |= {task.nouns: list(self.classes), "scores": list(self.scores)}
             if self.outputs is not None:
                 values["outputs"] = self.outputs
+        if self.stranger is not None:
+            values["stranger"] = self.stranger
         if self.features is not None:
             values["features"] = self.features.tolist()
         return values | {"error": self.error}
@@ -96,18 +100,25 @@ class Wanted:
         return min(self.top, len(self.described.class_names))
 
     def named(self, outputs: np.ndarray) -> list[dict[str, Any]]:
-        """Return `classes`, `scores` and `outputs` of predictions for rows (b, n_outputs)."""
+        """Return `classes`, `scores`, `outputs` and `stranger` of rows (b, n_outputs)."""
         names = self.described.class_names
         whole: list[dict[str, float] | None] = [None] * len(outputs)
         if self.outputs or self._kind is TargetKind.NUMBERS:
             whole = [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
+        strange: list[float | None] = [None] * len(outputs)
+        if (about := self.described.open_set) is not None:
+            at = about["threshold"]["value"], about["typical"]
+            strange = strangeness(outputs, self.described.output, *at).tolist()
         return [
             {
                 "classes": tuple(names[column] for column in best),
                 "scores": tuple(row[column] for column in best),
                 "outputs": every,
+                "stranger": score,
             }
-            for row, best, every in zip(outputs.tolist(), self._best(outputs), whole, strict=True)
+            for row, best, every, score in zip(
+                outputs.tolist(), self._best(outputs), whole, strange, strict=True
+            )
         ]
 
     def _best(self, outputs: np.ndarray) -> Sequence[list[int]]:

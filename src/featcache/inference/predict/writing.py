@@ -76,7 +76,8 @@ def columns(wanted: Wanted) -> list[Column]:
 
     A classification has `class`, `score`, then `class_2`, `score_2` and so on; several labels have
     `labels` and `scores`, or the same as a classification where a number of them is asked for;
-    targets have a column each, under their own name. With every output there is `p:NAME` for each
+    targets have a column each, under their own name. A model that says unknown adds `stranger`, the
+    score that it says so by. With every output there is `p:NAME` for each
     class or label, `score:NAME` where these are no probabilities.
     """
     kind, names = TASKS[wanted.described.task].kind, wanted.described.class_names
@@ -85,6 +86,8 @@ def columns(wanted: Wanted) -> list[Column]:
         suffix = f"_{rank + 1}" if rank else ""
         made.append(Column(f"class{suffix}", TEXT, _at("classes", rank)))
         made.append(Column(f"score{suffix}", NUMBER, _at("scores", rank)))
+    if wanted.described.open_set is not None:
+        made.append(Column("stranger", NUMBER, lambda one: one.stranger))
     if kind is TargetKind.LABELS and not wanted.n_ranked:
         made.append(Column("labels", TEXTS, lambda one: None if one.error else one.classes))
         made.append(Column("scores", NUMBERS, lambda one: None if one.error else one.scores))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache import heads, store
-from featcache.core import float32
+from featcache.core import atomic, float32, progress
 from featcache.core.checks import bad, with_checked_arguments
 from featcache.core.errors import StitchError, StoreError
 from featcache.core.keys import digest_file
@@ -21,6 +21,7 @@ from featcache.core.one_class import learnt_as
 from featcache.core.tasks import TASKS, TargetKind
 from featcache.data import sources, splits
 from featcache.heads.anomaly import AnomalyHead
+from featcache.heads.open_set import OpenSet
 from featcache.models import card, judged_on
 from featcache.models.stitching import distilling
 from featcache.models.stitching.building import build
@@ -81,6 +82,12 @@ def stitch(
         check_out(Path(out), overwrite)
     features = _features_of(head, distil)
     part = _distilled(head, features) if distil else _Part.of(head)
+    if (strangers := head.board.open_set) is not None and head.open_set is None:
+        progress.note(
+            f"Of '{head.board.folder}' only {strangers['head']} says unknown; {head.name} gives "
+            f"every image one of its classes.",
+            show_progress,
+        )
     model = build(part.head, part.name, features)
     used = None if source is None else judged_on.open_of_features(features, source).samples
     parity = check_parity(model, part.head, features, used, show_progress)
@@ -123,8 +130,10 @@ class _Part:
 
     @classmethod
     def of(cls, fitted: leaderboard.FittedHead) -> _Part:
-        known = fitted.result
-        return cls(fitted.head, fitted.name, known.params, known.calibration, known.test)
+        known, strangers = fitted.result, fitted.open_set
+        # the metrics of what ships, which may call an image unknown
+        test = known.test if strangers is None else strangers["test"]
+        return cls(fitted.head, fitted.name, known.params, known.calibration, test)
 
 
 def _distilled(fitted: leaderboard.FittedHead, features: store.Features) -> _Part:
@@ -176,9 +185,8 @@ def _card(
     used: sources.Source | None,
     size: ModelSize,
 ) -> card.Card:
-    board = fitted.board
-    names = board.class_names
-    learnt = learnt_as(features.annotations, board.task, names)
+    board, names = fitted.board, fitted.class_names
+    learnt = learnt_as(features.annotations, board.task, board.class_names)
     part_of = splits.parts(learnt, features.digests, board.seed)
     if TASKS[board.task].kind is TargetKind.CLASS:
         names = tuple(names[label] for label in part.head.classes_)
@@ -206,6 +214,7 @@ def _card(
         },
         max_pixels=judged_on.max_pixels_of(features),
         threshold=_threshold(part.head),
+        open_set=_open_set(fitted) if isinstance(part.head, OpenSet) else None,
     )
 
 
@@ -213,6 +222,18 @@ def _threshold(head: heads.Head) -> dict[str, Any] | None:
     """Return from which score on a head of one class calls an image an anomaly, and its promise."""
     found = head.threshold_ if isinstance(head, AnomalyHead) else None
     return None if found is None else asdict(found)
+
+
+def _open_set(fitted: leaderboard.FittedHead) -> dict[str, Any] | None:
+    """Return what a card says of strangers: all but the file, and the classes one by one."""
+    apart = ("head", "file", "test", "groups", "scores")
+    if (about := fitted.open_set) is None:
+        return None
+    areas = {key: one for key, one in about["scores"][about["score"]].items() if key != "each"}
+    plain: dict[str, Any] = atomic.plain(
+        {key: one for key, one in about.items() if key not in apart} | areas
+    )
+    return plain
 
 
 def read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> card.Card | None:
@@ -228,7 +249,8 @@ def read_if_same(fitted: leaderboard.FittedHead, out: Path, distil: bool) -> car
         known.finetuned is None
         and (known.distilled is not None) == distil
         and known.spec == fitted.features.spec
-        and known.class_names == fitted.board.class_names
+        and known.class_names == fitted.class_names
+        and known.open_set == _open_set(fitted)
         and about["params"] == fitted.result.params
         and about["calibration"] == fitted.result.calibration
         and known.head_digest == digest_file(fitted.path)

@@ -44,7 +44,7 @@ class Parity:
     n_ties: int  # images whose class differs, but hangs on a value within the tolerance of zero
     largest_difference: float  # of values, relative to their scale
     tolerance: float  # of it
-    layer: str  # where values were compared
+    layer: str  # where values were compared; x+y are two of them side by side
     n_left_out: int  # cached images that are gone or have changed since
     task: str = DEFAULT_TASK
 
@@ -71,6 +71,7 @@ class Expected:
     values: np.ndarray  # (m, k) of the layer where values are compared
     outputs: np.ndarray  # (m, n_outputs)
     is_tie: Callable[[float], np.ndarray]  # tolerance -> (m,) bool: what is said hangs on less
+    scale: np.ndarray | None = None  # (k,) or (1,), of the values; None is as `compare` says
 
 
 def measure(
@@ -91,7 +92,7 @@ def measure(
 
     Parameters
     ----------
-    layer : name of the layer of `model` where values are compared.
+    layer : name of the layer of `model` where values are compared, x+y of two.
     features : of the images that the model runs on.
     expected : says of rows (m,) of `features` what the layer and the output must give.
     task : classification, multi-label or regression.
@@ -135,7 +136,10 @@ def check_parity(
     def expected(rows: np.ndarray) -> Expected:
         X = features.read_rows(rows)
         ties = functools.partial(head.hangs_on_a_tie, X)
-        return Expected(head.parity_values(X), head.outputs(X), ties)
+        values, outputs = head.parity_values(X), head.outputs(X)
+        if head.target_kind is TargetKind.NUMBERS:
+            return Expected(values, outputs, ties)
+        return Expected(values, outputs, ties, head.parity_scale(values))
 
     return measure(
         model,
@@ -191,7 +195,9 @@ def _judged(
     n_left_out: int,
 ) -> Parity:
     of_targets = TASKS[task].kind is TargetKind.NUMBERS
-    scale = _scale(expected.values, of_targets and layer == output, tolerance)
+    scale = expected.scale
+    if scale is None:
+        scale = _scale(expected.values, of_targets and layer == output, tolerance)
     if of_targets:
         scale_of_each = _scale(expected.outputs, of_targets, tolerance)
         difference = np.abs(expected.outputs - outputs) / scale_of_each
@@ -229,7 +235,9 @@ def _run(
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Return which samples could be read, and for them the layer's values and the outputs."""
     keras = import_keras()
-    probe = keras.Model(model.inputs[0], [model.get_layer(layer).output, model.outputs[0]])
+    ends = [model.get_layer(name).output for name in layer.split("+")]
+    values = keras.ops.concatenate(ends, axis=-1) if len(ends) > 1 else ends[0]
+    probe = keras.Model(model.inputs[0], [values, model.outputs[0]])
     tf = import_tensorflow()
     # Keras's own predict would compile with XLA, which is slow on CPUs; with the signature a last
     # batch of fewer images is not traced again

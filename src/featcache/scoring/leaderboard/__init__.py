@@ -2,6 +2,7 @@
 
 from featcache.scoring.leaderboard.board import (
     BOARD_VERSION,
+    OPEN_SET_FILE,
     OUT_OF_FOLD_FILE,
     REPORT_FILE,
     FittedHead,
@@ -22,6 +23,7 @@ __all__ = [
     "BOARD_FILE",
     "BOARD_VERSION",
     "CSV_FILE",
+    "OPEN_SET_FILE",
     "OUT_OF_FOLD_FILE",
     "REPORT_FILE",
     "FeatureSet",

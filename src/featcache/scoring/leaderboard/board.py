@@ -19,6 +19,7 @@ from featcache.core.checks import shown
 from featcache.core.errors import HeadError, SpecError
 from featcache.core.keys import digest_file, digest_json
 from featcache.core.tasks import TASKS
+from featcache.heads import open_set
 from featcache.heads.anomaly import AnomalyHead
 from featcache.scoring.leaderboard import printing
 from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
@@ -26,6 +27,7 @@ from featcache.scoring.leaderboard.results import FeatureSet, OutOfFold, Result
 BOARD_VERSION = 4
 OF_PLACES = ("pixel-roc-auc", "aupro")  # of `test`, where images have masks
 OUT_OF_FOLD_FILE, REPORT_FILE = "out_of_fold.npz", "report.html"
+OPEN_SET_FILE = "open_set.npz"  # what the score of strangers has learnt
 
 
 def digest_of(saved: dict[str, Any]) -> str:
@@ -61,14 +63,39 @@ class FittedHead:
 
     @cached_property
     def head(self) -> heads.Head:
-        """The fitted head itself, loaded without running anything in its file."""
+        """The fitted head itself, loaded without running anything in its file.
+
+        It says unknown where `open_set` says by what.
+        """
         if self.path.is_file() and digest_file(self.path) != self.result.file_digest:
             raise HeadError(
                 f"Head file '{self.path}' is not the one that its leaderboard scored. Run "
                 f"`featcache fit-heads` again."
             )
         params = {k: tuple(v) if isinstance(v, list) else v for k, v in self.result.params.items()}
-        return heads.load(self.name, self.path, params, self.result.calibration)
+        head = heads.load(self.name, self.path, params, self.result.calibration)
+        about = self.open_set
+        if about is None:
+            return head
+        file = self.board.folder / about["file"]
+        if file.is_file() and digest_file(file) != about["file_digest"]:
+            raise HeadError(
+                f"'{file}' is not the one that its leaderboard speaks of. Run `featcache fit-heads "
+                f"--unknown` again."
+            )
+        return open_set.put_together(head, file, about, len(self.board.class_names))
+
+    @property
+    def open_set(self) -> dict[str, Any] | None:
+        """What is known of its score of strangers; None where it does not say unknown."""
+        about = self.board.open_set
+        return about if about is not None and about["head"] == self.result.name else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the leaderboard, and unknown where it says so."""
+        names = self.board.class_names
+        return names if self.open_set is None else (*names, open_set.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -88,6 +115,7 @@ class Leaderboard:
     warnings: tuple[str, ...] = ()  # what a reader should know of the data
     left_out: dict[str, str] | None = None  # head -> why it was not compared
     learning_curve: dict[str, Any] | None = None  # n_train [..], scores [[of each fold], ..]
+    open_set: dict[str, Any] | None = None  # which head says unknown and by what; see selection
 
     @property
     def best(self) -> FittedHead:
@@ -169,6 +197,8 @@ class Leaderboard:
             ],
             "request": self.request,
         }
+        if self.open_set is not None:
+            values["open_set"] = self.open_set
         plain: dict[str, Any] = atomic.plain(values)
         return plain | {"digest": digest_of(plain)}
 
@@ -183,10 +213,12 @@ class Leaderboard:
         places = [f"{name} {tested[name]:.3f}" for name in OF_PLACES if name in tested]
         if places:
             found += (f"Where anomalies are, held out: {', '.join(places)}.",)
-        return found
+        return found + (() if self.open_set is None else printing.of_strangers(self.open_set))
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         yield from printing.table(self.results, self.metric, self.task, options.max_width)
+        if self.open_set is not None:
+            yield from ("", printing.stranger_table(self.open_set), "")
         yield from self.remarks
 
     def __str__(self) -> str:

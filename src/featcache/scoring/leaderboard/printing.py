@@ -11,6 +11,8 @@ import numpy as np
 from featcache import heads
 from featcache.core.tasks import TASKS
 from featcache.core.text import counted
+from featcache.heads import open_set
+from featcache.heads.anomaly import Threshold
 from featcache.scoring import metrics
 from featcache.scoring.leaderboard.results import Result
 
@@ -63,6 +65,46 @@ def table(results: Sequence[Result], metric: str, task: str, width: int) -> list
             style="bold" if place == 0 else ("" if result.is_level else "dim"),
         )
     return [made, *below]
+
+
+def stranger_table(about: dict[str, Any]) -> Any:
+    """Return a rich table of how well each score tells strangers, the one that ships in bold."""
+    from rich.table import Table
+
+    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    made.add_column("stranger score", no_wrap=True)
+    for name in ("AUROC (95 %)", "OSCR (95 %)", "found"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for name, one in about["scores"].items():
+        areas = [
+            f"{number(value)} ({number(low, 2)}-{number(high, 2)})"
+            for value, low, high in (
+                [one[f"{area}{end}"] for end in ("", "_low", "_high")] for area in ("auroc", "oscr")
+            )
+        ]
+        made.add_row(
+            name, *areas, f"{one['found']:.0%}", style="bold" if name == about["score"] else ""
+        )
+    return made
+
+
+def of_strangers(about: dict[str, Any]) -> tuple[str, ...]:
+    """Return sentences on how strangers are told, and what the threshold promises."""
+    one, each = about["scores"][about["score"]], []
+    for names, auroc in zip(about["groups"], one["each"], strict=True):
+        each.append((auroc, ", ".join(names)))
+    hardest = min(each, key=lambda pair: np.nan_to_num(pair[0], nan=np.inf))
+    found = [
+        f"{about['head']} says unknown by {about['score']}: with each class unknown in turn its "
+        f"AUROC is {number(one['auroc'])}; hardest to tell is {hardest[1]} ({number(hardest[0])}). "
+        f"Of such strangers about {one['found']:.0%} are found where {about['keep_known']:.0%} of "
+        f"known images are kept.",
+        f"Its threshold is {open_set.kept(Threshold(**about['threshold']))}.",
+    ]
+    if about["test"] is not None:
+        right = about["test"]["accuracy"]
+        found.append(f"Held out, with unknown as a mistake, its accuracy is {number(right)}.")
+    return tuple(found)
 
 
 def remarks(results: Sequence[Result], metric: str, luck: float) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from featcache.core.keys import digest_file
 from featcache.core.spec import ExtractionSpec
 from featcache.scoring.leaderboard.board import (
     BOARD_VERSION,
+    OPEN_SET_FILE,
     OUT_OF_FOLD_FILE,
     Leaderboard,
     digest_of,
@@ -64,6 +65,7 @@ def load(folder: str | os.PathLike[str]) -> Leaderboard:
             results=tuple(_result(row) for row in saved["results"]),
             warnings=tuple(saved["warnings"]),
             luck=_number(saved["luck"]),
+            open_set=_open_set(saved.get("open_set")),
             **{
                 name: saved[name]
                 for name in (
@@ -108,6 +110,18 @@ def _result(saved: dict[str, Any]) -> Result:
     return Result(**values)
 
 
+def _open_set(saved: dict[str, Any] | None) -> dict[str, Any] | None:
+    if saved is None:
+        return None
+    scores = {
+        name: {key: _number(value) for key, value in one.items() if key != "each"}
+        | {"each": list(map(_number, one["each"]))}
+        for name, one in saved["scores"].items()
+    }
+    test = saved["test"] and {name: _number(score) for name, score in saved["test"].items()}
+    return saved | {"scores": scores, "test": test}
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -128,7 +142,10 @@ def is_folder(folder: Path) -> bool:
 
 
 def _files(board: Leaderboard) -> list[tuple[Path, str]]:
-    return [(board.folder / result.file, result.file_digest) for result in board.results]
+    files = [(board.folder / result.file, result.file_digest) for result in board.results]
+    if board.open_set is not None:
+        files.append((board.folder / OPEN_SET_FILE, board.open_set["file_digest"]))
+    return files
 
 
 def _is_whole(file: tuple[Path, str]) -> bool:
@@ -154,6 +171,13 @@ _KINDS_OF_RESULT: dict[str, Any] = {
     "fold_params": list,
     "is_level": bool,
 }
+_KINDS_OF_OPEN_SET: dict[str, Any] = {
+    **dict.fromkeys(("head", "score", "file", "file_digest"), str),
+    **dict.fromkeys(("threshold", "scores"), dict),
+    **dict.fromkeys(("typical", "keep_known"), _NUMBER),
+    "test": (dict, NoneType),
+    "groups": list,
+}
 
 
 def _check_types(saved: dict[str, Any]) -> None:
@@ -163,6 +187,8 @@ def _check_types(saved: dict[str, Any]) -> None:
         raise TypeError("no results")
     if not all(isinstance(name, str) for name in saved["class_names"] + saved["warnings"]):
         raise TypeError("names are no text")
+    if saved.get("open_set") is not None:
+        _require(saved["open_set"], _KINDS_OF_OPEN_SET)
     for result in saved["results"]:
         _require(result, _KINDS_OF_RESULT)
         scores = [score for some in result["scores"].values() for score in some]
