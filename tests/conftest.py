@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import known_graphs
 import numpy as np
 import pytest
 import quick
@@ -34,6 +36,13 @@ CLASSES = ("apple", "pear", "quince")
 HUES = {"apple": (200, 60, 40), "pear": (70, 180, 60), "quince": (60, 90, 200)}
 
 
+# What keeps files through a power cut waits for the disk, and no test cuts the power.
+os.fsync = lambda handle: None
+# of the millions of objects of TensorFlow few are garbage, and to look through them often takes a
+# twentieth of the time
+gc.set_threshold(50_000, 20, 50)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and -m the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -48,6 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     quick.running = item
     quick.watch()
+    known_graphs.keep()
     remember_what_keras_skips()
 
 
@@ -243,6 +253,16 @@ class Inline(Compiled):
     def start(self, images: Any) -> Callable[[], Any]:
         outputs = self.run(images)
         return lambda: outputs
+
+
+@pytest.fixture
+def eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the steps of training as they stand: to compile them takes longer than they do here."""
+    from featcache.core.tensorflow import import_keras
+
+    model = import_keras().Model
+    plainly = functools.partialmethod(model.compile, run_eagerly=True)
+    monkeypatch.setattr(model, "compile", plainly)
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_a_working_directory_that_was_deleted(cli, monkeypatch):
 
 
 @pytest.mark.slow
-def test_finetune_says_what_came_of_it(home, cli):
+def test_finetune_says_what_came_of_it(home, cli, eager_steps):
     done = cli("finetune", "m.keras", "--unfreeze", "2", "--epochs", "1", "--out", "t.keras")
     assert done.returncode == 0, done.stderr
     assert ("Held out (" in done.stdout) != ("Not improved" in done.stdout)

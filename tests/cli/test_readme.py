@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -82,7 +81,7 @@ def one_core(monkeypatch):
 
 
 @pytest.fixture
-def short_network(monkeypatch):
+def short_network(monkeypatch, eager_steps):
     """The default network with stages 1 and 5 alone, which have layers of every kind that it has.
 
     Most of the time goes into tracing layers. Its name, its files' names and the names of its
@@ -100,10 +99,6 @@ def short_network(monkeypatch):
 
     for factory in ("MobileNet", "MobileNetV2"):
         monkeypatch.setattr(keras.applications, factory, one_layer)
-    # to compile the steps of training takes longer than they do
-    model = keras.Model
-    plainly = functools.partialmethod(model.compile, run_eagerly=True)
-    monkeypatch.setattr(model, "compile", plainly)
 
 
 @pytest.fixture

@@ -125,13 +125,9 @@ def compiled_steps():
 
 
 @pytest.fixture(autouse=True)
-def eager_steps(request, monkeypatch):
-    """Run the steps of training as they stand: to compile them takes longer than they do here."""
-    if "compiled_steps" in request.fixturenames:
-        return
-    model = import_keras().Model
-    plainly = functools.partialmethod(model.compile, run_eagerly=True)
-    monkeypatch.setattr(model, "compile", plainly)
+def eager_unless_compiled(request):
+    if "compiled_steps" not in request.fixturenames:
+        request.getfixturevalue("eager_steps")
 
 
 @pytest.fixture

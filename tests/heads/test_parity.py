@@ -36,6 +36,7 @@ VARIANTS = {
 PLAIN_KERAS = """
 import sys
 sys.modules["featcache"] = None  # importing it raises
+sys.modules["sklearn"] = None  # Keras imports it for its wrappers, in a third of the time
 import json, keras, numpy as np
 folder = sys.argv[1]
 inputs = np.load(folder + "/inputs.npz")

@@ -4,9 +4,7 @@ computes exactly what no file and no part holds, and every row is the row of its
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -710,7 +708,6 @@ def test_a_cache_behaves_like_a_dictionary(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(loading, "batches", batches)
     # most of the time that a small file takes
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
     monkeypatch.setattr(hdf5, "CHUNK_ROWS", CHUNK_ROWS)
     monkeypatch.setattr(part_writer, "PART_ROWS", 2)
 

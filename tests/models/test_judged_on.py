@@ -137,7 +137,7 @@ SLOW = ("export", "finetune", "finetune end to end")  # they train, or write oth
 @pytest.mark.parametrize(
     "verb", [pytest.param(v, marks=pytest.mark.slow if v in SLOW else ()) for v in VERBS]
 )
-@pytest.mark.usefixtures("low_limit")
+@pytest.mark.usefixtures("low_limit", "eager_steps")
 def test_images_that_a_model_learnt_from_are_read_whatever_their_size(made, verb):
     folder, boards = made
     assert VERBS[verb](folder, HIGH, boards[HIGH]) == 24

@@ -236,7 +236,7 @@ def test_its_last_block_has_the_normalisation_after_it():
 
 
 @pytest.mark.slow
-def test_features_are_stitched_and_fine_tuned(folder, pictures, tmp_path):
+def test_features_are_stitched_and_fine_tuned(folder, pictures, tmp_path, eager_steps):
     settings = {"cache_dir": tmp_path / "cache", "show_progress": False}
     features = extraction.run(pictures, str(folder), image_size=32, **settings).features
     assert features.shape == (15, 20)

@@ -99,7 +99,7 @@ def test_features_are_never_copied_whole(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     from heads_memory import make
 
-    n_rows, n_features = 100_000, 256
+    n_rows, n_features = 70_000, 256
     path: Path = make(tmp_path, n_rows, n_features)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True

@@ -76,6 +76,8 @@ class Recipe:
         # tuning ends with a dataset only when its current period ends, and periods double: a run
         # of 3 s may wait for 2 s more (TensorFlow 2.21; see docs/decisions/threads.md)
         options.autotune.enabled = False
+        # there is nothing to rewrite in these few steps, and to look for it takes 20 ms each time
+        options.experimental_optimization.apply_default_optimizations = False
         yield from dataset.batch(self.batch_size).prefetch(2).with_options(options)
 
     def traced(self, trace: Callable[[Recipe], Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from featcache.core import disk
 from featcache.core.errors import SourceError, StoreError
 from featcache.core.spec import ExtractionSpec
 from featcache.core.text import counted
+from featcache.core.versions import version
 from featcache.data.listing import Listing, Unusable
 from featcache.extraction.listing import (
     copies_of_failed,
@@ -159,7 +159,7 @@ class OutputFile:
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            **{package: importlib.metadata.version(package) for package in packages},
+            **{package: version(package) for package in packages},
             **self.ran,
         }
 

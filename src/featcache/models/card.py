@@ -7,7 +7,6 @@ names, how images must be sized, and what was measured.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from featcache.core.errors import StitchError
 from featcache.core.keys import digest_json
 from featcache.core.spec import MAX_PIXELS, ExtractionSpec
 from featcache.core.tasks import DEFAULT_TASK, PROBABILITIES, SCORES, TASKS, VALUES
+from featcache.core.versions import version
 from featcache.data import splits
 
 CARD_VERSION = 1
@@ -96,7 +96,7 @@ def versions() -> dict[str, str]:
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "featcache": __version__,
-        **{package: importlib.metadata.version(package) for package in packages},
+        **{package: version(package) for package in packages},
     }
 
 

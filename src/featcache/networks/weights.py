@@ -6,13 +6,13 @@ The memo is one small JSON file in the cache folder. Losing it costs only the ti
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featcache.core import memo
+from featcache.core.versions import version
 
 if TYPE_CHECKING:
     import keras
@@ -62,4 +62,4 @@ def _key(name: str, weights: str | Path) -> str:
     if isinstance(weights, Path):
         now = weights.stat()
         return f"{weights}|{now.st_size}|{now.st_mtime_ns}|{now.st_ctime_ns}|{now.st_ino}"
-    return f"{name}|{weights}|keras {importlib.metadata.version('keras')}"
+    return f"{name}|{weights}|keras {version('keras')}"

@@ -7,7 +7,6 @@ sure that it has the same versions, and that names and paths mean the same weigh
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import pickle
 import platform
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from featcache.core.errors import EngineError, FeatcacheError
+from featcache.core.versions import version
 from featcache.extraction.executors.base import Run
 from featcache.extraction.networks import Networks
 from featcache.extraction.run import PartRows
@@ -28,7 +28,7 @@ _one_at_a_time = threading.Lock()  # a network uses every core, or the whole GPU
 
 def versions() -> dict[str, str]:
     """Return the versions that a worker must share with who has it work."""
-    return {package: importlib.metadata.version(package) for package in _MUST_AGREE}
+    return {package: version(package) for package in _MUST_AGREE}
 
 
 def packed(run: Run, shard: Shard) -> bytes:
@@ -69,11 +69,11 @@ def do(packed: bytes, caller: Mapping[str, str]) -> list[PartRows]:
         When this worker has other versions, or other weights under the same name.
     """
     mine = versions()
-    for package, version in caller.items():
-        if mine.get(package) != version:
+    for package, theirs in caller.items():
+        if mine.get(package) != theirs:
             raise EngineError(
                 f"Worker '{_here()}' has {package} {mine.get(package)}, and this process has "
-                f"{version}. Install the same version on both."
+                f"{theirs}. Install the same version on both."
             )
     with _one_at_a_time:
         run, shard = pickle.loads(packed)

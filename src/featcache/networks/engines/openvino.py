@@ -7,7 +7,6 @@ two images a request float32 was a fifth faster than with 32 (docs/decisions/thr
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache.core import atomic, disk
+from featcache.core.versions import version
 from featcache.networks.engines.base import Compiled, ConversionCache, Images, Outputs, padded
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ def _kept_or_converted(model: keras.Model, kept: ConversionCache | None) -> Any:
 
 
 def _folder(kept: ConversionCache) -> Path:
-    versions = {
-        name: importlib.metadata.version(name) for name in ("featcache", "openvino", "keras")
-    }
+    versions = {name: version(name) for name in ("featcache", "openvino", "keras")}
     graph = json.dumps(kept.graph | versions, sort_keys=True)
     name = hashlib.blake2b(graph.encode(), digest_size=8).hexdigest()
     return kept.folder / kept.weights / name

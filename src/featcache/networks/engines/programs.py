@@ -8,11 +8,12 @@ before compiles anew.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from featcache.core.versions import version
 
 FOLDER = "xla"  # among the converted models
 FILES = f"{FOLDER}/*/xla_compile_cache*"  # TensorFlow's name for a program
@@ -58,5 +59,5 @@ def _machine() -> str:
     models = sorted({line for text in gpus for line in text.splitlines() if "Model" in line})
     if not models:
         return ""
-    said = "\n".join([*models, driver, importlib.metadata.version("tensorflow")])
+    said = "\n".join([*models, driver, version("tensorflow")])
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
