@@ -184,7 +184,7 @@ WRONG_USE = [
     (["extract", "{photos}", "--backbone", "resnet"], "Nearest: resnet50"),
     (
         ["extract", "{photos}", "--pooling", "mean"],
-        "pooling must be one of avg, max, flatten, none",
+        "pooling must be one of avg, max, flatten, gram, none",
     ),
     (["extract", "{photos}", "--dtype", "int8"], "dtype must be one of"),
     (["extract", "{photos}", "--image-size", "-5"], "image_size"),
@@ -266,7 +266,7 @@ def test_heads_that_cannot_be_compared(tmp_path, tiny_backbone, cli):
 
 def test_what_the_quick_set_leaves_out_is_said(capsys):
     reasons = {"logreg": "takes about 2 min", "dense": "never", "random-forest": "never"}
-    board = types.SimpleNamespace(left_out=reasons)
+    board = types.SimpleNamespace(left_out=reasons, task="classification")
     _say_left_out(board, ["quick"])
     assert capsys.readouterr().err.splitlines() == [
         "Left out logreg: takes about 2 min.",
