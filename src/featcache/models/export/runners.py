@@ -45,9 +45,12 @@ def onnx(path: str) -> Run:
     onnxruntime.disable_telemetry_events()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
+    outputs = [one.name for one in session.get_outputs()]
+    # beside scores (n, n_outputs) there may be a heat map; of boxes all, one behind the other
+    wanted = outputs[:1] if outputs[0] == "scores" else outputs
 
     def run(batch: np.ndarray) -> np.ndarray:
-        parts = session.run(None, {name: batch})  # of several outputs, one behind the other
+        parts = session.run(wanted, {name: batch})
         flat = [part.reshape(len(batch), -1) for part in parts]
         return parts[0] if len(parts) == 1 else np.concatenate(flat, axis=1)
 
