@@ -22,7 +22,7 @@ def with_places(data: FoldedData, dataset: Dataset, selected: Judged, folder: Pa
     """Return the selected head's result with scores of places, where images have masks."""
     one, path = selected.fitted, dataset.sets[selected.fitted.features].path
     assert path is not None
-    head = one.candidate.kind(**one.candidate.settings[one.chosen]).restore(folder / one.file)
+    head = one.shipped_from(folder)
     assert isinstance(head, AnomalyHead)
     rows = dataset.rows[one.features][data.test]
     scores, of = masked.place_scores(head, store.Features(path), rows, data.y[data.test])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ class Fitted:
     fit_s: float = 0.0
     messages: list[str] = field(default_factory=list)
     head: heads.Head | None = None  # of the user's own: a file of foreign types is not loaded
+
+    def shipped_from(self, folder: Path) -> heads.Head:
+        """Return the head that ships, without calibration, from its file in a folder."""
+        if self.head is not None:
+            return self.head
+        return self.candidate.kind(**self.candidate.settings[self.chosen]).restore(
+            folder / self.file
+        )
 
 
 @dataclass(frozen=True)

@@ -172,11 +172,8 @@ def _calls(
 
 
 def _fitted(taken: Judged, folder: Path) -> heads.Head:
-    one, result = taken.fitted, taken.result
-    head = one.candidate.kind(**one.candidate.settings[one.chosen]).restore(folder / one.file)
-    if result.calibration is None:
-        return head
-    return heads.Calibrated(head, calibration.from_dict(result.calibration))
+    head, described = taken.fitted.shipped_from(folder), taken.result.calibration
+    return head if described is None else heads.Calibrated(head, calibration.from_dict(described))
 
 
 def best(found: dict[str, Telling]) -> str:

@@ -230,10 +230,7 @@ def score_held_out(
     This is the one time that the held-out part is looked at.
     """
     one = selected.fitted
-    head = one.head
-    if head is None:
-        params = one.candidate.settings[one.chosen]
-        head = one.candidate.kind(**params).restore(folder / one.file)
+    head = one.shipped_from(folder)
     (outputs,) = outputs_of([head], data.views[one.features], data.test, comparison.n_outputs)
     result = selected.result
     through = outputs

@@ -16,7 +16,6 @@ import numpy as np
 from featcache import store
 from featcache.core.checks import bad, shown
 from featcache.core.errors import SpecError
-from featcache.core.labels import UNLABELLED
 from featcache.extraction.embedder import OPTIONS, Embedder
 from featcache.inference.predict.inputs import opened
 from featcache.networks import backbones
@@ -30,7 +29,6 @@ class Query:
 
     vector: np.ndarray  # (d,) float32 of length 1
     own: frozenset[int]
-    said: str  # for people
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -55,24 +53,21 @@ def query_of(
     SpecError
         When nothing is asked for, or there is no such row or class.
     """
-    wanted = [_means(features, rows, classes)]
-    said = [*map(str, rows), *(f"the class {name}" for name in classes)]
+    own = [row_of(features, one) for one in rows]
+    wanted = [_means(features, own, classes)]
     if like is not None:
         wanted.append(embedded(features, like, cache_dir))
-        said.append("the given images" if len(wanted[-1]) > 1 else "the given image")
     vectors = np.concatenate(wanted)
     if not len(vectors):
         raise SpecError("Say what to look for: images, rows (--row) or a class (--class).")
     vector = unit(vectors).mean(axis=0)
     if unlike:
         names = [one for one in unlike if one in features.class_names]
-        others = [one for one in unlike if one not in features.class_names]
+        others = [row_of(features, one) for one in unlike if one not in features.class_names]
         vector = vector - UNWANTED * unit(_means(features, others, names)).mean(axis=0)
-        said.append(f"not {', '.join(map(str, unlike))}")
     if not vector.any():
         raise SpecError("What is looked for and what is not cancel each other. Leave one out.")
-    own = frozenset(row_of(features, one) for one in rows)
-    return Query(unit(vector[None])[0], own, ", ".join(said))
+    return Query(unit(vector[None])[0], frozenset(own))
 
 
 def embedded(features: store.Features, images: Any, cache_dir: Any) -> np.ndarray:
@@ -123,10 +118,9 @@ def row_of(features: store.Features, one: Any) -> int:
     return row
 
 
-def _means(features: store.Features, rows: Iterable[Any], classes: Iterable[str]) -> np.ndarray:
+def _means(features: store.Features, rows: list[int], classes: Iterable[str]) -> np.ndarray:
     """Return (m, d): the vector of each row, and the mean of each class."""
-    numbers = [row_of(features, one) for one in rows]
-    found = [unit(features.read_rows(numbers))] if numbers else []
+    found = [unit(features.read_rows(rows))] if rows else []
     for name in classes:
         if name not in features.class_names:
             known = ", ".join(features.class_names[:10]) or "none"
@@ -138,7 +132,7 @@ def _means(features: store.Features, rows: Iterable[Any], classes: Iterable[str]
             else features.labels[:, label] == 1
         )
         members = np.flatnonzero(mine)
-        if not len(members) or (features.labels == UNLABELLED).all():
+        if not len(members):
             raise SpecError(f"No image of '{features.path}' is of the class '{name}'.")
         some = members[np.linspace(0, len(members) - 1, min(len(members), 1000)).astype(int)]
         found.append(unit(features.read_rows(some)).mean(axis=0, keepdims=True))
